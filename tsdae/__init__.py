@@ -1,0 +1,23 @@
+"""TSDAE from scratch in plain PyTorch: sentence embeddings from raw text (arXiv 2104.06979)."""
+
+from tsdae.autoencoder import TSDAE
+from tsdae.dataset import Batch, DenoisingDataset
+from tsdae.encoder import SentenceEncoder
+from tsdae.evaluation import evaluate_sts, load_stsb
+from tsdae.objectives import LossSum
+from tsdae.sources import load_sentences
+from tsdae.training import TrainConfig, train
+
+__version__ = "0.1.0"
+__all__ = [
+    "TSDAE",
+    "Batch",
+    "DenoisingDataset",
+    "LossSum",
+    "SentenceEncoder",
+    "TrainConfig",
+    "evaluate_sts",
+    "load_sentences",
+    "load_stsb",
+    "train",
+]

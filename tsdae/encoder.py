@@ -1,0 +1,158 @@
+"""The sentence encoder: tokenizer, BERT and pooling; what remains when the decoder is thrown away.
+
+# B sentences, T packed tokens, L padded length, D width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from tsdae.bert import Bert, LanguageModelHead
+from tsdae.checkpoints import (
+    POOLINGS,
+    Checkpoint,
+    load_tokenizer,
+    model_folder,
+    read_checkpoint,
+    read_sentence_settings,
+    write_checkpoint,
+    write_sentence_settings,
+)
+from tsdae.packing import Layout, Packed, ranges
+from tsdae.tokenization import token_ids
+
+
+def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
+    """One vector per sentence, sentence_BD: the [CLS] row, or mean or maximum over the tokens, special ones included.
+
+    The paper compares all three and takes [CLS] (section 3).
+    """
+    if pooling == "cls":
+        return hidden_TD.index_select(0, layout.boundaries[:-1])
+    hidden_BLD = layout.pad(hidden_TD)
+    if pooling == "mean":
+        return hidden_BLD.sum(1) / layout.lengths_B[:, None]
+    return hidden_BLD.masked_fill(~layout.real_BL[:, :, None], float("-inf")).max(1).values
+
+
+class SentenceEncoder(nn.Module):
+    """s = pool(Encoder(x)), s in R^D (paper, section 3).
+
+    bert: a `Bert`, or a `Checkpoint` that holds one.
+    tokenizer: a fast Hugging Face tokenizer whose ids fit the word-embedding table.
+    pooling: "cls" (the paper's choice), "mean" or "max".
+    max_length: longest sentence in tokens, special ones included; None: as many as there are positions.
+    normalize: whether `encode` scales vectors to length 1. `forward` never does: the decoder gets the plain vector.
+    """
+
+    def __init__(
+        self,
+        bert: Bert | Checkpoint,
+        tokenizer: Any,
+        pooling: str = "cls",
+        max_length: int | None = None,
+        normalize: bool = False,
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+        self.checkpoint = bert if isinstance(bert, Checkpoint) else Checkpoint(bert)
+        self.bert = self.checkpoint.bert
+        config = self.bert.config
+        largest_id = max(tokenizer.get_vocab().values())
+        if largest_id >= config.vocabulary_size:
+            raise ValueError(
+                f"the tokenizer has ids up to {largest_id}, the model has {config.vocabulary_size} word embeddings"
+            )
+        if max_length is not None and not 3 <= max_length <= config.longest_sentence:
+            raise ValueError(
+                f"max_length must lie between 3 and the model's {config.longest_sentence}, got {max_length}"
+            )
+        self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
+        self.max_length = max_length or config.longest_sentence
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, pooling: str | None = None, max_length: int | None = None
+    ) -> SentenceEncoder:
+        """Loads a folder (Hugging Face or sentence-transformers layout) or a model of the hub.
+
+        pooling None: what the folder says, else "cls". max_length None: the folder's, else what the positions allow.
+        ValueError says what is wrong with the folder; UnsupportedArchitecture (a ValueError) if it is no BERT here.
+        """
+        folder = model_folder(str(name_or_path))
+        settings = read_sentence_settings(folder)
+        checkpoint = read_checkpoint(folder / settings.model_folder)
+        allowed = checkpoint.bert.config.longest_sentence
+        tokenizer = load_tokenizer(folder / settings.model_folder, settings.lowercase)
+        stored = settings.max_length or tokenizer.model_max_length
+        return cls(
+            checkpoint,
+            tokenizer,
+            pooling or settings.pooling or "cls",
+            min(stored, allowed) if max_length is None else max_length,
+            settings.normalize,
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a folder that `from_pretrained`, SentenceTransformer and AutoModel load alike."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(folder, self.checkpoint)
+        self.tokenizer.save_pretrained(str(folder))
+        write_sentence_settings(folder, self.bert.config.width, self.pooling, self.normalize, self.max_length)
+
+    def head(self, seed: int = 0) -> LanguageModelHead:
+        """A language-model head of this shape: the checkpoint's if it carries one, else a new one."""
+        head = LanguageModelHead(self.bert.config, seed)
+        if self.checkpoint.head is not None:
+            head.load_state_dict(self.checkpoint.head)
+        return head
+
+    def forward(self, packed: Packed[Tensor]) -> Tensor:
+        """packed: B sentences as token ids. Returns sentence_BD, not normalised."""
+        layout = Layout.of(packed)
+        return pool(self.bert(packed, layout), layout, self.pooling)
+
+    def encode(
+        self,
+        sentences: Sequence[str],
+        batch_size: int = 64,
+        normalize: bool | None = None,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """Embeds sentences: float32 [B, D], in the order given; always computed without autocast or dropout.
+
+        normalize None: what the folder says. Longer sentences are cut to ``max_length`` tokens.
+        """
+        if isinstance(sentences, str):
+            raise ValueError("encode takes a list of sentences, not one string")
+        if len(sentences) == 0:
+            return np.zeros((0, self.bert.config.width), dtype=np.float32)
+        device = next(self.parameters()).device
+        tokens = token_ids(sentences, self.tokenizer, self.max_length)
+        longest_first = np.argsort(-tokens.lengths_B, kind="stable")  # batches of like length need little padding
+        vectors = np.empty((len(sentences), self.bert.config.width), dtype=np.float32)
+        was_training = self.training
+        self.eval()
+        bar = tqdm(total=len(sentences), desc="encoding", unit=" sentences", disable=not show_progress, leave=False)
+        with bar, torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            for start in range(0, len(sentences), batch_size):
+                rows_B = longest_first[start : start + batch_size]
+                lengths_B = tokens.lengths_B[rows_B]
+                ids_T = tokens.token_ids_T[ranges(tokens.boundaries[rows_B], lengths_B)]
+                sentence_BD = self(Packed.from_lengths(ids_T, lengths_B).to(device)).float()
+                if self.normalize if normalize is None else normalize:
+                    sentence_BD = F.normalize(sentence_BD, dim=1)
+                vectors[rows_B] = sentence_BD.cpu().numpy()
+                bar.update(len(rows_B))
+        self.train(was_training)
+        return vectors

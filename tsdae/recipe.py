@@ -1,0 +1,259 @@
+"""A whole run from its settings: corpus, model, training, and the table that shows what training did."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tsdae.assets import MINILM
+from tsdae.autoencoder import TSDAE
+from tsdae.checkpoints import model_folder
+from tsdae.corpus import Corpus
+from tsdae.dataset import DenoisingDataset, find_noise
+from tsdae.device import choose_device, choose_precision, describe
+from tsdae.encoder import SentenceEncoder
+from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.functions import named_function
+from tsdae.inference import entry, print_note, resolve_model
+from tsdae.objectives import Objective, tsdae
+from tsdae.runs import check_output, next_run_folder
+from tsdae.sources import check_file, check_source, load_sentences
+from tsdae.training import TrainConfig, train
+
+HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1
+
+
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train and evaluate on. Without a corpus: the sample run, on the sentences of STS-B's train split."""
+
+    corpus: str | None = _flag(None, "text file, jsonl, csv, tsv, parquet (also .gz), - or hub:NAME[:CONFIG]")
+    column: str | None = _flag(None, "column of a table that holds the text")
+    limit: int | None = _flag(None, "use so many sentences at most; default for hub: 100,000")
+    sentences: str | None = _flag(None, "lines: a line is a sentence; regex: split documents; default: regex for hub:")
+    min_characters: int | None = _flag(None, "leave out shorter sentences; default 11 with regex, else 1")
+    max_length: int = _flag(75, "longest sentence in tokens, special ones included")
+    words: str = _flag("auto", "what a word is; auto: the tokenizer's own words")
+    heldout: str | None = _flag(
+        None, "sentences kept from training, a number or a file; default: 1,000 or 10 %%, whichever is less"
+    )
+    evaluate: str | None = _flag(
+        None, "stsb, heldout, FILE of labelled pairs, module:function, or none; default: stsb, with --corpus heldout"
+    )
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Model, noise and objective."""
+
+    model: str | None = _flag(None, "model folder or name on the Hugging Face hub; default: all-MiniLM-L6-v2")
+    noise: str = _flag("delete", "delete, mask, replace, swap, insert, or module:function")
+    noise_ratio: float = _flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")
+    pooling: Literal["cls", "mean", "max"] = _flag("cls", "how token vectors become one (paper: cls)")
+    tie: bool = _flag(True, "decoder on the encoder's own layers (paper: tied)")
+    decoder_layers: int | None = _flag(None, "layers of the decoder, the first ones; default: all")
+    objective: str = _flag("tsdae", "tsdae, or my_loss.py:function or module:function")
+    dropout: float | None = _flag(None, "default: as in the checkpoint")
+    attention_dropout: float | None = _flag(None, "default: as in the checkpoint")
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.noise_ratio < 1.0:
+            raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {value}")
+
+
+def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) -> Path:
+    """Trains and evaluates as the three configurations say; prints notes and tables; returns the run folder.
+
+    ValueError says what cannot be done, before anything is downloaded or written.
+    """
+    check(data, method, config)
+    sample = data.corpus is None
+    stsb = load_stsb() if (data.evaluate or ("stsb" if sample else "")) == "stsb" or sample else None
+    sentences = sample_sentences(stsb) if data.corpus is None else _read_corpus(data)
+    sentences, heldout_sentences = split_heldout(sentences, data.heldout)
+
+    name = method.model or MINILM.name
+    as_published = SentenceEncoder.from_pretrained(resolve_model(name))
+    as_published.bert.set_dropout(method.dropout, method.attention_dropout)
+    encoder = SentenceEncoder(
+        as_published.checkpoint,
+        as_published.tokenizer,
+        method.pooling,
+        as_published.max_length,
+        as_published.normalize,
+    )
+    model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed)
+    dataset = _dataset(sentences, encoder, data, method, config)
+    heldout = _dataset(heldout_sentences, encoder, data, method, config) if heldout_sentences else None
+    _print_plan(name, dataset, heldout, config)
+
+    splits, evaluate, measures = _evaluation(data, stsb)
+    measures += ["heldout_loss"] * (heldout is not None)
+    _check_best(config.best, measures, data.evaluate)
+    rows: list[tuple[str, str, dict[str, Score]]] = []
+    if splits:
+        print_note("scoring the untrained model")
+        if as_published.pooling != method.pooling:
+            rows.append(
+                (f"{name}, {as_published.pooling}, untrained", as_published.pooling, _score(as_published, splits))
+            )
+        rows.append((f"{name}, {method.pooling}, untrained", method.pooling, _score(encoder, splits)))
+
+    config = dataclasses.replace(config, output=config.output or str(next_run_folder()))
+    settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
+    settings |= {"corpus_fingerprint": dataset.corpus.fingerprint()}
+    train(model, dataset, config, _objective(method.objective), evaluate, heldout, settings)
+
+    run_folder = Path(str(config.output))
+    if splits:
+        rows.append((f"{name}, {method.pooling}, after TSDAE", method.pooling, _score(encoder, splits)))
+        entries = [entry(row_name, pooling, scores) for row_name, pooling, scores in rows]
+        (run_folder / "evaluation.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        print(table([(row_name, scores) for row_name, _, scores in rows]))
+    if sample and method.model is None:
+        print(
+            "This shows the mechanism: a finished sentence model is better used as published. The method is for a raw "
+            'language model and a text without labels (README, "When to use it").'
+        )
+    folder = str(run_folder / "encoder")
+    print(f"The trained encoder is {folder}; sentence-transformers loads it: SentenceTransformer({folder!r})")
+    return run_folder
+
+
+def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
+    """ValueError for every setting that can be known to fail before a download."""
+    if data.corpus is not None:
+        check_source(data.corpus)
+        if method.model is None:
+            raise ValueError(
+                "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
+                "xlm-roberta-base, or a model folder"
+            )
+    find_noise(method.noise)
+    _objective(method.objective)
+    choose_precision(config.precision, choose_device(config.device))
+    if data.heldout is not None and not data.heldout.isdecimal():
+        check_file(Path(data.heldout))
+    evaluate = data.evaluate
+    if evaluate is not None and evaluate not in ("stsb", "heldout", "none"):
+        if ":" in evaluate and not Path(evaluate).exists():
+            named_function(evaluate, "evaluate")
+        else:
+            load_pairs(evaluate)
+    if config.output is not None:
+        check_output(Path(config.output), config.overwrite)
+    if method.model is not None and Path(method.model).exists():
+        model_folder(method.model)
+
+
+def sample_sentences(stsb: dict[str, Pairs] | None) -> list[str]:
+    """The distinct sentences of STS-B's train split that occur in neither dev nor test; no label is read."""
+    assert stsb is not None
+    seen = {sentence for split in ("dev", "test") for sentence in stsb[split].first + stsb[split].second}
+    distinct = dict.fromkeys(stsb["train"].first + stsb["train"].second)
+    kept = [sentence for sentence in distinct if sentence not in seen]
+    print_note(
+        f"the sample corpus: {len(kept):,} of the {len(distinct):,} distinct sentences of STS-B train, those that "
+        "occur in neither dev nor test"
+    )
+    return kept
+
+
+def split_heldout(sentences: list[str], heldout: str | None) -> tuple[list[str], list[str]]:
+    """(training, held-out) sentences. Chosen by a hash of the text, so that equal sentences stay on one side.
+
+    heldout: a number, a file, or None for 1,000 or 10 % of the distinct sentences, whichever is less.
+    """
+    if heldout is not None and not heldout.isdecimal():
+        apart = load_sentences(heldout, notes=print_note)
+    else:
+        distinct = list(dict.fromkeys(sentences))
+        wanted = min(HELDOUT_LARGEST, int(HELDOUT_SHARE * len(distinct))) if heldout is None else int(heldout)
+        if wanted >= len(distinct):
+            raise ValueError(f"--heldout {wanted} leaves nothing of {len(distinct)} distinct sentences to train on")
+        apart = sorted(distinct, key=lambda text: hashlib.blake2b(text.encode("utf-8", "replace")).digest())[:wanted]
+    kept_apart = set(apart)
+    training = [sentence for sentence in sentences if sentence not in kept_apart]
+    if not training:
+        raise ValueError(f"all {len(sentences)} sentences of the corpus are held out; none is left to train on")
+    return training, apart
+
+
+def _read_corpus(data: DataConfig) -> list[str]:
+    return load_sentences(
+        str(data.corpus), data.column, data.limit, data.sentences, data.min_characters, notes=print_note
+    )
+
+
+def _dataset(
+    sentences: list[str], encoder: SentenceEncoder, data: DataConfig, method: MethodConfig, config: TrainConfig
+) -> DenoisingDataset:
+    corpus = Corpus.build(sentences, encoder.tokenizer, show_progress=True)
+    max_length = min(data.max_length, encoder.bert.config.longest_sentence)
+    return DenoisingDataset(
+        corpus, encoder.tokenizer, method.noise, method.noise_ratio, config.seed, max_length, data.words
+    )
+
+
+def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset | None, config: TrainConfig) -> None:
+    rows, size = len(dataset), config.batch_size * config.accumulate
+    steps = config.steps_for(rows)
+    share = 100 * steps * size / rows
+    advice = "" if share >= 100 or config.epochs is not None else "; --epochs 1 sees all"
+    device = choose_device(config.device)
+    print_note(describe(device, choose_precision(config.precision, device)))
+    print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
+    print_note(f"{steps:,} steps x {size} = {steps * size:,} of {rows:,} sentences ({share:.0f} %){advice}")
+    if dataset.truncated:
+        print_note(f"{dataset.truncated:,} sentences are longer than {dataset.max_length} tokens and lose their end")
+    if dataset.corpus.without_words:
+        print_note(f"{dataset.corpus.without_words:,} sentences tokenise to nothing and are left out")
+
+
+def _objective(name: str) -> Objective:
+    return tsdae if name == "tsdae" else named_function(name, "objective")
+
+
+def _evaluation(
+    data: DataConfig, stsb: dict[str, Pairs] | None
+) -> tuple[dict[str, Pairs], Callable[[Any], dict[str, float]] | None, list[str]]:
+    """What the final table shows, what is called during training, and the names of its measures."""
+    evaluate = data.evaluate or ("stsb" if data.corpus is None else "heldout")
+    if evaluate in ("heldout", "none"):
+        return {}, None, []
+    if evaluate == "stsb":
+        assert stsb is not None
+        splits, watched, measure = {split: stsb[split] for split in ("dev", "test")}, stsb["dev"], "stsb_dev"
+    elif ":" in evaluate and not Path(evaluate).exists():
+        return {}, named_function(evaluate, "evaluate"), []
+    else:
+        watched, measure = load_pairs(evaluate), "pairs"
+        splits = {"pairs": watched}
+    return splits, lambda encoder: {measure: evaluate_sts(encoder, watched, intervals=False).spearman}, [measure]
+
+
+def _check_best(best: str, measures: list[str], evaluate: str | None) -> None:
+    named_by_user = evaluate is not None and ":" in evaluate
+    if best in measures or named_by_user:
+        return
+    if best == TrainConfig.best:
+        print_note(f"no best/ is kept: its measure {best} needs held-out sentences")
+        return
+    raise ValueError(f"--best {best} is not measured; there are {', '.join(measures) or 'no measures'}")
+
+
+def _score(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Score]:
+    return {split: evaluate_sts(encoder, pairs) for split, pairs in splits.items()}

@@ -1,0 +1,231 @@
+"""Where text comes from: files of several formats, standard input and the Hugging Face hub -> sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+ARTICLE_SPLIT = re.compile(r"\.\s?\n?")  # how the article splits web documents into sentences
+LONGER_THAN = 10  # the article keeps split sentences of more than 10 characters
+HUB_LIMIT = 100_000  # sentences taken from the hub unless told otherwise, as in the article
+SPLITS = ("lines", "regex")
+TEXT_COLUMNS = ("text", "sentence")  # taken without --column where a file has one of them
+TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
+
+def load_sentences(
+    source: str | Path,
+    column: str | None = None,
+    limit: int | None = None,
+    sentences: str | None = None,
+    min_characters: int | None = None,
+    notes: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Reads a corpus and returns its sentences, stripped, in order.
+
+    source: a text file; .jsonl, .csv, .tsv or .parquet; any of these but parquet with .gz; "-" for standard input;
+        "hub:NAME" or "hub:NAME:CONFIG" for a dataset of the Hugging Face hub (its split "train", streamed).
+    column: which column of a table holds the text; needed unless it is called text or sentence or is the only one.
+    limit: stop after so many sentences; None: all of a file, 100,000 of the hub.
+    sentences: "lines" (a line or cell is a sentence) or "regex" (documents, split by the article's ``\\.\\s?\\n?``);
+        None: regex for the hub, lines otherwise.
+    min_characters: leave out shorter sentences; None: 11 for split documents (the article's filter), else 1; 0 keeps
+        blank lines as well.
+    notes: called with one line that says how many sentences were read and what was left out.
+    ValueError says which file and line cannot be read, and why.
+    """
+    source = str(source)
+    from_hub = source.startswith("hub:")
+    check_source(source)
+    split = sentences or ("regex" if from_hub else "lines")
+    if split not in SPLITS:
+        raise ValueError(f"--sentences must be one of {', '.join(SPLITS)}, got {sentences!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {limit}")
+    shortest = min_characters if min_characters is not None else (LONGER_THAN + 1 if split == "regex" else 1)
+    limit = limit if limit is not None else (HUB_LIMIT if from_hub else None)
+
+    texts = _hub_texts(source, column) if from_hub else _file_texts(source, column)
+    kept: list[str] = []
+    blank = short = 0
+    for text in texts:
+        for part in ARTICLE_SPLIT.split(text) if split == "regex" else (text,):
+            sentence = part.strip()
+            if len(sentence) >= shortest:
+                kept.append(sentence)
+            elif sentence:
+                short += 1
+            else:
+                blank += 1
+            if len(kept) == limit:
+                break
+        if len(kept) == limit:
+            break
+    left_out = [f"{blank:,} blank"] * (blank > 0) + [f"{short:,} of fewer than {shortest} characters"] * (short > 0)
+    if not kept:
+        raise ValueError(
+            f"{_name(source)} holds no sentence" + (f" (left out: {', '.join(left_out)})" if left_out else "")
+        )
+    if notes:
+        stopped = f", stopped at the limit of {limit:,}" if len(kept) == limit else ""
+        notes(
+            f"read {len(kept):,} sentences from {_name(source)}"
+            + stopped
+            + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        )
+    return kept
+
+
+def check_source(source: str) -> None:
+    """ValueError if a corpus is named that cannot be there; reads nothing yet."""
+    if source.startswith("hub:"):
+        if not 2 <= len(source.split(":")) <= 3 or not source.split(":")[1]:
+            raise ValueError(f"{source!r} must have the form hub:NAME or hub:NAME:CONFIG")
+    elif source != "-":
+        check_file(Path(source))
+
+
+def check_file(path: Path) -> None:
+    """ValueError unless ``path`` is a file."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file")
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
+
+
+def read_records(path: Path, separator: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a .csv, .tsv, .jsonl or .parquet file (also .gz) as dictionaries by column name."""
+    suffix = _suffix(path)
+    if suffix == ".parquet":
+        yield from _parquet_records(path)
+    elif suffix in (".jsonl", ".ndjson"):
+        for number, line in _numbered_lines(str(path)):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not valid JSON: {error.msg}") from error
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}, line {number}: a JSON object was expected, not {type(record).__name__}")
+            yield record
+    else:
+        csv.field_size_limit(2**31 - 1)  # the default refuses cells of more than 128 KiB
+        # Tab-separated files are not quoted as a rule: a quote in a sentence is a quote.
+        style: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
+        reader = csv.DictReader((line for _, line in _numbered_lines(str(path))), **style)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: the header names {len(reader.fieldnames or [])} columns, "
+                        "this row has a different number"
+                    )
+                yield row
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _file_texts(source: str, column: str | None) -> Iterator[str]:
+    if source == "-" or _suffix(Path(source)) not in TABLES:
+        if column is not None:
+            raise ValueError(f"--column {column} is for tables ({', '.join(TABLES)}); {_name(source)} is plain text")
+        yield from (line for _, line in _numbered_lines(source))
+    else:
+        yield from _column(read_records(Path(source)), column, source)
+
+
+def _column(records: Iterable[dict[str, Any]], column: str | None, source: str) -> Iterator[str]:
+    """The texts of one column; cells that are empty or null count as blank."""
+    records = iter(records)
+    first = next(records, None)
+    if first is None:
+        return
+    columns = list(first)
+    if column is None:
+        known = [name for name in TEXT_COLUMNS if name in columns] or (columns if len(columns) == 1 else [])
+        if not known:
+            raise ValueError(f"{_name(source)} has the columns {', '.join(columns)}; choose one with --column")
+        column = known[0]
+    for number, record in enumerate(itertools.chain([first], records), start=1):
+        if column not in record:
+            raise ValueError(f"{_name(source)}, record {number}: no column {column!r}; there are {', '.join(record)}")
+        text = record[column]
+        if text is not None and not isinstance(text, str):
+            raise ValueError(
+                f"{_name(source)}, record {number}: column {column!r} holds {type(text).__name__}, not text"
+            )
+        yield text or ""
+
+
+def _numbered_lines(source: str) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, decoded as UTF-8 one by one, so that an error can name the line."""
+    number = 0
+    try:
+        with _open(source) as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{_name(source)}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at column "
+                        f"{error.start + 1}); convert the file first"
+                    ) from error
+                yield number, line
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        raise ValueError(f"{_name(source)} cannot be read after line {number}: {error}") from error
+
+
+@contextlib.contextmanager
+def _open(source: str) -> Iterator[BinaryIO | io.BufferedIOBase]:
+    if source == "-":
+        yield sys.stdin.buffer
+    elif source.endswith(".gz"):
+        with gzip.open(source, "rb") as file:
+            yield file
+    else:
+        with open(source, "rb") as file:
+            yield file
+
+
+def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def _hub_texts(source: str, column: str | None) -> Iterator[str]:
+    """Streams a dataset of the hub through `datasets`; nothing is stored."""
+    import datasets
+
+    _, name, *config = source.split(":")
+    try:
+        stream = datasets.load_dataset(name, *config, split="train", streaming=True)
+        yield from _column(stream, column, source)
+    except ValueError:
+        raise
+    except Exception as error:  # the hub client has many kinds: no network, no such name, a gated dataset
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the dataset {name} of the Hugging Face hub cannot be read: {first_line}") from error
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == "-" else source

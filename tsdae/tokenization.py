@@ -1,0 +1,83 @@
+"""From text to packed token ids, and which word each token belongs to.
+
+Works on any fast Hugging Face tokenizer; padding and truncation are ours, so what a tokenizer file stores of them is
+switched off by `checkpoints.load_tokenizer`.
+
+# B sentences, T packed tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tsdae.packing import Packed, ranges
+
+# What a token is within its sentence; kept per token in a corpus, one byte each.
+INSIDE, BEGINS_WORD, SPECIAL = 0, 1, 2
+
+
+class Vocabulary(NamedTuple):
+    """What a noise may draw from."""
+
+    size: int
+    mask_id: int | None
+    ordinary_ids: np.ndarray  # every id that is not a special token
+    tail: int  # special tokens that close a sentence (1: [SEP]); truncation keeps them
+
+
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+    """Reads the vocabulary; ValueError if the tokenizer does not set a sentence between special tokens."""
+    marks = tokenize(["a"], tokenizer)[1]
+    special = np.flatnonzero(marks == SPECIAL)
+    tail = len(marks) - 1 - int(np.flatnonzero(marks != SPECIAL).max(initial=-1))
+    if len(special) == 0 or special[0] != 0 or tail == 0:
+        raise ValueError(
+            "the tokenizer adds no special tokens such as [CLS] and [SEP] around a sentence; TSDAE needs the first to "
+            "read the sentence vector from and the last to learn where a sentence ends"
+        )
+    special_ids = np.asarray(sorted(set(tokenizer.all_special_ids)))
+    ids = np.asarray(sorted(tokenizer.get_vocab().values()))
+    return Vocabulary(int(ids.max()) + 1, tokenizer.mask_token_id, np.setdiff1d(ids, special_ids), tail)
+
+
+def tokenize(sentences: Sequence[str], tokenizer: Any) -> tuple[Packed[np.ndarray], np.ndarray]:
+    """Token ids with special tokens, and one mark per token (INSIDE, BEGINS_WORD or SPECIAL).
+
+    Words are the tokenizer's own (its pre-tokenizer's pieces): in BERT's, runs of letters and single punctuation
+    marks. A special token that the text itself spells out is a word like any other.
+    """
+    encodings = tokenizer.backend_tokenizer.encode_batch(list(sentences))
+    tokens = Packed.from_lists([encoding.ids for encoding in encodings])
+    marks_T = np.empty(tokens.token_count, dtype=np.uint8)
+    for start, encoding in zip(tokens.boundaries[:-1], encodings, strict=True):
+        word_T = np.array([-1 if word is None else word for word in encoding.word_ids])
+        mark_T = marks_T[start : start + len(word_T)]
+        mark_T[:] = INSIDE
+        mark_T[(np.diff(word_T, prepend=-2) != 0) | (word_T == -1)] = BEGINS_WORD
+        mark_T[np.asarray(encoding.special_tokens_mask) == 1] = SPECIAL
+    return tokens, marks_T
+
+
+def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None = None) -> Packed[np.ndarray]:
+    """Token ids with special tokens, truncated to ``max_length``: what an encoder reads."""
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(sentences))
+    tokens = Packed.from_lists([encoding.ids for encoding in encodings])
+    if max_length is None or tokens.longest <= max_length:
+        return tokens
+    return truncate(tokens, max_length, vocabulary_of(tokenizer).tail)
+
+
+def truncate(tokens: Packed[np.ndarray], max_length: int, tail: int) -> Packed[np.ndarray]:
+    """Cuts longer sentences to ``max_length`` tokens; the closing special tokens (``tail`` of them) stay the last."""
+    if tokens.longest <= max_length:
+        return tokens
+    lengths_B = np.minimum(tokens.lengths_B, max_length)
+    rows_T = ranges(tokens.boundaries[:-1], lengths_B)
+    cut_B = np.flatnonzero(tokens.lengths_B > max_length)
+    new_ends, old_ends = np.cumsum(lengths_B)[cut_B], tokens.boundaries[1:][cut_B]
+    for back in range(1, tail + 1):
+        rows_T[new_ends - back] = old_ends - back
+    return Packed.from_lengths(tokens.token_ids_T[rows_T], lengths_B)

@@ -16,14 +16,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tsdae.bert import Bert, LanguageModelHead
-from tsdae.checkpoints import (
+from tsdae.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from tsdae.folders import (
     POOLINGS,
-    Checkpoint,
     load_tokenizer,
     model_folder,
-    read_checkpoint,
     read_sentence_settings,
-    write_checkpoint,
     write_sentence_settings,
 )
 from tsdae.packing import Layout, Packed, ranges

@@ -19,15 +19,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tsdae.assets import fetch, model_asset
-from tsdae.checkpoints import (
-    UnsupportedArchitecture,
-    load_tokenizer,
-    model_folder,
-    read_sentence_settings,
-)
+from tsdae.checkpoints import UnsupportedArchitecture
 from tsdae.device import choose_device
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.sources import load_sentences
 
 

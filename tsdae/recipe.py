@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from tsdae.assets import MINILM
 from tsdae.autoencoder import TSDAE
-from tsdae.checkpoints import model_folder
 from tsdae.corpus import Corpus
 from tsdae.dataset import DenoisingDataset, find_noise
 from tsdae.device import choose_device, choose_precision, describe
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.folders import model_folder
 from tsdae.functions import named_function
 from tsdae.inference import entry, print_note, resolve_model
 from tsdae.objectives import Objective, tsdae

@@ -1,0 +1,161 @@
+"""What stands around a checkpoint: the layout of sentence-transformers, the tokenizer, and where a model comes from.
+
+# B sentences, D width
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsdae.checkpoints import read_json, write_json
+
+
+@dataclass(frozen=True)
+class SentenceSettings:
+    """How a folder turns token vectors into a sentence vector. None: the folder does not say."""
+
+    pooling: str | None = None
+    normalize: bool = False
+    max_length: int | None = None
+    lowercase: bool = False
+    model_folder: str = ""  # where below the folder the transformer lies; old folders use 0_Transformer
+
+
+POOLINGS = ("cls", "mean", "max")
+
+
+def read_sentence_settings(folder: Path) -> SentenceSettings:
+    """modules.json and what it points to. A module, pooling or prompt that is not implemented is refused by name."""
+    settings: dict[str, Any] = {}
+    modules = read_json(folder / "modules.json") if (folder / "modules.json").is_file() else []
+    for module in modules:
+        kind = module["type"].rsplit(".", 1)[-1]
+        place = folder / module.get("path", "")
+        if kind == "Transformer":
+            settings["model_folder"] = module.get("path", "")
+        elif kind == "Pooling":
+            settings["pooling"] = _pooling_of(place / "config.json")
+        elif kind == "Normalize":
+            settings["normalize"] = True
+        else:
+            raise ValueError(f"{folder}/modules.json: the module {kind} is not implemented, only Pooling and Normalize")
+    model_folder = folder / settings.get("model_folder", "")
+    for name in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
+                 "sentence_xlm-roberta_config.json", "sentence_camembert_config.json"):  # fmt: skip
+        if (model_folder / name).is_file():
+            read = read_json(model_folder / name)
+            settings["max_length"] = read.get("max_seq_length")
+            settings["lowercase"] = bool(read.get("do_lower_case"))
+    if (folder / "config_sentence_transformers.json").is_file():
+        read = read_json(folder / "config_sentence_transformers.json")
+        default = read.get("default_prompt_name")
+        if default and (read.get("prompts") or {}).get(default):
+            raise ValueError(f"{folder}: its default prompt {default!r} is not implemented")
+    return SentenceSettings(**settings)
+
+
+def _pooling_of(path: Path) -> str:
+    read = read_json(path)
+    if "pooling_mode" in read:  # written by sentence-transformers 5 and later
+        modes = [read["pooling_mode"]] if isinstance(read["pooling_mode"], str) else list(read["pooling_mode"])
+    else:
+        old_names = {
+            "pooling_mode_cls_token": "cls",
+            "pooling_mode_mean_tokens": "mean",
+            "pooling_mode_max_tokens": "max",
+        }
+        chosen = [name for name, value in read.items() if name.startswith("pooling_mode_") and value is True]
+        modes = [old_names.get(name, name) for name in chosen]
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        raise ValueError(
+            f"{path}: the pooling {' + '.join(modes) or 'none'} is not implemented, only {', '.join(POOLINGS)}"
+        )
+    return str(modes[0])
+
+
+def write_sentence_settings(folder: Path, width: int, pooling: str, normalize: bool, max_length: int) -> None:
+    """The files that make a model folder one of sentence-transformers, under names that old and new versions load."""
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalize else [])
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    for path, _ in modules[1:]:
+        (folder / path).mkdir(exist_ok=True)
+    write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": width,
+            "pooling_mode_cls_token": pooling == "cls",
+            "pooling_mode_mean_tokens": pooling == "mean",
+            "pooling_mode_max_tokens": pooling == "max",
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+
+
+def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
+    """The folder's fast tokenizer, with the padding and truncation that tokenizer.json may store switched off."""
+    from tokenizers import normalizers
+    from transformers import AutoTokenizer
+
+    files = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+    if not any((folder / name).is_file() for name in files):
+        raise ValueError(f"{folder} has no tokenizer: none of {', '.join(files)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # transformers raises many kinds for a broken tokenizer folder
+        raise ValueError(f"the tokenizer of {folder} cannot be read: {str(error).splitlines()[0]}") from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"the tokenizer of {folder} has no fast version, which the word boundaries come from")
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    if lowercase:  # sentence-transformers lowers the text itself when sentence_bert_config.json says so
+        parts = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+        backend.normalizer = normalizers.Sequence(parts)
+    return tokenizer
+
+
+def model_folder(name_or_path: str) -> Path:
+    """A local folder as it is; otherwise a model of the Hugging Face hub, fetched into its cache.
+
+    A bare name that the hub does not know is tried under ``sentence-transformers/``. ValueError says what was tried.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    looks_local = path.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    if looks_local or not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", name_or_path):
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise ValueError(f"the model {name_or_path} {what}; give a model folder, or a name on the Hugging Face hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    ignore = ["onnx/*", "openvino/*", "*/onnx/*", "coreml/*"]
+    names = [name_or_path] + ([f"sentence-transformers/{name_or_path}"] if "/" not in name_or_path else [])
+    for name in names:
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignore, etag_timeout=10))
+            if not list(folder.rglob("*.safetensors")):
+                snapshot_download(name, allow_patterns=["pytorch_model*.bin"], etag_timeout=10)
+            return folder
+        except RepositoryNotFoundError:
+            continue
+        except Exception as error:  # no network, a gated model, a time-out: all end with the same advice
+            if name is not names[-1] and "Cannot find an appropriate cached snapshot" in str(error):
+                continue
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"the model {name} is no local folder and the Hugging Face hub could not give it ({first_line}); "
+                "check the name, or give the path of a model folder"
+            ) from error
+    raise ValueError(f"the Hugging Face hub has no model {' or '.join(names)}, and there is no such folder here")

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from tsdae.corpus import Corpus
 from tsdae.functions import named_function
-from tsdae.noise import NOISES, Draw, Noise, keyed
+from tsdae.noise import NOISES, Draw, Noise, keyed, mix
 from tsdae.packing import Packed
 from tsdae.tokenization import Vocabulary, token_ids, truncate, vocabulary_of
 
+FEISTEL_TURNS = 12  # fewer leave neighbours together too often in corpora of a few rows (6: 3 % at 6 rows, measured)
 ORDER = 0x0DE2  # a word in the key that sets the draws of the order apart from those of the noise
 
 
@@ -168,12 +169,13 @@ def permuted(place_B: np.ndarray, size: int, key_B: np.ndarray) -> np.ndarray:
     """
     half_bits = max(1, (int(size - 1).bit_length() + 1) // 2)
     bits, low = np.uint64(half_bits), np.uint64(2**half_bits - 1)
+    key_of_turn = [keyed(key_B, turn) for turn in range(FEISTEL_TURNS)]
     value_B = place_B.astype(np.uint64)
     outside = np.arange(len(value_B))
     while len(outside):
         left, right = value_B[outside] >> bits, value_B[outside] & low
-        for turn in range(6):
-            left, right = right, left ^ (keyed(key_B[outside], turn, right) & low)
+        for turn_key_B in key_of_turn:
+            left, right = right, left ^ (mix(turn_key_B[outside] ^ right) & low)
         value_B[outside] = (left << bits) | right
         outside = outside[value_B[outside] >= size]
     return value_B.astype(np.int64)

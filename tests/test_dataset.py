@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -41,7 +43,7 @@ def test_noise_changes_with_the_epoch_and_the_seed_only() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_dataloader_takes_it(workers: int) -> None:
     data = tiny.dataset()
-    loader = DataLoader(data, batch_size=3, collate_fn=data.collate, num_workers=workers)
+    loader: DataLoader[Any] = DataLoader(data, batch_size=3, collate_fn=data.collate, num_workers=workers)
     batches = list(loader)
     assert [len(batch.target) for batch in batches] == [3, 3, 2]
     noisy = [ids for batch in batches for ids in batch.noisy.sentences()]

@@ -28,7 +28,9 @@ def long_corpus() -> Corpus:
     return Corpus.build([" ".join(row) for row in words], tiny.tokenizer())
 
 
-def noised(corpus: Corpus, noise: str, ratio: float, epoch: int = 0, seed: int = 0) -> tuple[Packed, Packed]:
+def noised(
+    corpus: Corpus, noise: str, ratio: float, epoch: int = 0, seed: int = 0
+) -> tuple[Packed[np.ndarray], Packed[np.ndarray]]:
     data = DenoisingDataset(corpus, tiny.tokenizer(), noise, ratio, seed, max_length=10_000)
     return data.noised(np.full(len(corpus), epoch), np.arange(len(corpus)))
 

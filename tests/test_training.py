@@ -17,6 +17,7 @@ from torch import Tensor
 from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
+from tsdae.bert import Bert
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
@@ -30,12 +31,15 @@ def _same_settings_after() -> Iterator[None]:
 
 
 def config(**changes: Any) -> TrainConfig:
-    return TrainConfig(
-        **(
-            {"steps": 6, "batch_size": 4, "precision": "fp64", "device": "cpu", "eval_every": 0, "learning_rate": 1e-2}
-            | changes
-        )
-    )
+    recipe: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 4,
+        "precision": "fp64",
+        "device": "cpu",
+        "eval_every": 0,
+        "learning_rate": 1e-2,
+    }
+    return TrainConfig(**(recipe | changes))
 
 
 def weights(model: TSDAE) -> dict[str, Tensor]:
@@ -100,7 +104,7 @@ def test_accumulation_is_one_large_batch() -> None:
 
 
 def test_training_learns() -> None:
-    model = TSDAE(SentenceEncoder(tiny.Bert(tiny.config()), tiny.tokenizer()))
+    model = TSDAE(SentenceEncoder(Bert(tiny.config()), tiny.tokenizer()))
     data = tiny.dataset()
     batch = data.batch(*data.order(0, 8))
     before = model.eval()(batch).mean.item()

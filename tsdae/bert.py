@@ -187,10 +187,15 @@ class Bert(nn.Module):
 
     def set_dropout(self, dropout: float | None = None, attention_dropout: float | None = None) -> None:
         """Changes the dropout probabilities of all layers, and of the config; None leaves one as it is."""
-        changed = {"dropout": dropout, "attention_dropout": attention_dropout}
-        self.config = replace(self.config, **{k: v for k, v in changed.items() if v is not None})
+        config = self.config
+        self.config = replace(
+            config,
+            dropout=config.dropout if dropout is None else dropout,
+            attention_dropout=config.attention_dropout if attention_dropout is None else attention_dropout,
+        )
         self.embeddings.dropout.p = self.config.dropout
         for layer in self.layers:
+            assert isinstance(layer, Layer)
             layer.attention.attention_dropout = self.config.attention_dropout
             layer.attention.dropout.p = self.config.dropout if self.config.attention_output_dropout else 0.0
             layer.feed_forward.dropout.p = self.config.dropout

@@ -8,6 +8,7 @@ pytorch_model.bin with ``weights_only=True``; no code of a folder is ever run.
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tsdae.bert import Bert, BertConfig
+from tsdae.bert import Bert, BertConfig, LanguageModelHead
 
 # ---------------------------------------------------------------------------------------------------------------
 # Names. ours -> theirs; several of theirs are laid end to end along dimension 0 (query, key, value).
@@ -86,6 +87,14 @@ class Family:
     offset_positions: bool = False  # positions begin after the padding id
     attention_output_dropout: bool = True
 
+    def fits(self, config: BertConfig) -> bool:
+        """Whether a folder of this family can hold a model of this shape."""
+        return (
+            (config.token_types > 0) == self.has_token_types
+            and (config.position_offset > 0) == self.offset_positions
+            and config.attention_output_dropout == self.attention_output_dropout
+        )
+
 
 BERT_HEAD = {
     "transform": "cls.predictions.transform.dense",
@@ -131,7 +140,10 @@ ONLY_IMPLEMENTED = {
     "tie_word_embeddings": True,
     "sinusoidal_pos_embds": False,
     "pruned_heads": {},
+    "quantization_config": None,
+    "auto_map": None,  # a model with code of its own is another model, whatever its type says
 }
+FRACTIONS = ("dropout", "attention_dropout", "layer_norm_epsilon", "initializer_range")  # all other settings count
 # Known weights without a use here. The pooler is not among them: it is kept and written back.
 WITHOUT_USE = re.compile(
     r"(embeddings\.(position_ids|token_type_ids)|cls\.seq_relationship\.(weight|bias)|cls\.predictions\.decoder\.bias"
@@ -149,20 +161,31 @@ class UnsupportedArchitecture(ValueError):
 class Checkpoint:
     """What a model folder holds.
 
-    bert: the encoder. head: state of `bert.LanguageModelHead`, or None. raw_config: config.json as it was read.
+    bert: the encoder. model_type: its family; by default the first that has such a shape. raw_config: config.json as
+    it was read. head: state of `bert.LanguageModelHead`, or None.
     pooler: weights kept aside, under their own names, to be written back unchanged.
     """
 
     bert: Bert
-    model_type: str = "bert"
+    model_type: str = ""
     head: dict[str, Tensor] | None = None
     pooler: dict[str, Tensor] = field(default_factory=dict)
     raw_config: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # A shape that no family has is better refused here than when a trained model is to be saved.
+        fitting = [name for name, family in FAMILIES.items() if family.fits(self.bert.config)]
+        self.model_type = self.model_type or next(iter(fitting), "")
+        if self.model_type not in fitting:
+            raise ValueError(
+                "a model with these token_types, position_offset and attention_output_dropout cannot be saved as "
+                f"{self.model_type or 'any of ' + ', '.join(FAMILIES)}: {self.bert.config}"
+            )
+
 
 def parameter_names(family: Family, layers: int) -> dict[str, tuple[str, ...]]:
     """The two-way table: every parameter of our `Bert` -> the checkpoint's names, without prefix."""
-    modules = dict(BERT_TOP)
+    modules: dict[str, tuple[str, ...]] = dict(BERT_TOP)
     if not family.has_token_types:
         del modules["embeddings.token_types"]
     for i in range(layers):
@@ -188,12 +211,17 @@ def head_names(family: Family) -> dict[str, str]:
 # Reading
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file; ValueError that names it if it is broken."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """A JSON file that holds a ``kind``; ValueError that names the file if it is absent, broken or holds another."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected was a {kind.__name__}")
+    return content
 
 
 def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
@@ -210,7 +238,8 @@ def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
     family = FAMILIES[model_type]
     for name, value in ONLY_IMPLEMENTED.items():
         if raw.get(name) not in (None, value):
-            raise ValueError(f"{folder}/config.json: {name} = {raw[name]!r} is not implemented, only {value!r}")
+            only = "" if value is None else f", only {value!r}"
+            raise ValueError(f"{folder}/config.json: {name} = {raw[name]!r} is not implemented{only}")
     settings = {ours: raw[theirs] for ours, theirs in family.config_names.items() if theirs in raw}
     missing = sorted(
         family.config_names[name]
@@ -222,8 +251,19 @@ def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
     if not family.has_token_types:
         settings["token_types"] = 0
     if family.offset_positions:
-        settings["position_offset"] = int(raw.get("pad_token_id", 1)) + 1
-    return BertConfig(**settings, attention_output_dropout=family.attention_output_dropout), model_type, raw
+        settings["position_offset"] = raw.get("pad_token_id", 1)  # of the padding id; the first token comes after it
+    for name, value in settings.items():
+        kinds = (int, float) if name in FRACTIONS else int
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            theirs = family.config_names.get(name, "pad_token_id")
+            raise ValueError(f"{folder}/config.json: {theirs} = {value!r} is not a number that it can have")
+    if family.offset_positions:
+        settings["position_offset"] += 1
+    try:
+        config = BertConfig(**settings, attention_output_dropout=family.attention_output_dropout)
+    except ValueError as error:
+        raise ValueError(f"{folder}/config.json: {error}") from error
+    return config, model_type, raw
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -234,7 +274,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             weights: dict[str, Tensor] = {}
-            for shard in sorted(set(read_json(index)["weight_map"].values())):
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict):
+                raise ValueError(f"{index} has no weight_map, which says in which file each weight lies")
+            for shard in sorted({str(shard) for shard in shards.values()}):
                 if Path(shard).name != shard:
                     raise ValueError(f"{index} names {shard!r}, which is not a file of its own folder")
                 if not (folder / shard).is_file():
@@ -248,10 +291,19 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its text advises to load the file all the same, so it is not passed on
+        raise ValueError(
+            f"{path} is no plain file of weights; it was not loaded, since loading could run code"
+        ) from error
     except Exception as error:  # the readers raise their own kinds; all mean that the file cannot be used
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} cannot be read as weights: {first_line}") from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
+    ):
+        raise ValueError(f"{path} cannot be read as weights: it is not a table of named tensors")
+    return dict(weights)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -261,36 +313,53 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     theirs = {_plain_name(name, family): tensor for name, tensor in read_weights(folder).items()}
     names = parameter_names(family, config.layers)
     wanted = {name for group in names.values() for name in group}
-    missing = sorted(wanted - theirs.keys())
-    if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise ValueError(f"{folder}: its weights lack {shown}")
+    if missing := wanted - theirs.keys():
+        raise ValueError(f"{folder}: its weights lack {_list(missing)}")
 
-    head: dict[str, Tensor] | None = None
-    bias_name = family.head["bias"]
-    if bias_name not in theirs and bias_name.replace(".bias", ".decoder.bias") in theirs:
-        theirs[bias_name] = theirs[bias_name.replace(".bias", ".decoder.bias")]
+    bert = Bert(config)
+    state = {}
+    for ours, parameter in bert.named_parameters():
+        group = names[ours]
+        part_shape = (parameter.shape[0] // len(group), *parameter.shape[1:])
+        state[ours] = torch.cat([_weight(theirs, name, part_shape, folder) for name in group])
+    bert.load_state_dict(state)
+
     head_of = head_names(family)
-    if head_of.items() and all(name in theirs for name in head_of.values()):
-        head = {ours: theirs[name].float() for ours, name in head_of.items()}
+    bias = family.head["bias"]
+    also_bias = bias.replace(".bias", ".decoder.bias")
+    if bias not in theirs and also_bias in theirs:
+        theirs[bias] = theirs[also_bias]
+    head: dict[str, Tensor] | None = None
+    lacking = set(head_of.values()) - theirs.keys()
+    if not lacking:
+        shapes = {ours: tuple(tensor.shape) for ours, tensor in LanguageModelHead(config).state_dict().items()}
+        head = {ours: _weight(theirs, name, shapes[ours], folder) for ours, name in head_of.items()}
+    elif len(lacking) < len(head_of):
+        warnings.warn(f"{folder}: its language-model head is not used, it lacks {_list(lacking)}", stacklevel=2)
+
     embedding = theirs["embeddings.word_embeddings.weight"]
     tied = {name for name in TIED_COPIES if name in theirs and torch.equal(theirs[name], embedding)}
     unknown = theirs.keys() - wanted - set(head_of.values()) - tied - set(POOLER)
     unknown = {name for name in unknown if not WITHOUT_USE.match(name)}
     if unknown:
         warnings.warn(f"{folder}: weights that nothing here uses: {', '.join(sorted(unknown))}", stacklevel=2)
-
-    bert = Bert(config)
-    state = {ours: torch.cat([theirs[name] for name in group]).float() for ours, group in names.items()}
-    for name, parameter in bert.named_parameters():
-        if parameter.shape != state[name].shape:
-            raise ValueError(
-                f"{folder}: {' + '.join(names[name])} has shape {tuple(state[name].shape)}, "
-                f"config.json asks for {tuple(parameter.shape)}"
-            )
-    bert.load_state_dict(state)
     pooler = {name: theirs[name].float() for name in POOLER if name in theirs}
     return Checkpoint(bert, model_type, head, pooler, raw)
+
+
+def _weight(theirs: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
+    """One weight in fp32, after a look at its shape and type."""
+    tensor = theirs[name]
+    if tensor.shape != shape:
+        raise ValueError(f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{folder}: {name} holds {tensor.dtype}; quantised weights are not implemented")
+    return tensor.float()
+
+
+def _list(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _plain_name(name: str, family: Family) -> str:

@@ -15,7 +15,7 @@ from tsdae.training import Interrupted, NonFiniteLoss
 class Parser(HfArgumentParser):
     """Flags from the fields of dataclasses; an unknown flag gets the nearest known one suggested."""
 
-    def __init__(self, *configs: type, description: str) -> None:
+    def __init__(self, *configs: Any, description: str) -> None:
         super().__init__(configs, description=description, allow_abbrev=False)
 
     def configs(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
@@ -34,15 +34,15 @@ class Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2."""
-        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        sys.stderr.write(f"{self.prog}: error: {' '.join(message.split())}\n")
         sys.exit(2)
 
     def run(self, command: Callable[[], object]) -> None:
         """Calls ``command``; what the user can mend ends in one line and exit code 2, a signal in 128 + its number."""
         try:
             command()
-        except ValueError as error:
-            self.error(str(error))
+        except (ValueError, OSError) as error:  # OSError: no right to read or write, a full disk
+            self.error(str(error) or type(error).__name__)
         except NonFiniteLoss as error:
             sys.stderr.write(f"{self.prog}: stopped: {error}\n")
             sys.exit(1)

@@ -46,7 +46,7 @@ def autocast_dtype(precision: str) -> torch.dtype:
 
 def cpu_multiplies_bf16() -> bool:
     """True with avx512_bf16, AMX or ARM's bf16: elsewhere bf16 is emulated and slower than fp32."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     if known:
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16"))
     cpuinfo = Path("/proc/cpuinfo")  # older PyTorch: ask Linux; elsewhere fp32 is the safe answer

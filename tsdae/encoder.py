@@ -20,12 +20,13 @@ from tsdae.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from tsdae.folders import (
     POOLINGS,
     load_tokenizer,
+    lowers_text,
     model_folder,
     read_sentence_settings,
     write_sentence_settings,
 )
 from tsdae.packing import Layout, Packed, ranges
-from tsdae.tokenization import token_ids
+from tsdae.tokenization import token_ids, vocabulary_of
 
 
 def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
@@ -65,10 +66,11 @@ class SentenceEncoder(nn.Module):
         self.checkpoint = bert if isinstance(bert, Checkpoint) else Checkpoint(bert)
         self.bert = self.checkpoint.bert
         config = self.bert.config
-        largest_id = max(tokenizer.get_vocab().values())
-        if largest_id >= config.vocabulary_size:
+        vocabulary = vocabulary_of(tokenizer)  # refuses a tokenizer that adds no special tokens
+        if vocabulary.size > config.vocabulary_size:
             raise ValueError(
-                f"the tokenizer has ids up to {largest_id}, the model has {config.vocabulary_size} word embeddings"
+                f"the tokenizer has ids up to {vocabulary.size - 1}, "
+                f"the model has {config.vocabulary_size} word embeddings"
             )
         if max_length is not None and not 3 <= max_length <= config.longest_sentence:
             raise ValueError(
@@ -106,7 +108,14 @@ class SentenceEncoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(folder, self.checkpoint)
         self.tokenizer.save_pretrained(str(folder))
-        write_sentence_settings(folder, self.bert.config.width, self.pooling, self.normalize, self.max_length)
+        write_sentence_settings(
+            folder,
+            self.bert.config.width,
+            self.pooling,
+            self.normalize,
+            self.max_length,
+            lowercase=lowers_text(self.tokenizer),
+        )
 
     def head(self, seed: int = 0) -> LanguageModelHead:
         """A language-model head of this shape: the checkpoint's if it carries one, else a new one."""
@@ -133,24 +142,33 @@ class SentenceEncoder(nn.Module):
         """
         if isinstance(sentences, str):
             raise ValueError("encode takes a list of sentences, not one string")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if len(sentences) == 0:
             return np.zeros((0, self.bert.config.width), dtype=np.float32)
-        device = next(self.parameters()).device
         tokens = token_ids(sentences, self.tokenizer, self.max_length)
-        longest_first = np.argsort(-tokens.lengths_B, kind="stable")  # batches of like length need little padding
-        vectors = np.empty((len(sentences), self.bert.config.width), dtype=np.float32)
         was_training = self.training
         self.eval()
-        bar = tqdm(total=len(sentences), desc="encoding", unit=" sentences", disable=not show_progress, leave=False)
-        with bar, torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            for start in range(0, len(sentences), batch_size):
+        try:
+            return self._encode(tokens, batch_size, self.normalize if normalize is None else normalize, show_progress)
+        finally:
+            self.train(was_training)
+
+    @torch.inference_mode()
+    def _encode(self, tokens: Packed[np.ndarray], batch_size: int, normalize: bool, show_progress: bool) -> np.ndarray:
+        """`encode` after tokenisation, in evaluation mode."""
+        device = next(self.parameters()).device
+        longest_first = np.argsort(-tokens.lengths_B, kind="stable")  # batches of like length need little padding
+        vectors = np.empty((len(tokens), self.bert.config.width), dtype=np.float32)
+        bar = tqdm(total=len(tokens), desc="encoding", unit=" sentences", disable=not show_progress, leave=False)
+        with bar, torch.autocast(device.type, enabled=False):
+            for start in range(0, len(tokens), batch_size):
                 rows_B = longest_first[start : start + batch_size]
                 lengths_B = tokens.lengths_B[rows_B]
                 ids_T = tokens.token_ids_T[ranges(tokens.boundaries[rows_B], lengths_B)]
                 sentence_BD = self(Packed.from_lengths(ids_T, lengths_B).to(device)).float()
-                if self.normalize if normalize is None else normalize:
+                if normalize:
                     sentence_BD = F.normalize(sentence_BD, dim=1)
                 vectors[rows_B] = sentence_BD.cpu().numpy()
                 bar.update(len(rows_B))
-        self.train(was_training)
         return vectors

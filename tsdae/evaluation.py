@@ -8,7 +8,6 @@ between cosine and gold score, x 100, as in the paper (section 4) and in SemEval
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ import numpy as np
 from scipy.stats import rankdata
 
 from tsdae import assets
-from tsdae.sources import check_file, read_records
+from tsdae.sources import TABLES, check_file, numbered_lines, reach_hub, read_records
 
 Encode = Callable[[list[str]], np.ndarray]
 RESAMPLES = 1000
 HUB_NAME = "sentence-transformers/stsb"
+HIDDEN = -1.0  # the score that GLUE's test split has in place of every label
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
 
 
@@ -69,13 +69,10 @@ def evaluate_sts(encode: Encode | Any, pairs: Pairs, intervals: bool = True, see
 
     encode: a function from a list of sentences to vectors [B, D], or an object with such an ``encode``.
     intervals: whether to draw the bootstrap (1,000 resamples of the pairs, percentile intervals, from ``seed``).
-    Vectors or scores without any variation have no correlation: the result is NaN. ValueError for hidden labels.
+    Vectors or scores without any variation have no correlation: the result is NaN, as it is for vectors that are not
+    finite. ValueError for hidden labels.
     """
-    if set(pairs.scores.tolist()) == {-1.0}:
-        raise ValueError(
-            "every score is -1: these labels are hidden, as in GLUE's test split. Use the original STS-B or "
-            f"{HUB_NAME}, which have them"
-        )
+    check_labels(pairs)
     cosines_B = cosines(getattr(encode, "encode", encode), pairs)
     spearman, pearson = correlations(cosines_B[None], pairs.scores[None])
     nowhere = (math.nan, math.nan)
@@ -85,20 +82,33 @@ def evaluate_sts(encode: Encode | Any, pairs: Pairs, intervals: bool = True, see
     return Score(float(spearman[0]), float(pearson[0]), ci95, pearson_ci95, len(pairs))
 
 
+def check_labels(pairs: Pairs) -> None:
+    """ValueError if the scores are withheld."""
+    if np.all(pairs.scores == HIDDEN):
+        raise ValueError(
+            "every score is -1: these labels are hidden, as in GLUE's test split. Use the original STS-B or "
+            f"{HUB_NAME}, which have them"
+        )
+
+
 def cosines(encode: Encode, pairs: Pairs) -> np.ndarray:
     """Cosine of each pair, [B]; a sentence that occurs in several pairs is encoded once."""
     distinct = list(dict.fromkeys(pairs.first + pairs.second))
     row_of = {sentence: row for row, sentence in enumerate(distinct)}
     vectors = np.asarray(encode(distinct), dtype=np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    with np.errstate(invalid="ignore"):  # a vector that is not finite makes its cosines NaN; one of zeros makes them 0
+        vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms != 0)
     first, second = ([row_of[sentence] for sentence in side] for side in (pairs.first, pairs.second))
     return np.einsum("bd,bd->b", vectors[first], vectors[second])
 
 
 def correlations(x_SB: np.ndarray, y_SB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Spearman and Pearson x 100 of each row; ties share their mean rank."""
-    return _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1)), _pearson(x_SB, y_SB)
+    pearson_S = _pearson(x_SB, y_SB)
+    spearman_S = _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1))
+    # Numbers that are equal but for rounding have ranks all the same, which mean nothing.
+    return np.where(np.isnan(pearson_S), np.nan, spearman_S), pearson_S
 
 
 def _pearson(x_SB: np.ndarray, y_SB: np.ndarray) -> np.ndarray:
@@ -157,9 +167,7 @@ def load_stsb(folder: str | Path | None = None) -> dict[str, Pairs]:
 
 
 def _stsb_hub() -> dict[str, Pairs]:
-    from huggingface_hub import HfApi
-
-    HfApi().dataset_info(HUB_NAME, timeout=10)  # a clear word within ten seconds where there is no hub
+    reach_hub(HUB_NAME)
     import datasets
 
     splits = datasets.load_dataset(HUB_NAME)
@@ -176,27 +184,31 @@ def _stsb_folder(folder: Path) -> dict[str, Pairs]:
             for name in names
             for pattern in (f"sts-{name}.csv", f"{name}.*", f"{name}-*")
             for path in sorted(folder.rglob(pattern))
-            if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet")
+            if path.name.removesuffix(".gz").endswith(TABLES)
         ]
         if not found:
             raise ValueError(
                 f"{folder} has no {split} split: no sts-{split}.csv, {split}.tsv, .csv, .jsonl or .parquet"
             )
-        original = found[0].name.startswith("sts-")
-        splits[split] = _original_pairs(found[0]) if original else _pairs(read_records(found[0]), str(found[0]))
+        if found[0].name.startswith("sts-"):
+            splits[split] = _original_pairs(found[0])
+        else:  # the test.tsv that GLUE gives out has no score at all
+            splits[split] = _pairs(read_records(found[0]), str(found[0]), may_hide_scores=split == "test")
     return splits
 
 
 def _original_pairs(path: Path) -> Pairs:
     """The benchmark's own files: tab-separated without quotes or header, score in column 5, sentences in 6 and 7."""
     first, second, scores = [], [], []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if len(row) < 7:
-                raise ValueError(f"{path}, line {number}: {len(row)} columns, STS-B has at least 7")
-            scores.append(_number(row[4], path, number))
-            first.append(row[5])
-            second.append(row[6])
+    for number, line in numbered_lines(str(path)):
+        row = line.rstrip("\r\n").split("\t")
+        if not line.strip():
+            continue
+        if len(row) < 7:
+            raise ValueError(f"{path}, line {number}: {len(row)} columns, STS-B has at least 7")
+        scores.append(_number(row[4], path, number))
+        first.append(row[5])
+        second.append(row[6])
     return _checked(first, second, scores, str(path))
 
 
@@ -207,15 +219,22 @@ def load_pairs(path: str | Path) -> Pairs:
     return _pairs(read_records(path), str(path))
 
 
-def _pairs(records: Any, name: str) -> Pairs:
-    first, second, scores = [], [], []
+def _pairs(records: Any, name: str, may_hide_scores: bool = False) -> Pairs:
+    first: list[str] = []
+    second: list[str] = []
+    scores: list[float] = []
     for number, record in enumerate(records, start=1):
-        score = "score" if "score" in record else "label"  # GLUE calls it label in its parquet files
+        score = "label" if "label" in record and "score" not in record else "score"  # label: GLUE on the hub
+        if may_hide_scores and score not in record:
+            record = record | {score: HIDDEN}
         missing = [column for column in ("sentence1", "sentence2", score) if column not in record]
         if missing:
             raise ValueError(f"{name}: no column {', '.join(missing)}; there are {', '.join(record)}")
-        first.append(str(record["sentence1"]))
-        second.append(str(record["sentence2"]))
+        for column, sentences in (("sentence1", first), ("sentence2", second)):
+            if not isinstance(record[column], str):
+                kind = "nothing" if record[column] is None else type(record[column]).__name__
+                raise ValueError(f"{name}, row {number}: {column} holds {kind}, not text")
+            sentences.append(record[column])
         scores.append(_number(record[score], name, number))
     return _checked(first, second, scores, name)
 
@@ -251,7 +270,7 @@ def table(rows: list[tuple[str, dict[str, Score]]]) -> str:
         lines.append(" " * width + "".join(f"{_interval(cell[1])}{_interval(cell[3])}" for cell in cells))
     lines.append("Correlations x 100; [95 % bootstrap intervals over the pairs]")
     if any(math.isnan(score.spearman) for _, scores in rows for score in scores.values()):
-        lines.append("nan: no correlation is defined, since all cosines (or all scores) are equal")
+        lines.append("nan: no correlation is defined: all cosines or all scores are equal, or vectors are not finite")
     return "\n".join(lines)
 
 

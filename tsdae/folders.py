@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,18 @@ class SentenceSettings:
 POOLINGS = ("cls", "mean", "max")
 
 
+SETTINGS_FILES = tuple(  # the names that sentence-transformers has used, in its order; the first one found counts
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
+
 def read_sentence_settings(folder: Path) -> SentenceSettings:
     """modules.json and what it points to. A module, pooling or prompt that is not implemented is refused by name."""
     settings: dict[str, Any] = {}
-    modules = read_json(folder / "modules.json") if (folder / "modules.json").is_file() else []
+    modules = read_json(folder / "modules.json", list) if (folder / "modules.json").is_file() else []
     for module in modules:
-        kind = module["type"].rsplit(".", 1)[-1]
+        kind = str(module.get("type")).rsplit(".", 1)[-1]
         place = folder / module.get("path", "")
         if kind == "Transformer":
             settings["model_folder"] = module.get("path", "")
@@ -43,12 +50,12 @@ def read_sentence_settings(folder: Path) -> SentenceSettings:
         else:
             raise ValueError(f"{folder}/modules.json: the module {kind} is not implemented, only Pooling and Normalize")
     model_folder = folder / settings.get("model_folder", "")
-    for name in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
-                 "sentence_xlm-roberta_config.json", "sentence_camembert_config.json"):  # fmt: skip
-        if (model_folder / name).is_file():
-            read = read_json(model_folder / name)
+    for path in (model_folder / name for name in SETTINGS_FILES):
+        if path.is_file():
+            read = read_json(path)
             settings["max_length"] = read.get("max_seq_length")
             settings["lowercase"] = bool(read.get("do_lower_case"))
+            break
     if (folder / "config_sentence_transformers.json").is_file():
         read = read_json(folder / "config_sentence_transformers.json")
         default = read.get("default_prompt_name")
@@ -60,7 +67,7 @@ def read_sentence_settings(folder: Path) -> SentenceSettings:
 def _pooling_of(path: Path) -> str:
     read = read_json(path)
     if "pooling_mode" in read:  # written by sentence-transformers 5 and later
-        modes = [read["pooling_mode"]] if isinstance(read["pooling_mode"], str) else list(read["pooling_mode"])
+        modes = read["pooling_mode"] if isinstance(read["pooling_mode"], list) else [read["pooling_mode"]]
     else:
         old_names = {
             "pooling_mode_cls_token": "cls",
@@ -68,15 +75,17 @@ def _pooling_of(path: Path) -> str:
             "pooling_mode_max_tokens": "max",
         }
         chosen = [name for name, value in read.items() if name.startswith("pooling_mode_") and value is True]
-        modes = [old_names.get(name, name) for name in chosen]
+        modes = [old_names.get(name, name) for name in chosen] or ["mean"]  # what sentence-transformers does then
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
-            f"{path}: the pooling {' + '.join(modes) or 'none'} is not implemented, only {', '.join(POOLINGS)}"
+            f"{path}: the pooling {' + '.join(map(str, modes))} is not implemented, only {', '.join(POOLINGS)}"
         )
     return str(modes[0])
 
 
-def write_sentence_settings(folder: Path, width: int, pooling: str, normalize: bool, max_length: int) -> None:
+def write_sentence_settings(
+    folder: Path, width: int, pooling: str, normalize: bool, max_length: int, lowercase: bool
+) -> None:
     """The files that make a model folder one of sentence-transformers, under names that old and new versions load."""
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalize else [])
     write_json(
@@ -86,7 +95,7 @@ def write_sentence_settings(folder: Path, width: int, pooling: str, normalize: b
             for i, (path, kind) in enumerate(modules)
         ],
     )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": lowercase})
     for path, _ in modules[1:]:
         (folder / path).mkdir(exist_ok=True)
     write_json(
@@ -112,16 +121,28 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # transformers raises many kinds for a broken tokenizer folder
-        raise ValueError(f"the tokenizer of {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"the tokenizer of {folder} cannot be read: {_first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {folder} has no fast version, which the word boundaries come from")
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    if lowercase:  # sentence-transformers lowers the text itself when sentence_bert_config.json says so
+    if lowercase and not lowers_text(tokenizer):  # sentence_bert_config.json asks for it
         parts = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
         backend.normalizer = normalizers.Sequence(parts)
     return tokenizer
+
+
+def lowers_text(tokenizer: Any) -> bool:
+    """Whether the tokenizer begins by lowering the text, as sentence-transformers has it do on ``do_lower_case``.
+
+    This must be written to sentence_bert_config.json again: transformers builds the normalizer of some tokenizers
+    (BertTokenizer) anew from tokenizer_config.json and passes over the one in tokenizer.json.
+    """
+    first = json.loads(tokenizer.backend_tokenizer.to_str())["normalizer"] or {"type": None}
+    while first["type"] == "Sequence" and first["normalizers"]:
+        first = first["normalizers"][0]
+    return bool(first["type"] == "Lowercase")
 
 
 def model_folder(name_or_path: str) -> Path:
@@ -136,26 +157,42 @@ def model_folder(name_or_path: str) -> Path:
     if looks_local or not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", name_or_path):
         what = "is not a folder" if path.exists() else "does not exist"
         raise ValueError(f"the model {name_or_path} {what}; give a model folder, or a name on the Hugging Face hub")
+    names = [name_or_path] + ([f"sentence-transformers/{name_or_path}"] if "/" not in name_or_path else [])
+    reasons = []
+    for name in names:
+        try:
+            return _snapshot(name)
+        except Exception as error:  # no such model, a gated one, no network, a time-out: all end with the same advice
+            reasons.append(f"{name}: {_reason(error)}")
+    raise ValueError(
+        f"there is no model folder {name_or_path}, and the Hugging Face hub could not give it ({'; '.join(reasons)}); "
+        "check the name, or give the path of a model folder"
+    )
+
+
+def _snapshot(name: str) -> Path:
+    """The files of a hub's model that are read here, in the hub's own cache; no network if they lie there."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
 
     patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
     ignore = ["onnx/*", "openvino/*", "*/onnx/*", "coreml/*"]
-    names = [name_or_path] + ([f"sentence-transformers/{name_or_path}"] if "/" not in name_or_path else [])
-    for name in names:
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignore, etag_timeout=10))
-            if not list(folder.rglob("*.safetensors")):
-                snapshot_download(name, allow_patterns=["pytorch_model*.bin"], etag_timeout=10)
-            return folder
-        except RepositoryNotFoundError:
-            continue
-        except Exception as error:  # no network, a gated model, a time-out: all end with the same advice
-            if name is not names[-1] and "Cannot find an appropriate cached snapshot" in str(error):
-                continue
-            first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"the model {name} is no local folder and the Hugging Face hub could not give it ({first_line}); "
-                "check the name, or give the path of a model folder"
-            ) from error
-    raise ValueError(f"the Hugging Face hub has no model {' or '.join(names)}, and there is no such folder here")
+    folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignore, etag_timeout=10))
+    if not list(folder.rglob("*.safetensors")):  # fetched only then: most models have their weights in both forms
+        snapshot_download(name, allow_patterns=["*pytorch_model*.bin"], etag_timeout=10)
+    return folder
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
+        return "access has to be asked for on the hub"
+    if isinstance(error, RepositoryNotFoundError):
+        return "no such model"
+    if type(error) is LocalEntryNotFoundError:
+        return "not in the cache, and the hub cannot be reached"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,15 +21,18 @@ from tsdae.assets import fetch, model_asset
 from tsdae.checkpoints import UnsupportedArchitecture
 from tsdae.device import choose_device
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.evaluation import Pairs, Score, check_labels, evaluate_sts, load_pairs, load_stsb, table
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.sources import load_sentences
+from tsdae.tokenization import token_ids
 
 
 class Encoder(Protocol):
     """What evaluation needs of a model."""
 
     pooling: str
+    tokenizer: Any
+    max_length: int
 
     def encode(self, sentences: list[str]) -> np.ndarray: ...
 
@@ -68,13 +70,19 @@ class AutoModelEncoder:
         self.normalize, self.device = settings.normalize, device
         place = folder / settings.model_folder
         self.tokenizer = load_tokenizer(place, settings.lowercase)
-        self.max_length = min(settings.max_length or 512, self.tokenizer.model_max_length)
         transformers_logging.disable_progress_bar()
         try:
-            model = AutoModel.from_pretrained(str(place), dtype=torch.float32)
+            model, report = AutoModel.from_pretrained(str(place), output_loading_info=True)
         except Exception as error:  # transformers has many ways to refuse a folder
-            raise ValueError(f"{folder} cannot be read by AutoModel: {str(error).splitlines()[0]}") from error
-        self.model = model.to(device).eval()
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{folder} cannot be read by AutoModel: {first_line}") from error
+        missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        if missing:  # AutoModel would go on with random numbers in their place
+            raise ValueError(f"{folder}: its weights lack {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5))
+        self.model = model.float().to(device).eval()
+        # Where the folder does not say how long a sentence may be; some families start to count positions at 2.
+        positions = getattr(model.config, "max_position_embeddings", 514) - 2
+        self.max_length = min(settings.max_length or min(positions, 512), self.tokenizer.model_max_length)
 
     @torch.inference_mode()
     def encode(self, sentences: list[str], batch_size: int = 64) -> np.ndarray:
@@ -125,23 +133,23 @@ class CompareConfig:
 
 def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Score]]]:
     """Prints one table row per model, and writes the figures to ``config.json``."""
-    if config.json is not None and not Path(config.json).resolve().parent.is_dir():
-        raise ValueError(f"--json {config.json}: there is no folder {Path(config.json).resolve().parent}")
+    if config.json is not None:
+        _check_writable(Path(config.json), "--json")
     device = choose_device(config.device)
+    # What can be known to fail comes first: the user's own files, then names, then what is downloaded.
+    splits = _splits(config) if config.pairs or config.stsb else None
     for name in models:
         if model_asset(name) is None:
-            model_folder(name)  # a name that cannot be found is better known before the first model has run
-    if config.pairs is not None:
-        splits: dict[str, Pairs] = {"pairs": load_pairs(config.pairs)}
-    else:
-        stsb = load_stsb(config.stsb)
-        splits = {split: stsb[split] for split in (("dev", "test") if config.split == "both" else (config.split,))}
+            model_folder(name)
+    splits = splits or _splits(config)
+    # All of them, before the first is scored for minutes: one of them may turn out to be broken.
+    encoders = {name: load_encoder(name, config.pooling, device) for name in models}
     rows, entries = [], []
-    for name in models:
-        encoder = load_encoder(name, config.pooling, device)
+    for name, encoder in encoders.items():
         scores = {}
         for split, pairs in splits.items():
             print(f"{name} ({encoder.pooling}): {split}, {len(pairs):,} pairs", file=sys.stderr)
+            _note_truncated(pairs.first + pairs.second, encoder)
             scores[split] = evaluate_sts(encoder, pairs)
         rows.append((f"{name} ({encoder.pooling})", scores))
         entries.append(entry(name, encoder.pooling, scores))
@@ -149,6 +157,17 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
     if config.json is not None:
         Path(config.json).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     return rows
+
+
+def _splits(config: CompareConfig) -> dict[str, Pairs]:
+    if config.pairs is not None:
+        splits = {"pairs": load_pairs(config.pairs)}
+    else:
+        stsb = load_stsb(config.stsb)
+        splits = {split: stsb[split] for split in (("dev", "test") if config.split == "both" else (config.split,))}
+    for pairs in splits.values():
+        check_labels(pairs)
+    return splits
 
 
 def entry(name: str, pooling: str, scores: dict[str, Score]) -> dict[str, Any]:
@@ -183,23 +202,40 @@ def encode_file(model: str, config: EncodeConfig) -> np.ndarray:
     A blank line is a sentence too (an empty one), so that row i of the output is line i of the input.
     """
     output = Path(config.output)
-    if not output.resolve().parent.is_dir():
-        raise ValueError(f"--output {output}: there is no folder {output.resolve().parent}")
+    _check_writable(output, "--output")
     device = choose_device(config.device)
     sentences = load_sentences(
         config.input, config.column, config.limit, sentences="lines", min_characters=0, notes=print_note
     )
     encoder = SentenceEncoder.from_pretrained(encoder_folder(model), config.pooling).to(device)
+    _note_truncated(sentences, encoder)
     vectors = encoder.encode(sentences, config.batch_size, show_progress=True)
-    handle, staged = tempfile.mkstemp(prefix=output.name, suffix=".part", dir=output.resolve().parent)
+    staged = output.with_name(f"{output.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with staged.open("wb") as file:
             np.save(file, vectors)
         os.replace(staged, output)
     finally:
-        Path(staged).unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
     print(f"wrote {vectors.shape[0]:,} x {vectors.shape[1]} float32 to {output}")
     return vectors
+
+
+def _check_writable(path: Path, flag: str) -> None:
+    """ValueError if no file can be written there: better known before the work than after it."""
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder; give the name of a file")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"{flag} {path}: there is no folder {path.resolve().parent}")
+
+
+def _note_truncated(sentences: list[str], encoder: Encoder) -> None:
+    """Says how many sentences are longer than the encoder reads."""
+    # A token takes a byte at least, so only these can be too long; the rest need not be tokenised twice.
+    long = [sentence for sentence in sentences if len(sentence.encode()) > encoder.max_length - 2]
+    cut = int((token_ids(long, encoder.tokenizer).lengths_B > encoder.max_length).sum()) if long else 0
+    if cut:
+        print_note(f"{cut:,} sentences are longer than {encoder.max_length} tokens and lose their end")
 
 
 def print_note(line: str) -> None:

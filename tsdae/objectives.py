@@ -10,8 +10,10 @@ means errs by tens of per cent, since short batches weigh as much as long ones.)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from tsdae.dataset import Batch
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 Counts = Mapping[str, int]
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """One named part of a loss: its weight x total / count enters the step's loss."""
 
     total: Tensor
@@ -53,7 +56,7 @@ class LossSum:
         return _of_terms(self.terms | other.terms)
 
     def __rmul__(self, factor: float) -> LossSum:
-        return _of_terms({name: term._replace(weight=factor * term.weight) for name, term in self.terms.items()})
+        return _of_terms({name: replace(term, weight=factor * term.weight) for name, term in self.terms.items()})
 
     __mul__ = __rmul__
 
@@ -68,8 +71,8 @@ class LossSum:
 
     def share_of(self, step_counts: Counts) -> Tensor:
         """This batch's share of the step's loss: sum over terms of weight x total / count over the whole step."""
-        return sum((t.weight * t.total / step_counts[name] for name, t in self.terms.items()), start=Tensor.new_zeros(
-            next(iter(self.terms.values())).total, ()))  # fmt: skip
+        shares = [term.weight * term.total / step_counts[name] for name, term in self.terms.items()]
+        return torch.stack(shares).sum()
 
 
 def _of_terms(terms: dict[str, Term]) -> LossSum:

@@ -80,12 +80,8 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     ValueError says what cannot be done, before anything is downloaded or written.
     """
     check(data, method, config)
-    sample = data.corpus is None
-    stsb = load_stsb() if (data.evaluate or ("stsb" if sample else "")) == "stsb" or sample else None
-    sentences = sample_sentences(stsb) if data.corpus is None else _read_corpus(data)
-    sentences, heldout_sentences = split_heldout(sentences, data.heldout)
-
     name = method.model or MINILM.name
+    corpus = None if data.corpus is None else _read_corpus(data)
     as_published = SentenceEncoder.from_pretrained(resolve_model(name))
     as_published.bert.set_dropout(method.dropout, method.attention_dropout)
     encoder = SentenceEncoder(
@@ -96,6 +92,8 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
         as_published.normalize,
     )
     model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed)
+    stsb = _stsb(data)
+    sentences, heldout_sentences = split_heldout(corpus or sample_sentences(stsb), data.heldout)
     dataset = _dataset(sentences, encoder, data, method, config)
     heldout = _dataset(heldout_sentences, encoder, data, method, config) if heldout_sentences else None
     _print_plan(name, dataset, heldout, config)
@@ -123,7 +121,7 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
         entries = [entry(row_name, pooling, scores) for row_name, pooling, scores in rows]
         (run_folder / "evaluation.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
         print(table([(row_name, scores) for row_name, _, scores in rows]))
-    if sample and method.model is None:
+    if data.corpus is None and method.model is None:
         print(
             "This shows the mechanism: a finished sentence model is better used as published. The method is for a raw "
             'language model and a text without labels (README, "When to use it").'
@@ -159,9 +157,21 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         model_folder(method.model)
 
 
-def sample_sentences(stsb: dict[str, Pairs] | None) -> list[str]:
+def _stsb(data: DataConfig) -> dict[str, Pairs]:
+    """STS-B where the run needs it; empty where it does not, or where one's own text can be trained on without it."""
+    if data.corpus is None:
+        return load_stsb()
+    if data.evaluate != "stsb":
+        return {}
+    try:
+        return load_stsb()
+    except ValueError as error:
+        print_note(f"{error}; going on without it, with the held-out loss as the measure")
+        return {}
+
+
+def sample_sentences(stsb: dict[str, Pairs]) -> list[str]:
     """The distinct sentences of STS-B's train split that occur in neither dev nor test; no label is read."""
-    assert stsb is not None
     seen = {sentence for split in ("dev", "test") for sentence in stsb[split].first + stsb[split].second}
     distinct = dict.fromkeys(stsb["train"].first + stsb["train"].second)
     kept = [sentence for sentence in distinct if sentence not in seen]
@@ -228,14 +238,13 @@ def _objective(name: str) -> Objective:
 
 
 def _evaluation(
-    data: DataConfig, stsb: dict[str, Pairs] | None
+    data: DataConfig, stsb: dict[str, Pairs]
 ) -> tuple[dict[str, Pairs], Callable[[Any], dict[str, float]] | None, list[str]]:
     """What the final table shows, what is called during training, and the names of its measures."""
     evaluate = data.evaluate or ("stsb" if data.corpus is None else "heldout")
-    if evaluate in ("heldout", "none"):
+    if evaluate in ("heldout", "none") or (evaluate == "stsb" and not stsb):
         return {}, None, []
     if evaluate == "stsb":
-        assert stsb is not None
         splits, watched, measure = {split: stsb[split] for split in ("dev", "test")}, stsb["dev"], "stsb_dev"
     elif ":" in evaluate and not Path(evaluate).exists():
         return {}, named_function(evaluate, "evaluate"), []

@@ -10,6 +10,8 @@ import itertools
 import json
 import re
 import sys
+import textwrap
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +35,8 @@ def load_sentences(
     """Reads a corpus and returns its sentences, stripped, in order.
 
     source: a text file; .jsonl, .csv, .tsv or .parquet; any of these but parquet with .gz; "-" for standard input;
-        "hub:NAME" or "hub:NAME:CONFIG" for a dataset of the Hugging Face hub (its split "train", streamed).
+        "hub:NAME" or "hub:NAME:CONFIG" for a dataset of the Hugging Face hub (its split "train", streamed); NAME may
+        also be a folder that `datasets.load_dataset` reads.
     column: which column of a table holds the text; needed unless it is called text or sentence or is the only one.
     limit: stop after so many sentences; None: all of a file, 100,000 of the hub.
     sentences: "lines" (a line or cell is a sentence) or "regex" (documents, split by the article's ``\\.\\s?\\n?``);
@@ -54,7 +57,11 @@ def load_sentences(
     shortest = min_characters if min_characters is not None else (LONGER_THAN + 1 if split == "regex" else 1)
     limit = limit if limit is not None else (HUB_LIMIT if from_hub else None)
 
-    texts = _hub_texts(source, column) if from_hub else _file_texts(source, column)
+    if from_hub:
+        _, name, *config = source.split(":")
+        texts = _column(_hub_records(name, config), column, source)
+    else:
+        texts = _file_texts(source, column)
     kept: list[str] = []
     blank = short = 0
     for text in texts:
@@ -64,24 +71,20 @@ def load_sentences(
                 kept.append(sentence)
             elif sentence:
                 short += 1
-            else:
+            elif not text.strip():  # what follows the last full stop of a document is not a blank line
                 blank += 1
             if len(kept) == limit:
                 break
         if len(kept) == limit:
             break
     left_out = [f"{blank:,} blank"] * (blank > 0) + [f"{short:,} of fewer than {shortest} characters"] * (short > 0)
-    if not kept:
-        raise ValueError(
-            f"{_name(source)} holds no sentence" + (f" (left out: {', '.join(left_out)})" if left_out else "")
-        )
+    if not any(kept):  # 0 for min_characters keeps blank lines, but nobody means a corpus of nothing else
+        reason = f"left out: {', '.join(left_out)}" if left_out else "only blank lines" if kept else "it is empty"
+        raise ValueError(f"{_name(source)} holds no sentence ({reason})")
     if notes:
         stopped = f", stopped at the limit of {limit:,}" if len(kept) == limit else ""
-        notes(
-            f"read {len(kept):,} sentences from {_name(source)}"
-            + stopped
-            + (f"; left out: {', '.join(left_out)}" if left_out else "")
-        )
+        without = f"; left out: {', '.join(left_out)}" if left_out else ""
+        notes(f"read {len(kept):,} sentences from {_name(source)}{stopped}{without}")
     return kept
 
 
@@ -98,48 +101,66 @@ def check_file(path: Path) -> None:
     """ValueError unless ``path`` is a file."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a file")
-    if not path.is_file():
+    if not path.exists():  # not is_file: a shell's <(command) is a pipe
         raise ValueError(f"no file {path}")
 
 
-def read_records(path: Path, separator: str | None = None) -> Iterator[dict[str, Any]]:
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a .csv, .tsv, .jsonl or .parquet file (also .gz) as dictionaries by column name."""
     suffix = _suffix(path)
+    if suffix not in TABLES:
+        raise ValueError(f"{path} is no table: its name must end in {', '.join(TABLES)}")
     if suffix == ".parquet":
         yield from _parquet_records(path)
     elif suffix in (".jsonl", ".ndjson"):
-        for number, line in _numbered_lines(str(path)):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not valid JSON: {error.msg}") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: a JSON object was expected, not {type(record).__name__}")
-            yield record
+        yield from _json_records(path)
     else:
-        csv.field_size_limit(2**31 - 1)  # the default refuses cells of more than 128 KiB
-        # Tab-separated files are not quoted as a rule: a quote in a sentence is a quote.
-        style: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
-        reader = csv.DictReader((line for _, line in _numbered_lines(str(path))), **style)
+        yield from _separated_records(path, suffix)
+
+
+def _json_records(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in numbered_lines(str(path)):
+        if not line.strip():
+            continue
         try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: the header names {len(reader.fieldnames or [])} columns, "
-                        "this row has a different number"
-                    )
-                yield row
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            what = error.msg.removesuffix(" at")
+            raise ValueError(f"{path}, line {number}: not valid JSON at column {error.colno}: {what}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: a JSON object was expected, not {type(record).__name__}")
+        # JSON can spell half of a surrogate pair (a cut-off emoji), which is no text: no tokenizer takes it.
+        yield {
+            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for name, value in record.items()
+        }
+
+
+def _separated_records(path: Path, suffix: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(2**31 - 1)  # the default refuses cells of more than 128 KiB
+    # Tab-separated files are not quoted as a rule: a quote in a sentence is a quote. In csv, strict: a quote that is
+    # never closed would otherwise swallow the rest of the file without a word.
+    style: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {"strict": True}
+    reader = csv.DictReader((line for _, line in numbered_lines(str(path))), **style)
+    begins = 1  # the line on which the record being read begins
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: the header names {len(reader.fieldnames or [])} columns, "
+                    "this row has a different number"
+                )
+            yield row
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}: the record that begins on line {begins} is not valid {suffix}: {error}") from error
 
 
 def _file_texts(source: str, column: str | None) -> Iterator[str]:
     if source == "-" or _suffix(Path(source)) not in TABLES:
         if column is not None:
             raise ValueError(f"--column {column} is for tables ({', '.join(TABLES)}); {_name(source)} is plain text")
-        yield from (line for _, line in _numbered_lines(source))
+        yield from (line for _, line in numbered_lines(source))
     else:
         yield from _column(read_records(Path(source)), column, source)
 
@@ -167,7 +188,7 @@ def _column(records: Iterable[dict[str, Any]], column: str | None, source: str) 
         yield text or ""
 
 
-def _numbered_lines(source: str) -> Iterator[tuple[int, str]]:
+def numbered_lines(source: str) -> Iterator[tuple[int, str]]:
     """Lines with their numbers, decoded as UTF-8 one by one, so that an error can name the line."""
     number = 0
     try:
@@ -176,12 +197,13 @@ def _numbered_lines(source: str) -> Iterator[tuple[int, str]]:
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
+                    byte = error.object[error.start]  # not of raw: a byte-order mark is left out of the count
                     raise ValueError(
-                        f"{_name(source)}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at column "
-                        f"{error.start + 1}); convert the file first"
+                        f"{_name(source)}, line {number}: not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}); "
+                        "convert the file first"
                     ) from error
                 yield number, line
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{_name(source)} cannot be read after line {number}: {error}") from error
 
 
@@ -202,25 +224,33 @@ def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet
 
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as parquet: {error}") from error
 
 
-def _hub_texts(source: str, column: str | None) -> Iterator[str]:
-    """Streams a dataset of the hub through `datasets`; nothing is stored."""
-    import datasets
+def reach_hub(name: str) -> None:
+    """Asks the Hugging Face hub for a dataset: its own client would try for half a minute where there is no network."""
+    from huggingface_hub import HfApi
 
-    _, name, *config = source.split(":")
+    HfApi().dataset_info(name, timeout=10)
+
+
+def _hub_records(name: str, config: list[str]) -> Iterator[dict[str, Any]]:
+    """Streams a dataset of the hub through `datasets`; nothing is stored."""
     try:
-        stream = datasets.load_dataset(name, *config, split="train", streaming=True)
-        yield from _column(stream, column, source)
-    except ValueError:
-        raise
+        if not Path(name).is_dir():
+            reach_hub(name)
+        import datasets
+
+        yield from datasets.load_dataset(name, *config, split="train", streaming=True)
     except Exception as error:  # the hub client has many kinds: no network, no such name, a gated dataset
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"the dataset {name} of the Hugging Face hub cannot be read: {first_line}") from error
+        reason = textwrap.shorten(str(error), 400) or type(error).__name__
+        raise ValueError(
+            f"the dataset {name} of the Hugging Face hub cannot be read ({reason}); check name and network"
+        ) from error
 
 
 def _suffix(path: Path) -> str:

@@ -1,7 +1,6 @@
 """From text to packed token ids, and which word each token belongs to.
 
-Works on any fast Hugging Face tokenizer; padding and truncation are ours, so what a tokenizer file stores of them is
-switched off by `checkpoints.load_tokenizer`.
+Works on any fast Hugging Face tokenizer; padding and truncation are ours, so the tokenizer's own are switched off.
 
 # B sentences, T packed tokens
 """
@@ -49,7 +48,7 @@ def tokenize(sentences: Sequence[str], tokenizer: Any) -> tuple[Packed[np.ndarra
     Words are the tokenizer's own (its pre-tokenizer's pieces): in BERT's, runs of letters and single punctuation
     marks. A special token that the text itself spells out is a word like any other.
     """
-    encodings = tokenizer.backend_tokenizer.encode_batch(list(sentences))
+    encodings = _plain_backend(tokenizer).encode_batch(list(sentences))
     tokens = Packed.from_lists([encoding.ids for encoding in encodings])
     marks_T = np.empty(tokens.token_count, dtype=np.uint8)
     for start, encoding in zip(tokens.boundaries[:-1], encodings, strict=True):
@@ -63,11 +62,19 @@ def tokenize(sentences: Sequence[str], tokenizer: Any) -> tuple[Packed[np.ndarra
 
 def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None = None) -> Packed[np.ndarray]:
     """Token ids with special tokens, truncated to ``max_length``: what an encoder reads."""
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(sentences))
+    encodings = _plain_backend(tokenizer).encode_batch_fast(list(sentences))
     tokens = Packed.from_lists([encoding.ids for encoding in encodings])
     if max_length is None or tokens.longest <= max_length:
         return tokens
     return truncate(tokens, max_length, vocabulary_of(tokenizer).tail)
+
+
+def _plain_backend(tokenizer: Any) -> Any:
+    """The tokenizer's engine without padding and truncation, which every call of the tokenizer may leave behind."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
 
 
 def truncate(tokens: Packed[np.ndarray], max_length: int, tail: int) -> Packed[np.ndarray]:

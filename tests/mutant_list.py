@@ -1,0 +1,156 @@
+"""The bugs that `mutants` plants: each is one line that somebody could write, and the tests that must notice it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``old`` stands exactly once in ``file`` and becomes ``new``; ``tests`` are arguments for pytest."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+NOISE, DATASET, TRAINING = "tests/test_noise.py", "tests/test_dataset.py", "tests/test_training.py"
+TWIN, PARITY, DROPOUT = "tests/test_twin.py", "tests/test_bert_parity.py", "tests/test_dropout.py"
+CHECKPOINTS, FOLDERS, ENCODER = "tests/test_checkpoints.py", "tests/test_folders.py", "tests/test_encoder.py"
+INVARIANCES, BOTTLENECK = "tests/test_invariances.py", "tests/test_bottleneck.py"
+OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
+EVALUATION, SOURCES, RECIPE = "tests/test_evaluation.py", "tests/test_sources.py", "tests/test_recipe.py"
+
+MUTANTS = (
+    # noise
+    Mutant("keep-for-delete", "tsdae/noise.py", "keep_W = draw_W >= ratio", "keep_W = draw_W < ratio", NOISE),
+    Mutant(
+        "survivor-not-uniform", "tsdae/noise.py", "np.maximum.at(largest_B", "np.minimum.at(largest_B", NOISE
+    ),
+    Mutant("empty-sentences", "tsdae/noise.py", "keep_W |= (survivors_B == 0)", "keep_W |= (survivors_B < 0)", NOISE),
+    Mutant("words-torn-apart", "tsdae/noise.py", "keep_T = ~of_words(~keep_W, word_T)",
+           "keep_T = (draw.tokens() >= ratio) | (word_T < 0)", NOISE),
+    Mutant("specials-deleted", "tsdae/noise.py", "return np.append(chosen_W, False)[word_T]",
+           "return np.append(chosen_W, True)[word_T]", NOISE),
+    Mutant("same-noise-each-epoch", "tsdae/noise.py", "keyed(seed, epoch_B, row_B)", "keyed(seed, 0, row_B)",
+           f"{NOISE} {DATASET}"),
+    Mutant("same-noise-for-every-seed", "tsdae/noise.py", "keyed(seed, epoch_B, row_B)", "keyed(0, epoch_B, row_B)",
+           f"{NOISE} {DATASET}"),
+    Mutant("noise-from-global-state", "tsdae/noise.py",
+           "return _uniform(keyed(self._sentence_key_B[self.sentence_W], 2 * stream, self._place_W))",
+           "return np.random.rand(len(self._place_W))  # noqa: NPY002", NOISE),
+    Mutant("streams-not-independent", "tsdae/noise.py", "2 * stream, self._place_W", "0 * stream, self._place_W", NOISE),
+    Mutant("mask-for-keep", "tsdae/noise.py",
+           "    chosen_T = of_words(draw.words() < ratio, word_T)\n    return Packed(np.where(chosen_T, vocabulary.mask_id",
+           "    chosen_T = of_words(draw.words() >= ratio, word_T)\n    return Packed(np.where(chosen_T, vocabulary.mask_id",
+           NOISE),
+    Mutant("swap-across-sentences", "tsdae/noise.py",
+           "np.lexsort((draw.words(1)[chosen_W], draw.sentence_W[chosen_W]))", "np.argsort(draw.words(1)[chosen_W])", NOISE),
+    Mutant("insert-before-the-word", "tsdae/noise.py", "last_T = np.diff(word_T, append=-1) != 0",
+           "last_T = np.diff(word_T, prepend=-1) != 0", NOISE),
+    # dataset, tokenization
+    Mutant("noise-follows-the-batch", "tsdae/dataset.py", "draw = Draw(self.seed, epoch_B, row_B, clean, word_T)",
+           "draw = Draw(self.seed, epoch_B, np.arange(len(row_B)), clean, word_T)", f"{NOISE} {DATASET}"),
+    Mutant("noisy-not-truncated", "tsdae/dataset.py", "return truncate(noisy, self.max_length, tail),",
+           "return noisy,", DATASET),
+    Mutant("same-order-each-epoch", "tsdae/dataset.py", "keyed(self.seed, ORDER, epoch_B)",
+           "keyed(self.seed, ORDER, 0 * epoch_B)", DATASET),
+    Mutant("order-restarts-with-the-batch", "tsdae/dataset.py", "np.arange(position, position + count)",
+           "np.arange(count)", DATASET),
+    Mutant("target-is-noisy", "tsdae/dataset.py", "truncate(clean, self.max_length, tail)",
+           "truncate(noisy, self.max_length, tail)", DATASET),
+    Mutant("truncation-loses-sep", "tsdae/tokenization.py", "rows_T[new_ends - back] = old_ends - back",
+           "rows_T[new_ends - back] += 0", f"{DATASET} {ENCODER}"),
+    # packing
+    Mutant("labels-not-shifted", "tsdae/packing.py", "return self._drop_one_token(first_kept=1)",
+           "return self._drop_one_token(first_kept=0)", f"{TWIN} {BOTTLENECK}"),
+    Mutant("padding-attended", "tsdae/packing.py", "device=self.boundaries.device) < self.lengths_B[:, None]",
+           "device=self.boundaries.device) <= self.lengths_B[:, None]", f"{TWIN} {PACKING}"),
+    # bert
+    Mutant("tanh-gelu", "tsdae/bert.py", "self.contract(F.gelu(self.expand(hidden_TD)))",
+           'self.contract(F.gelu(self.expand(hidden_TD), approximate="tanh"))', f"{TWIN} {PARITY}"),
+    Mutant("head-tanh-gelu", "tsdae/bert.py", "F.gelu(self.transform(hidden_TD))",
+           'F.gelu(self.transform(hidden_TD), approximate="tanh")', f"{TWIN} {PARITY}"),
+    Mutant("layer-norm-epsilon", "tsdae/bert.py", "layer_norm_epsilon: float = 1e-12", "layer_norm_epsilon: float = 1e-5",
+           f"{PARITY} {CHECKPOINTS}"),
+    Mutant("head-bias-dropped", "tsdae/bert.py", "embedding_VD, self.bias)", "embedding_VD)", f"{TWIN} {PARITY}"),
+    Mutant("token-type-forgotten", "tsdae/bert.py", "hidden_TD = hidden_TD + self.token_types.weight[0]",
+           "hidden_TD = hidden_TD + 0 * self.token_types.weight[0]", f"{TWIN} {PARITY}"),
+    Mutant("position-offset-forgotten", "tsdae/bert.py", "layout.position_T + self.position_offset",
+           "layout.position_T", PARITY),
+    Mutant("causal-mask-lost", "tsdae/bert.py", "dropout_p=dropout, is_causal=causal",
+           "dropout_p=dropout, is_causal=False", f"{TWIN} {BOTTLENECK}"),
+    Mutant("encoder-is-causal", "tsdae/bert.py", "hidden_TD = layer(hidden_TD, layout)\n",
+           "hidden_TD = layer(hidden_TD, layout, causal=True)\n", f"{TWIN} {PARITY}"),
+    Mutant("cross-attention-residual-lost", "tsdae/bert.py", "return self.norm(hidden_TD + self.dropout(out_TD))",
+           "return self.norm(self.dropout(out_TD))", f"{TWIN} {PARITY}"),
+    Mutant("cross-attention-after-the-feed-forward", "tsdae/bert.py",
+           "            hidden_TD = cross(hidden_TD, sentence_BD, layout)\n        return self.feed_forward(hidden_TD)",
+           "            return cross(self.feed_forward(hidden_TD), sentence_BD, layout)\n        return self.feed_forward(hidden_TD)",
+           f"{TWIN} {PARITY}"),
+    Mutant("heads-mixed-up", "tsdae/bert.py", "unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)",
+           "unflatten(-1, (3, -1, heads)).permute(2, 0, 4, 1, 3)", f"{TWIN} {PARITY}"),
+    Mutant("cross-dropout-per-sentence", "tsdae/bert.py",
+           "kept_BLN = layout.pad(F.dropout(ones_TN, self.attention_dropout))",
+           "kept_BLN = layout.pad(F.dropout(ones_TN[:1], self.attention_dropout).expand_as(ones_TN))", DROPOUT),
+    Mutant("cross-attention-dropout-lost", "tsdae/bert.py",
+           "kept_BLN = layout.pad(F.dropout(ones_TN, self.attention_dropout))", "kept_BLN = layout.pad(ones_TN)", DROPOUT),
+    Mutant("attention-dropout-in-evaluation", "tsdae/bert.py",
+           "dropout=self.attention_dropout if self.training else 0.0", "dropout=self.attention_dropout",
+           f"{TWIN} {ENCODER} {INVARIANCES}"),
+    # checkpoints, folders
+    Mutant("qkv-in-the-wrong-order", "tsdae/checkpoints.py",
+           '("attention.self.query", "attention.self.key", "attention.self.value")',
+           '("attention.self.key", "attention.self.query", "attention.self.value")', PARITY),
+    Mutant("no-roberta-offset", "tsdae/checkpoints.py", "offset_positions=True", "offset_positions=False", PARITY),
+    # autoencoder, encoder
+    Mutant("cls-from-the-last-row", "tsdae/encoder.py", "index_select(0, layout.boundaries[:-1])",
+           "index_select(0, layout.boundaries[1:] - 1)", f"{TWIN} {ENCODER} {BOTTLENECK}"),
+    Mutant("mean-over-the-padding", "tsdae/encoder.py", "hidden_BLD.sum(1) / layout.lengths_B[:, None]",
+           "hidden_BLD.mean(1)", f"{TWIN} {ENCODER}"),
+    Mutant("order-of-encode", "tsdae/encoder.py", "vectors[rows_B] =", "vectors[start : start + batch_size] =", ENCODER),
+    Mutant("copy-instead-of-tie", "tsdae/autoencoder.py", "        if not tie:\n", "        if True:\n",
+           f"{TWIN} {INVARIANCES} {BOTTLENECK}"),
+    Mutant("decoder-sees-the-source", "tsdae/autoencoder.py", "prefix = target.without_last()",
+           "prefix = target.without_first()", f"{TWIN} {BOTTLENECK}"),
+    Mutant("decoder-without-causal-mask", "tsdae/autoencoder.py", "causal=True, cross=cross", "causal=False, cross=cross",
+           f"{TWIN} {BOTTLENECK}"),
+    Mutant("wrong-depth-of-the-decoder", "tsdae/autoencoder.py", "for _ in range(self.decoder_layers))",
+           "for _ in range(config.layers))", f"{TWIN} {INVARIANCES}"),
+    Mutant("head-of-the-checkpoint-ignored", "tsdae/encoder.py", "if self.checkpoint.head is not None:", "if False:",
+           f"{CHECKPOINTS} {ENCODER}"),
+    # objectives, training
+    Mutant("mean-of-means", "tsdae/training.py", "loss_sum.share_of(counts or loss_sum.counts)",
+           "loss_sum.share_of(loss_sum.counts)", TRAINING),
+    Mutant("weight-of-a-term-lost", "tsdae/objectives.py", "weight=factor * term.weight", "weight=term.weight",
+           OBJECTIVES),
+    Mutant("gradients-pile-up", "tsdae/training.py", "            optimizer.zero_grad()\n", "", TRAINING),
+    Mutant("clipping-lost", "tsdae/training.py", "config.clip or math.inf", "math.inf", TRAINING),
+    Mutant("schedule-never-set", "tsdae/training.py", 'group["lr"] = config.learning_rate_at(step, steps)',
+           'group["lr"] = config.learning_rate', TRAINING),
+    Mutant("weight-decay-everywhere", "tsdae/training.py", '"params": vectors, "weight_decay": 0.0',
+           '"params": vectors, "weight_decay": config.weight_decay', TRAINING),
+    Mutant("nan-reaches-the-weights", "tsdae/training.py", "(~torch.isfinite(norm + step_loss)).float()",
+           "torch.zeros_like(norm)", TRAINING),
+    Mutant("evaluation-in-train-mode", "tsdae/training.py", "    model.eval()\n", "    model.train()\n", TRAINING),
+    Mutant("training-in-evaluation-mode", "tsdae/training.py",
+           "                window.restart_clock()\n                modules.train()\n",
+           "                window.restart_clock()\n", TRAINING),
+    Mutant("evaluation-moves-the-random-state", "tsdae/training.py",
+           'with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):',
+           "with contextlib.nullcontext():", TRAINING),
+    Mutant("the-same-batch-twice", "tsdae/training.py", "dataset.order(position + i * config.batch_size,",
+           "dataset.order(position,", TRAINING),
+    Mutant("higher-loss-is-better", "tsdae/training.py", 'value < best if name.endswith("loss") else value > best',
+           "value > best", TRAINING),
+    # evaluation, recipe
+    Mutant("pearson-for-spearman", "tsdae/evaluation.py",
+           "spearman_S = _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1))", "spearman_S = pearson_S", EVALUATION),
+    Mutant("dot-for-cosine", "tsdae/evaluation.py", "norms = np.linalg.norm(vectors, axis=1, keepdims=True)",
+           "norms = np.ones((len(vectors), 1))", EVALUATION),
+    Mutant("trains-on-the-held-out", "tsdae/recipe.py", "if sentence not in kept_apart]", "]", RECIPE),
+    Mutant("test-sentences-in-the-sample", "tsdae/recipe.py", 'for split in ("dev", "test") for sentence in',
+           'for split in ("dev",) for sentence in', RECIPE),
+)  # fmt: skip

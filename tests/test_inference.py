@@ -1,0 +1,160 @@
+"""Models that are only read: families without a hand-written encoder, and what a model's name may stand for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, MPNetConfig, MPNetModel
+
+from tests import tiny
+from tests.tolerances import FLOAT32
+from tsdae.encoder import SentenceEncoder
+from tsdae.inference import AutoModelEncoder, CompareConfig, compare, encoder_folder, load_encoder
+
+CPU = torch.device("cpu")
+LONG = "the dog runs very slowly on " * 12
+
+
+def spread(module: nn.Module) -> nn.Module:
+    """All parameters random, the gains of layer norms around 1, so that float32 sees what sets sentences apart."""
+    tiny.randomise(module)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.weight += 1.0
+    return module
+
+
+def written(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def mpnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of a family that has no hand-written encoder here; mean-pooled, as all-mpnet-base-v2 is."""
+    folder = tmp_path_factory.mktemp("mpnet")
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    model = MPNetModel(MPNetConfig(vocab_size=len(tiny.tokenizer()), max_position_embeddings=42, **shape))
+    spread(model).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    written(
+        folder / "modules.json",
+        [
+            {"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+    )
+    written(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 24, "pooling_mode_mean_tokens": True})
+    written(folder / "sentence_bert_config.json", {"max_seq_length": 30, "do_lower_case": False})
+    return folder
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_automodel_gives_what_the_hand_written_encoder_gives(tmp_path: Path, pooling: str) -> None:
+    """On a BERT, which both can read: padding, order, truncation and pooling agree."""
+    ours = tiny.encoder(pooling, dtype=torch.float32)
+    spread(ours)
+    ours.normalize = pooling == "cls"  # of mean pooling it would hide a wrong divisor
+    ours.save_pretrained(tmp_path)
+    theirs = AutoModelEncoder(tmp_path, None, CPU)
+    assert (theirs.pooling, theirs.normalize, theirs.max_length) == (pooling, pooling == "cls", 40)
+    sentences = [*tiny.SENTENCES, LONG]
+    expected = ours.encode(sentences)
+    assert np.ptp(expected, axis=0).min() > 0.01, "the premise: sentences differ"
+    np.testing.assert_allclose(theirs.encode(sentences, batch_size=4), expected, **FLOAT32)
+
+
+def test_automodel_sentence_by_sentence(mpnet: Path) -> None:
+    """A slow loop without padding: one sentence at a time, pooled by hand, cut to the folder's 30 tokens."""
+    encoder = load_encoder(str(mpnet))
+    assert isinstance(encoder, AutoModelEncoder)
+    assert not encoder.model.training
+    model, tokenizer = AutoModel.from_pretrained(mpnet).eval(), tiny.tokenizer()
+    expected = []
+    for sentence in [*tiny.SENTENCES, LONG]:
+        ids = tokenizer(sentence)["input_ids"]
+        ids = ids if len(ids) <= 30 else [*ids[:29], ids[-1]]
+        with torch.inference_mode():
+            mean = model(torch.tensor([ids])).last_hidden_state[0].mean(0)
+        expected.append((mean / mean.norm()).numpy())
+    vectors = encoder.encode([*tiny.SENTENCES, LONG], batch_size=3)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, **FLOAT32)
+
+
+def test_automodel_is_read_in_float32(mpnet: Path, tmp_path: Path) -> None:
+    AutoModel.from_pretrained(mpnet).half().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path))
+    assert isinstance(encoder, AutoModelEncoder)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16", "the premise: stored as half"
+    assert {parameter.dtype for parameter in encoder.model.parameters()} == {torch.float32}
+    assert encoder.max_length == 40, "positions minus the two that the family leaves unused"
+    assert np.isfinite(encoder.encode([LONG * 3])).all()
+
+
+def test_compare_takes_every_family(
+    mpnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny.encoder().save_pretrained("bert")
+    seconds = [*tiny.SENTENCES[1:], LONG]
+    rows = [f"{a}\t{b}\t{i}\n" for i, (a, b) in enumerate(zip(tiny.SENTENCES, seconds, strict=True))]
+    Path("pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(rows))
+    compared = compare(["bert", str(mpnet)], CompareConfig(pairs="pairs.tsv", device="cpu"))
+    assert [name for name, _ in compared] == ["bert (cls)", f"{mpnet} (mean)"]
+    assert all(np.isfinite(scores["pairs"].spearman) for _, scores in compared)
+    assert capsys.readouterr().err.count("1 sentences are longer than") == 2
+
+
+def test_missing_weights_are_no_random_numbers(mpnet: Path, tmp_path: Path) -> None:
+    shutil.copytree(mpnet, tmp_path / "model")
+    weights = load_file(mpnet / "model.safetensors")
+    without_pooler = {name: weight for name, weight in weights.items() if "pooler" not in name}
+    assert len(without_pooler) < len(weights), "the premise: AutoModel's class has a pooler"
+    save_file(without_pooler, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    assert isinstance(load_encoder(str(tmp_path / "model")), AutoModelEncoder), "nothing here uses a pooler"
+    del without_pooler["encoder.layer.1.output.dense.weight"]
+    save_file(without_pooler, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"its weights lack encoder\.layer\.1\.output\.dense\.weight$"):
+        load_encoder(str(tmp_path / "model"))
+
+
+def test_what_automodel_cannot_read_is_named(tmp_path: Path) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read by AutoModel") as caught:
+        load_encoder(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_model_is_known_before_the_first_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("whole", "broken"):
+        tiny.encoder().save_pretrained(name)
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"half of it")
+    Path("pairs.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\ne,f,3\n")
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read as weights"):
+        compare(["whole", "broken"], CompareConfig(pairs="pairs.csv"))
+    assert "3 pairs" not in capsys.readouterr().err
+
+
+def test_a_run_stands_for_its_encoder(tmp_path: Path) -> None:
+    for name in ("run/encoder", "run/best/encoder", "model"):
+        tiny.encoder().save_pretrained(tmp_path / name)
+    (tmp_path / "run" / "config.json").write_text('{"steps": 3}')
+    assert encoder_folder(str(tmp_path / "run")) == tmp_path / "run" / "encoder"
+    assert encoder_folder(str(tmp_path / "run" / "best")) == tmp_path / "run" / "best" / "encoder"
+    assert encoder_folder(str(tmp_path / "model")) == tmp_path / "model"
+    assert isinstance(load_encoder(str(tmp_path / "run")), SentenceEncoder)

@@ -1,0 +1,248 @@
+"""What must not matter does not: the order of sentences, how a step is split, padding, attention kernels, threads.
+
+Everywhere the same three things are compared: the sentence vectors, the loss, and the gradient of every parameter.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests import tiny
+from tests.tolerances import FLOAT32, FLOAT64
+from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder
+from tsdae.bert import Bert
+from tsdae.checkpoints import Checkpoint
+from tsdae.objectives import step_counts, tsdae
+from tsdae.packing import Packed
+from tsdae.runs import Run
+
+VARIANTS = pytest.mark.parametrize(
+    ("pooling", "tie", "decoder_layers"),
+    [("cls", True, None), ("mean", True, 1), ("max", False, None), ("cls", False, 2)],
+)
+
+
+class Computed(NamedTuple):
+    sentence_BD: Tensor
+    loss: Tensor
+    gradients: dict[str, Tensor]
+
+
+def compute(model: TSDAE, batch: Batch) -> Computed:
+    return compute_step(model, [batch])
+
+
+def compute_step(model: TSDAE, batches: list[Batch]) -> Computed:
+    """One optimiser step's vectors, loss and gradients, summed over its batches as `train` does it."""
+    assert not model.training, "dropout is on"
+    model.zero_grad()
+    counts = step_counts(tsdae, batches)
+    assert counts is not None
+    vectors, losses = [], []
+    for batch in batches:
+        loss = model(batch).share_of(counts)
+        loss.backward()
+        vectors.append(model.encode(batch.noisy).detach())
+        losses.append(loss.detach())
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert len(gradients) == len(list(model.parameters())), "a parameter has no gradient"
+    assert min(gradient.abs().max() for gradient in gradients.values()) > 1e-6, "a gradient is zero"
+    return Computed(torch.cat(vectors), torch.stack(losses).sum(), gradients)
+
+
+def assert_same(computed: Computed, expected: Computed) -> None:
+    torch.testing.assert_close(computed._asdict(), expected._asdict(), **FLOAT64)
+
+
+def rows_of(rows: list[int], sentences: list[str] | None = None) -> Batch:
+    data = tiny.dataset(sentences)
+    return data.collate([data[row] for row in rows])
+
+
+@VARIANTS
+def test_the_order_of_sentences(pooling: str, tie: bool, decoder_layers: int | None) -> None:
+    model, order = tiny.model(pooling, tie, decoder_layers), [3, 6, 0, 5, 1, 7, 4, 2]
+    expected = compute(model, rows_of(list(range(8))))
+    computed = compute(model, rows_of(order))
+    assert_same(computed, expected._replace(sentence_BD=expected.sentence_BD[order]))
+
+
+@VARIANTS
+@pytest.mark.parametrize("split", [[4, 4], [1, 5, 2], [1] * 8], ids=str)
+def test_how_a_step_is_split(split: list[int], pooling: str, tie: bool, decoder_layers: int | None) -> None:
+    """Down to one sentence a batch, where nothing is padded at all."""
+    model, rows = tiny.model(pooling, tie, decoder_layers), iter(range(8))
+    batches = [rows_of([next(rows) for _ in range(size)]) for size in split]
+    assert_same(compute_step(model, batches), compute(model, tiny.batch()))
+
+
+@VARIANTS
+def test_more_padding(pooling: str, tie: bool, decoder_layers: int | None) -> None:
+    """As if the longest sentence were five tokens longer than it is: attention and pooling pad that much more."""
+
+    def loosely(packed: Packed[Tensor]) -> Packed[Tensor]:
+        return dataclasses.replace(packed, longest=packed.longest + 5)
+
+    model, batch = tiny.model(pooling, tie, decoder_layers), tiny.batch()
+    assert_same(compute(model, Batch(loosely(batch.noisy), loosely(batch.target))), compute(model, batch))
+
+
+class _NamesOfKernels(TorchDispatchMode):
+    """Notes which attention kernels run. The plain one is made of ordinary products and has no name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "scaled_dot_product" in func.__name__:
+            self.seen.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@VARIANTS
+def test_the_attention_kernel(pooling: str, tie: bool, decoder_layers: int | None) -> None:
+    model, batch = tiny.model(pooling, tie, decoder_layers), tiny.batch()
+    with _NamesOfKernels() as default:
+        expected = compute(model, batch)
+    with sdpa_kernel(SDPBackend.MATH), _NamesOfKernels() as plain:
+        computed = compute(model, batch)
+    assert default.seen, "no fused kernel ran"
+    assert not plain.seen, "the plain kernel did not run"
+    assert_same(computed, expected)
+
+
+@pytest.fixture
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads_as_before")
+def test_the_number_of_threads() -> None:
+    """At a size at which PyTorch does spread work over threads (more than 32,768 elements), and the same number
+    of threads gives the same gradients to the last bit."""
+    model, batch = tiny.model(), rows_of(list(range(160)), tiny.SENTENCES * 20)
+    assert batch.noisy.longest * len(batch.noisy) * model.encoder.bert.config.width > 32_768
+    computed = {}
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        computed[threads] = compute(model, batch)
+        for name, gradient in compute(model, batch).gradients.items():
+            assert torch.equal(gradient, computed[threads].gradients[name]), f"{name} differs from run to run"
+    assert_same(computed[2], computed[1])
+    assert_same(computed[3], computed[1])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_tokenizer_file_that_stores_padding(side: str, tmp_path: Path) -> None:
+    plain = tiny.encoder(dtype=torch.float32)
+    plain.save_pretrained(tmp_path)
+    padding = tiny.tokenizer()
+    padding.padding_side = side
+    padding.backend_tokenizer.enable_padding(direction=side, length=30)
+    padding.backend_tokenizer.enable_truncation(4)
+    padding.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert stored["padding"]["direction"] == side.capitalize(), "the file stores no padding"
+    assert stored["truncation"]["max_length"] == 4, "the file stores no truncation"
+
+    loaded = SentenceEncoder.from_pretrained(tmp_path)
+    assert (loaded.encode(tiny.SENTENCES) == plain.encode(tiny.SENTENCES)).all()
+    assert_same_batch(Batch.from_texts(tiny.SENTENCES[::-1], tiny.SENTENCES, loaded.tokenizer))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_tokenizer_that_was_called_with_padding_before(side: str) -> None:
+    """A fast tokenizer remembers the padding and truncation of its last call, also where it is used beside us."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.padding_side = side
+    padded = tokenizer(tiny.SENTENCES, padding=True, truncation=True, max_length=8).input_ids
+    assert (padded[1][0] == tokenizer.pad_token_id) == (side == "left"), "the tokenizer does not pad on that side"
+    assert_same_batch(Batch.from_texts(tiny.SENTENCES[::-1], tiny.SENTENCES, tokenizer))
+
+    tokenizer(tiny.SENTENCES, padding=True, truncation=True, max_length=8)
+    data, expected = DenoisingDataset(tiny.SENTENCES, tokenizer), tiny.dataset()
+    assert [data[row] for row in range(8)] == [expected[row] for row in range(8)]
+
+
+def assert_same_batch(batch: Batch) -> None:
+    """``batch`` holds the tiny sentences, backwards as noisy ones, without padding or truncation."""
+    whole = [tiny.tokenizer()(sentence).input_ids for sentence in tiny.SENTENCES]
+    assert list(batch.noisy.sentences()) == whole[::-1]
+    assert list(batch.target.sentences()) == whole
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_how_many_sentences_are_encoded_at_once(batch_size: int) -> None:
+    encoder = tiny.encoder("mean")
+    expected = torch.cat([encoder(batch.noisy) for batch in [rows_as_they_are([s]) for s in tiny.SENTENCES]])
+    embedded = torch.from_numpy(encoder.encode(tiny.SENTENCES, batch_size=batch_size))
+    torch.testing.assert_close(embedded, expected.detach().float(), **FLOAT32)
+
+
+def rows_as_they_are(sentences: list[str]) -> Batch:
+    return Batch.from_texts(sentences, sentences, tiny.tokenizer())
+
+
+def decoder_follows_encoder(model: TSDAE) -> bool:
+    """Whether the decoder, given a fixed sentence vector, computes something else while the encoder is changed."""
+    target, sentence_BD = tiny.batch().target, torch.ones(8, 24, dtype=next(model.parameters()).dtype)
+    bert, follows = model.encoder.bert, []
+    with torch.no_grad():
+        before = model.logits(model.decode(target, sentence_BD))
+        for part in (bert.embeddings.words, bert.layers[0].attention.project, bert.layers[0].feed_forward.norm):
+            kept = part.weight.clone()
+            part.weight.mul_(2.0)
+            follows.append(not torch.equal(model.logits(model.decode(target, sentence_BD)), before))
+            part.weight.copy_(kept)
+    assert len(set(follows)) == 1, "tied in part"
+    return follows[0]
+
+
+@pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])
+def test_tying_outlives_moving_and_copying(tie: bool, tmp_path: Path) -> None:
+    model = tiny.model(tie=tie)
+    assert decoder_follows_encoder(model) == tie
+    assert decoder_follows_encoder(model.to("cpu", torch.float32)) == tie
+    before = {name: parameter.clone() for name, parameter in model.state_dict().items()}
+    twin = copy.deepcopy(model)
+    assert decoder_follows_encoder(twin) == tie
+    tiny.randomise(twin, seed=1)
+    for name, parameter in model.state_dict().items():
+        assert torch.equal(parameter, before[name]), f"{name} is shared with a copy"
+    assert decoder_follows_encoder(saved_and_loaded(model, tmp_path)) == tie
+
+
+def saved_and_loaded(model: TSDAE, folder: Path) -> TSDAE:
+    Run(folder / "run", {}).save_last(model)
+    return TSDAE.from_pretrained(folder / "run").eval()
+
+
+@VARIANTS
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_saving_and_loading(family: str, pooling: str, tie: bool, decoder_layers: int | None, tmp_path: Path) -> None:
+    shapes: dict[str, dict[str, Any]] = {
+        "bert": {},
+        "roberta": {"position_offset": 2, "token_types": 1},
+        "distilbert": {"token_types": 0, "attention_output_dropout": False},
+    }
+    checkpoint = Checkpoint(Bert(tiny.config(**shapes[family])), family)
+    model = TSDAE(SentenceEncoder(checkpoint, tiny.tokenizer(), pooling), tie, decoder_layers)
+    tiny.randomise(model).eval()
+    loaded = saved_and_loaded(model, tmp_path)
+    assert (loaded.tie, loaded.decoder_layers) == (tie, decoder_layers or 3)
+    expected, computed = compute(model, tiny.batch()), compute(loaded, tiny.batch())
+    torch.testing.assert_close(computed._asdict(), expected._asdict(), rtol=0.0, atol=0.0)  # to the last bit

@@ -1,0 +1,46 @@
+"""The Python of the README runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from tsdae.recipe import DataConfig, MethodConfig, run_training
+from tsdae.training import TrainConfig
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"<!-- run by tests/test_readme.py -->\n```python\n(.*?)```", README.read_text("utf-8"), re.S)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    tiny.encoder().save_pretrained("model")
+    Path("my.txt").write_text("\n".join(tiny.SENTENCES * 3))
+    return tmp_path
+
+
+def test_training_in_python(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"model_folder": "model"}
+    exec(BLOCKS[0], names)
+    assert names["vectors"].shape == (1, 24)
+    assert "a man is playing a guitar in the morning." in capsys.readouterr().out
+
+
+def test_the_readmes_noise_and_objective(here: Path) -> None:
+    Path("my_ideas.py").write_text(BLOCKS[1])
+    method = MethodConfig(
+        model="model", noise="my_ideas.py:keep_the_beginning", objective="my_ideas.py:with_small_vectors"
+    )
+    data = tiny.dataset(noise="my_ideas.py:keep_the_beginning", noise_ratio=0.5)
+    assert data.text(7)[0] == "is the house very"
+    run = run_training(DataConfig(corpus="my.txt"), method, TrainConfig(steps=3, batch_size=2, output="run"))
+    assert (run / "encoder" / "model.safetensors").is_file()
+
+
+def test_it_is_short_enough() -> None:
+    assert len(README.read_text("utf-8").splitlines()) < 300

@@ -1,0 +1,159 @@
+"""Whole runs from their settings, on tiny models: what is held out, what is printed, what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tsdae import recipe
+from tsdae.encoder import SentenceEncoder
+from tsdae.evaluation import Pairs, evaluate_sts
+from tsdae.recipe import DataConfig, MethodConfig, run_training, sample_sentences, split_heldout
+from tsdae.training import TrainConfig
+
+
+def pairs(first: list[str], second: list[str]) -> Pairs:
+    return Pairs(first, second, np.linspace(0.0, 5.0, len(first)))
+
+
+@pytest.fixture
+def stsb() -> dict[str, Pairs]:
+    sentences = [
+        f"the {a} {b} is {c} ." for a in ("big", "small", "red") for b in ("dog", "cat") for c in ("green", "red")
+    ]
+    return {
+        "train": pairs(sentences, sentences[::-1]),
+        "dev": pairs(tiny.SENTENCES[:5], tiny.SENTENCES[3:]),
+        "test": pairs([*tiny.SENTENCES[:3], sentences[0]], tiny.SENTENCES[4:]),
+    }
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> str:
+    """A tiny model that says of itself that it is mean-pooled, as MiniLM does."""
+    tiny.encoder("mean").save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_the_sample_corpus_shares_no_sentence_with_dev_or_test(stsb: dict[str, Pairs]) -> None:
+    sentences = sample_sentences(stsb)
+    assert len(sentences) == len(set(sentences)) == 11, "twelve distinct ones, of which one is in test"
+    assert not set(sentences) & set(stsb["test"].first + stsb["dev"].second)
+
+
+def test_held_out_sentences_are_never_trained_on() -> None:
+    sentences = [f"sentence {i % 300}" for i in range(600)]  # every sentence twice
+    training, heldout = split_heldout(sentences, None)
+    assert len(heldout) == 30, "10 % of the distinct sentences"
+    assert not set(training) & set(heldout)
+    assert len(training) == 600 - 2 * 30
+    assert split_heldout(list(reversed(sentences)), None)[1] == heldout, "chosen by content, not by place"
+    assert len(split_heldout([f"{i}" for i in range(50_000)], None)[1]) == 1000
+    assert len(split_heldout(sentences, "7")[1]) == 7
+    assert split_heldout(sentences, "0") == (sentences, [])
+    with pytest.raises(ValueError, match="leaves nothing"):
+        split_heldout(sentences, "300")
+
+
+def test_held_out_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "apart.txt").write_text("b\nx\n")
+    assert split_heldout(["a", "b", "c"], str(tmp_path / "apart.txt")) == (["a", "c"], ["b", "x"])
+    with pytest.raises(ValueError, match="all 1 sentences"):
+        split_heldout(["b"], str(tmp_path / "apart.txt"))
+
+
+def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    stsb: dict[str, Pairs],
+    model_folder: str,
+) -> None:
+    monkeypatch.setattr(recipe, "load_stsb", lambda: stsb)
+    monkeypatch.setattr(recipe, "resolve_model", lambda name: model_folder)
+    monkeypatch.chdir(tmp_path)
+    run = run_training(DataConfig(), MethodConfig(), TrainConfig(steps=3, precision="fp32", device="cpu", batch_size=2))
+    assert run == Path("runs/001")
+    out, err = capsys.readouterr()
+    assert "mean, untrained" in out
+    assert "cls, untrained" in out
+    assert "cls, after TSDAE" in out
+    assert "a finished sentence model is better used as published" in out
+    assert "runs/001/encoder" in out.replace("\\", "/")
+    assert "3 steps x 2 = 6 of 10 sentences (60 %); --epochs 1 sees all" in err
+    assert "precision fp32" in err
+
+    rows = json.loads((run / "evaluation.json").read_text())
+    assert [row["pooling"] for row in rows] == ["mean", "cls", "cls"]
+    assert rows[1]["dev"] != rows[2]["dev"], "training changed the scores"
+    loaded = SentenceEncoder.from_pretrained(run / "encoder")
+    assert loaded.pooling == "cls"
+    expected = evaluate_sts(loaded, stsb["dev"]).row()
+    assert rows[2]["dev"]["spearman"] == pytest.approx(expected["spearman"], abs=1e-3)
+    settings = json.loads((run / "config.json").read_text())
+    assert settings["noise_ratio"] == 0.6
+    assert settings["model"] == "all-MiniLM-L6-v2"
+    measures = json.loads((run / "best" / "measures.json").read_text())
+    assert {"heldout_loss", "stsb_dev"} < measures.keys()
+
+
+def test_training_on_own_text_goes_on_without_stsb(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: str
+) -> None:
+    def unreachable() -> dict[str, Pairs]:
+        raise ValueError("STS-B cannot be had: no network")
+
+    monkeypatch.setattr(recipe, "load_stsb", unreachable)
+    (tmp_path / "text.txt").write_text("\n".join(tiny.SENTENCES * 3) + "\n\n")
+    data = DataConfig(corpus=str(tmp_path / "text.txt"), evaluate="stsb", heldout="2")
+    settings = TrainConfig(steps=2, precision="fp32", device="cpu", batch_size=2, output=str(tmp_path / "run"))
+    run_training(data, MethodConfig(model=model_folder), settings)
+    out, err = capsys.readouterr()
+    assert "no network; going on without it" in err
+    assert "left out: 1 blank" in err
+    assert "Spearman" not in out
+    assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()
+    assert "heldout_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_flag_changes_the_run(tmp_path: Path, model_folder: str) -> None:
+    """Every setting of the method arrives: the runs all differ from each other."""
+    (tmp_path / "text.txt").write_text("\n".join(tiny.SENTENCES * 3))
+    vectors = []
+    changes: list[dict[str, Any]] = [
+        {},
+        {"noise": "mask"},
+        {"noise_ratio": 0.1},
+        {"pooling": "max"},
+        {"tie": False},
+        {"decoder_layers": 1},
+        {"dropout": 0.0},
+        {"attention_dropout": 0.0},
+    ]
+    for number, change in enumerate(changes):
+        settings = TrainConfig(
+            steps=2, precision="fp32", device="cpu", batch_size=4, output=str(tmp_path / str(number)), eval_every=0,
+            learning_rate=1e-3,
+        )  # fmt: skip
+        data = DataConfig(corpus=str(tmp_path / "text.txt"), heldout="0")
+        run = run_training(data, MethodConfig(model=model_folder, **change), settings)
+        encoder = SentenceEncoder.from_pretrained(run / "encoder", pooling="cls")
+        vectors.append(encoder.encode(tiny.SENTENCES))
+        assert not (run / "best").exists(), "nothing was held out, so nothing was measured"
+    for i in range(len(vectors)):
+        for j in range(i):
+            assert np.abs(vectors[i] - vectors[j]).max() > 1e-7, f"{changes[i]} and {changes[j]} gave the same encoder"
+
+
+def test_an_unknown_best_measure_is_refused_before_training(tmp_path: Path, model_folder: str) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(tiny.SENTENCES * 3))
+    settings = TrainConfig(steps=1, best="accuracy", output=str(tmp_path / "run"))
+    data = DataConfig(corpus=str(tmp_path / "text.txt"), heldout="2")
+    with pytest.raises(ValueError, match="--best accuracy is not measured; there are heldout_loss"):
+        run_training(data, MethodConfig(model=model_folder), settings)
+    assert not (tmp_path / "run").exists()

@@ -165,14 +165,17 @@ def test_bias_of_the_head_under_decoder(family: str, bias: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_become_fp32(dtype: torch.dtype, tmp_path: Path) -> None:
-    theirs = families.build("bert").to(dtype)
+    theirs = families.build("bert", AutoModelForPreTraining).to(dtype)
     theirs.save_pretrained(tmp_path)
-    assert load_file(tmp_path / "model.safetensors")[LAST_WEIGHT].dtype == dtype
+    assert load_file(tmp_path / "model.safetensors")["bert." + LAST_WEIGHT].dtype == dtype
     checkpoint = read_silently(tmp_path)
-    assert {parameter.dtype for parameter in checkpoint.bert.parameters()} == {torch.float32}
-    assert_same_bert(checkpoint, theirs)
+    assert checkpoint.head
+    assert checkpoint.pooler
+    read = [*checkpoint.bert.parameters(), *checkpoint.head.values(), *checkpoint.pooler.values()]
+    assert {tensor.dtype for tensor in read} == {torch.float32}
     write_checkpoint(tmp_path, checkpoint)
     assert AutoModel.from_pretrained(tmp_path).dtype == torch.float32
+    assert_same_bert(checkpoint, theirs)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from tsdae.training import Interrupted, NonFiniteLoss
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SCORES = [4.0, 1.5, 0.0, 2.5, 2.5, 5.0, 1.0]
 PAIRS = [f"{a}\t{b}\t{score}\n" for a, b, score in zip(tiny.SENTENCES[:-1], tiny.SENTENCES[1:], SCORES, strict=True)]
-TRAIN = "--corpus text.txt --model model --device cpu --precision fp32"
+TRAIN = "--corpus text.txt --model model --device cpu --precision fp32 --steps 1"  # a missed error fails soon
 
 
 class Result(NamedTuple):

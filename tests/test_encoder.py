@@ -142,6 +142,14 @@ def test_longer_sentences_are_cut_and_keep_their_sep() -> None:
     np.testing.assert_allclose(vectors[0], tiny.encoder(dtype=torch.float64).encode(["dog"])[0], **FLOAT32)
 
 
+def test_padding_left_behind_by_the_tokenizer_is_not_encoded() -> None:
+    """Whoever calls a tokenizer with padding or truncation leaves them switched on in it."""
+    encoder = tiny.encoder("mean")
+    expected = encoder.encode(SENTENCES)
+    encoder.tokenizer(SENTENCES, padding="max_length", truncation=True, max_length=6)
+    np.testing.assert_array_equal(encoder.encode(SENTENCES), expected)
+
+
 def test_encode_within_autocast_is_fp32() -> None:
     """Evaluation runs within a training loop that computes in bfloat16."""
     encoder = tiny.encoder(dtype=torch.float32)
@@ -152,6 +160,14 @@ def test_encode_within_autocast_is_fp32() -> None:
         vectors = encoder.encode(SENTENCES)
     assert np.abs(rounded_BD.float().numpy() - expected).max() > 1e-3
     np.testing.assert_array_equal(vectors, expected)
+
+
+def test_model_in_half_precision_still_gives_float32() -> None:
+    """Computed in bfloat16, since that was asked for."""
+    encoder = tiny.encoder(dtype=torch.bfloat16)
+    vectors = encoder.encode(SENTENCES)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, tiny.encoder(dtype=torch.float32).encode(SENTENCES), atol=0.1)
 
 
 def test_vectors_can_be_trained_on_afterwards() -> None:

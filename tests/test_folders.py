@@ -227,6 +227,9 @@ def test_stored_padding_and_truncation_are_switched_off(tmp_path: Path) -> None:
     assert stored["padding"]
     assert stored["truncation"]
     np.testing.assert_array_equal(vectors(tmp_path), plain)
+    SentenceEncoder.from_pretrained(tmp_path).save_pretrained(tmp_path / "saved")
+    stored = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
+    assert (stored["padding"], stored["truncation"]) == (None, None)
 
 
 def cased_vocabulary(folder: Path) -> None:

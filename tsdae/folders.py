@@ -111,7 +111,7 @@ def write_sentence_settings(
 
 
 def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
-    """The folder's fast tokenizer, with the padding and truncation that tokenizer.json may store switched off."""
+    """The folder's fast tokenizer; with ``lowercase`` it lowers the text first."""
     from tokenizers import normalizers
     from transformers import AutoTokenizer
 
@@ -125,8 +125,6 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {folder} has no fast version, which the word boundaries come from")
     backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
     if lowercase and not lowers_text(tokenizer):  # sentence_bert_config.json asks for it
         parts = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
         backend.normalizer = normalizers.Sequence(parts)

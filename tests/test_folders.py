@@ -200,6 +200,14 @@ def test_longest_sentence(
     assert np.isfinite(encoder.encode(["dog " * 50])).all()  # the longest sentence has a position for each token
 
 
+def test_length_under_an_old_file_name(tmp_path: Path) -> None:
+    """Old versions named the file after the family; where there are several, sentence_bert_config.json counts."""
+    write(tmp_path / "sentence_roberta_config.json", {"max_seq_length": 7})
+    assert read_sentence_settings(tmp_path).max_length == 7
+    write(tmp_path / "sentence_bert_config.json", {"max_seq_length": 9})
+    assert read_sentence_settings(tmp_path).max_length == 9
+
+
 def test_roberta_positions_begin_after_its_padding_id(tmp_path: Path) -> None:
     save_model(tmp_path, "roberta", pad_token_id=1)
     assert SentenceEncoder.from_pretrained(tmp_path).max_length == POSITIONS - 2

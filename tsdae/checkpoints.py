@@ -7,8 +7,6 @@ pytorch_model.bin with ``weights_only=True``; no code of a folder is ever run.
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -16,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tsdae.bert import Bert, BertConfig, LanguageModelHead
+from tsdae.files import read_json, read_weights, write_json
 
 # ---------------------------------------------------------------------------------------------------------------
 # Names. ours -> theirs; several of theirs are laid end to end along dimension 0 (query, key, value).
@@ -211,19 +210,6 @@ def head_names(family: Family) -> dict[str, str]:
 # Reading
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
-    """A JSON file that holds a ``kind``; ValueError that names the file if it is absent, broken or holds another."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected was a {kind.__name__}")
-    return content
-
-
 def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
     """config.json -> our config, the model type, and the file as it is. Refuses by name what is not implemented."""
     if not (folder / "config.json").is_file():
@@ -264,46 +250,6 @@ def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{folder}/config.json: {error}") from error
     return config, model_type, raw
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder, from safetensors or pytorch_model.bin, whole or in shards."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return _read_weight_file(folder / name)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            weights: dict[str, Tensor] = {}
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict):
-                raise ValueError(f"{index} has no weight_map, which says in which file each weight lies")
-            for shard in sorted({str(shard) for shard in shards.values()}):
-                if Path(shard).name != shard:
-                    raise ValueError(f"{index} names {shard!r}, which is not a file of its own folder")
-                if not (folder / shard).is_file():
-                    raise ValueError(f"{folder} lacks {shard}, one of the files its weights are spread over")
-                weights |= _read_weight_file(folder / shard)
-            return weights
-    raise ValueError(f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, whole or in shards")
-
-
-def _read_weight_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its text advises to load the file all the same, so it is not passed on
-        raise ValueError(
-            f"{path} is no plain file of weights; it was not loaded, since loading could run code"
-        ) from error
-    except Exception as error:  # the readers raise their own kinds; all mean that the file cannot be used
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as weights: {first_line}") from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
-    ):
-        raise ValueError(f"{path} cannot be read as weights: it is not a table of named tensors")
-    return dict(weights)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -396,7 +342,3 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     write_json(folder / "config.json", raw)
     # Cloned: safetensors refuses tensors that share storage, as the chunks of one matrix do.
     save_file({name: tensor.clone() for name, tensor in theirs.items()}, folder / "model.safetensors", {"format": "pt"})
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsdae.checkpoints import read_json, write_json
+from tsdae.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def model_folder(name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
-    looks_local = path.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
-    if looks_local or not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", name_or_path):
+    could_be_a_name = re.fullmatch(r"[\w\-][\w.\-]*(/[\w.\-]+)?", name_or_path)
+    if path.exists() or not could_be_a_name:
         what = "is not a folder" if path.exists() else "does not exist"
         raise ValueError(f"the model {name_or_path} {what}; give a model folder, or a name on the Hugging Face hub")
     names = [name_or_path] + ([f"sentence-transformers/{name_or_path}"] if "/" not in name_or_path else [])

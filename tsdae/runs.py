@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tsdae.autoencoder import TSDAE
-from tsdae.checkpoints import write_json
+from tsdae.files import write_json
 
 MARKS_OF_A_RUN = ("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors")
 

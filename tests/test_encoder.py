@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from tests import tiny
 from tests.tiny import SENTENCES
 from tests.tolerances import FLOAT32, FLOAT64
-from tsdae.bert import Bert
+from tsdae.bert import Bert, LanguageModelHead
 from tsdae.encoder import SentenceEncoder, pool
 from tsdae.packing import Layout, Packed
 from tsdae.tokenization import token_ids
@@ -186,3 +186,11 @@ def test_head_is_new_where_the_checkpoint_has_none() -> None:
     torch.manual_seed(2)
     assert all(torch.equal(first[name], tensor) for name, tensor in encoder.head(seed=3).state_dict().items())
     assert not torch.equal(first["transform.weight"], encoder.head(seed=4).state_dict()["transform.weight"])
+
+
+def test_head_of_the_checkpoint_is_taken() -> None:
+    encoder = tiny.encoder()
+    head = tiny.randomise(LanguageModelHead(encoder.bert.config), seed=9).state_dict()
+    encoder.checkpoint.head = head
+    taken = encoder.head(seed=3).state_dict()
+    assert all(torch.equal(taken[name], head[name]) for name in head)

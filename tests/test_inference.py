@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -116,7 +117,11 @@ def test_compare_takes_every_family(
     assert capsys.readouterr().err.count("1 sentences are longer than") == 2
 
 
-def test_missing_weights_are_no_random_numbers(mpnet: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_no_random_numbers(mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", said.append)
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [handler])
     shutil.copytree(mpnet, tmp_path / "model")
     weights = load_file(mpnet / "model.safetensors")
     without_pooler = {name: weight for name, weight in weights.items() if "pooler" not in name}
@@ -127,6 +132,9 @@ def test_missing_weights_are_no_random_numbers(mpnet: Path, tmp_path: Path) -> N
     save_file(without_pooler, tmp_path / "model" / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"its weights lack encoder\.layer\.1\.output\.dense\.weight$"):
         load_encoder(str(tmp_path / "model"))
+    assert not said, "AutoModel's own report is not shown"
+    AutoModel.from_pretrained(tmp_path / "model")
+    assert said, "the premise: it would have been"
 
 
 def test_what_automodel_cannot_read_is_named(tmp_path: Path) -> None:

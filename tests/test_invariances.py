@@ -98,28 +98,32 @@ def test_more_padding(pooling: str, tie: bool, decoder_layers: int | None) -> No
     assert_same(compute(model, Batch(loosely(batch.noisy), loosely(batch.target))), compute(model, batch))
 
 
-class _NamesOfKernels(TorchDispatchMode):
-    """Notes which attention kernels run. The plain one is made of ordinary products and has no name of its own."""
+class Operators(TorchDispatchMode):
+    """Notes the names of PyTorch's operators that run inside it, forward and backward."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[str] = set()
+        self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "scaled_dot_product" in func.__name__:
-            self.seen.add(func.__name__)
+        self.names.add(func.__name__)
         return func(*args, **(kwargs or {}))
+
+
+def has_attention_kernel(operators: Operators) -> bool:
+    """Fused kernels go by one name; the plain one is made of ordinary products."""
+    return any("scaled_dot_product" in name for name in operators.names)
 
 
 @VARIANTS
 def test_the_attention_kernel(pooling: str, tie: bool, decoder_layers: int | None) -> None:
     model, batch = tiny.model(pooling, tie, decoder_layers), tiny.batch()
-    with _NamesOfKernels() as default:
+    with Operators() as default:
         expected = compute(model, batch)
-    with sdpa_kernel(SDPBackend.MATH), _NamesOfKernels() as plain:
+    with sdpa_kernel(SDPBackend.MATH), Operators() as plain:
         computed = compute(model, batch)
-    assert default.seen, "no fused kernel ran"
-    assert not plain.seen, "the plain kernel did not run"
+    assert has_attention_kernel(default), "no fused kernel ran"
+    assert not has_attention_kernel(plain), "the plain kernel did not run"
     assert_same(computed, expected)
 
 
@@ -131,19 +135,30 @@ def _threads_as_before() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_threads_as_before")
-def test_the_number_of_threads() -> None:
-    """At a size at which PyTorch does spread work over threads (more than 32,768 elements), and the same number
-    of threads gives the same gradients to the last bit."""
-    model, batch = tiny.model(), rows_of(list(range(160)), tiny.SENTENCES * 20)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_number_of_threads(dtype: torch.dtype) -> None:
+    """At a size at which PyTorch does spread work over threads: more than 32,768 elements."""
+    model, batch = tiny.model(dtype=dtype), rows_of(list(range(160)), tiny.SENTENCES * 20)
     assert batch.noisy.longest * len(batch.noisy) * model.encoder.bert.config.width > 32_768
-    computed = {}
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        computed[threads] = compute(model, batch)
-        for name, gradient in compute(model, batch).gradients.items():
-            assert torch.equal(gradient, computed[threads].gradients[name]), f"{name} differs from run to run"
-    assert_same(computed[2], computed[1])
-    assert_same(computed[3], computed[1])
+    torch.set_num_threads(1)
+    expected = compute(model, batch)
+    torch.set_num_threads(2)
+    computed = compute(model, batch)
+    tolerance = FLOAT64 if dtype == torch.float64 else FLOAT32
+    torch.testing.assert_close(computed._asdict(), expected._asdict(), **tolerance)
+
+
+@VARIANTS
+def test_nothing_adds_in_the_order_of_threads(pooling: str, tie: bool, decoder_layers: int | None) -> None:
+    """The backward of ``x[rows]`` lets threads add to one row in any order, so no run would be like another. It shows
+    in float32, on large tensors, now and then; so what is looked for is the operator."""
+    weight, rows = torch.ones(3, 2, requires_grad=True), torch.tensor([0, 0, 2])
+    with Operators() as indexing:
+        weight[rows].sum().backward()
+    assert any("index_put" in name for name in indexing.names), "the operator goes by another name now"
+    with Operators() as operators:
+        compute(tiny.model(pooling, tie, decoder_layers), tiny.batch())
+    assert not any("index_put" in name for name in operators.names)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

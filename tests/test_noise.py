@@ -88,6 +88,17 @@ def test_insert_adds_one_token_after_chosen_words(long_corpus: Corpus) -> None:
         assert got[1] == words[1], "nothing is inserted before the first word"
 
 
+def test_insert_never_tears_a_word_apart() -> None:
+    words = ["jumped", "unknown", "dogs", "walking"]
+    ids = [tiny.tokenizer()(word, add_special_tokens=False).input_ids for word in words]
+    assert all(len(pieces) == 2 for pieces in ids)
+    corpus = Corpus.build([" ".join(words)], tiny.tokenizer())
+    for epoch in range(50):
+        got = noised(corpus, "insert", 0.5, epoch)[0].token_ids_T.tolist()
+        for first, second in ids:
+            assert got[got.index(first) : got.index(first) + 2] == [first, second] or got.count(first) > 1
+
+
 @pytest.mark.parametrize("noise", list(NOISES))
 def test_special_tokens_stay_and_no_sentence_is_empty(noise: str) -> None:
     corpus = Corpus.build(tiny.SENTENCES, tiny.tokenizer())

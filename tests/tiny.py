@@ -63,6 +63,9 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(0.0, 0.3, generator=generator)
+        for part in module.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.weight += 1.0  # around one, as trained ones are: gains around zero let the model collapse
     return module
 
 

@@ -120,4 +120,4 @@ class TSDAE(nn.Module):
         if own != state.keys():
             raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(own ^ state.keys())[:5])}")
         model.load_state_dict(state, strict=False)
-        return model
+        return model.eval()

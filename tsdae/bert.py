@@ -186,7 +186,10 @@ class Bert(nn.Module):
         initialise(self, config.initializer_range, seed)
 
     def set_dropout(self, dropout: float | None = None, attention_dropout: float | None = None) -> None:
-        """Changes the dropout probabilities of all layers, and of the config; None leaves one as it is."""
+        """Changes the dropout probabilities of all layers, and of the config; None leaves one as it is.
+
+        Call it before a `TSDAE` is built on this encoder: the decoder's own blocks take theirs from the config.
+        """
         config = self.config
         self.config = replace(
             config,

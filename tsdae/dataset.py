@@ -78,10 +78,7 @@ class DenoisingDataset:
             raise ValueError("sentences is one string; give a list of sentences, or read a file with load_sentences")
         if not 0.0 <= noise_ratio < 1.0:
             raise ValueError(f"noise_ratio must lie in [0, 1), got {noise_ratio}: 0.6 changes 60 % of the words")
-        if max_length < 3:
-            raise ValueError(f"max_length must be at least 3 (one token between two special ones), got {max_length}")
-        if words != "auto":
-            raise ValueError(f"words must be 'auto' (the tokenizer's own words), got {words!r}")
+        check_lengths_and_words(max_length, words)
         self.noise: Noise = find_noise(noise) if isinstance(noise, str) else noise
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         if self.noise is NOISES["mask"] and self.vocabulary.mask_id is None:
@@ -140,6 +137,14 @@ class DenoisingDataset:
         """The noisy and the clean sentence as text."""
         noisy, target = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self[(epoch, row)])
         return noisy, target
+
+
+def check_lengths_and_words(max_length: int, words: str) -> None:
+    """ValueError for a ``max_length`` that holds no sentence, or a definition of words that does not exist."""
+    if max_length < 3:
+        raise ValueError(f"max_length must be at least 3 (one token between two special ones), got {max_length}")
+    if words != "auto":
+        raise ValueError(f"words must be 'auto' (the tokenizer's own words), got {words!r}")
 
 
 def find_noise(name: str) -> Noise:

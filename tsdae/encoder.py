@@ -86,6 +86,7 @@ class SentenceEncoder(nn.Module):
         """Loads a folder (Hugging Face or sentence-transformers layout) or a model of the hub.
 
         pooling None: what the folder says, else "cls". max_length None: the folder's, else what the positions allow.
+        Returns it in evaluation mode, as transformers does; `train` switches by itself.
         ValueError says what is wrong with the folder; UnsupportedArchitecture (a ValueError) if it is no BERT here.
         """
         folder = model_folder(str(name_or_path))
@@ -100,7 +101,7 @@ class SentenceEncoder(nn.Module):
             pooling or settings.pooling or "cls",
             min(stored, allowed) if max_length is None else max_length,
             settings.normalize,
-        )
+        ).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder that `from_pretrained`, SentenceTransformer and AutoModel load alike."""

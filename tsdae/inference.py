@@ -71,11 +71,15 @@ class AutoModelEncoder:
         place = folder / settings.model_folder
         self.tokenizer = load_tokenizer(place, settings.lowercase)
         transformers_logging.disable_progress_bar()
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # no report of unused weights; what matters is said below
         try:
             model, report = AutoModel.from_pretrained(str(place), output_loading_info=True)
         except Exception as error:  # transformers has many ways to refuse a folder
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(f"{folder} cannot be read by AutoModel: {first_line}") from error
+        finally:
+            transformers_logging.set_verbosity(verbosity)
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         if missing:  # AutoModel would go on with random numbers in their place
             raise ValueError(f"{folder}: its weights lack {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5))

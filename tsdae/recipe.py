@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tsdae.assets import MINILM
 from tsdae.autoencoder import TSDAE
 from tsdae.corpus import Corpus
-from tsdae.dataset import DenoisingDataset, find_noise
+from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.device import choose_device, choose_precision, describe
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
@@ -140,6 +140,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
                 "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
                 "xlm-roberta-base, or a model folder"
             )
+    check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
     _objective(method.objective)
     choose_precision(config.precision, choose_device(config.device))

@@ -10,6 +10,7 @@ from typing import Any
 from tsdae.autoencoder import TSDAE
 from tsdae.files import write_json
 
+MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
 MARKS_OF_A_RUN = ("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors")
 
 
@@ -22,8 +23,11 @@ def next_run_folder(parent: str | Path = "runs") -> Path:
 
 def check_output(folder: Path, overwrite: bool) -> None:
     """ValueError if ``folder`` cannot become a run folder; writes nothing."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {folder} is a file, not a folder")
+    first_there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not first_there.is_dir():
+        raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
+    if any((folder / name).exists() for name in MARKS_OF_A_MODEL):
+        raise ValueError(f"--output {folder} holds a model, not a run; choose another folder")
     holds = [name for name in MARKS_OF_A_RUN if (folder / name).exists()]
     if holds and not overwrite:
         raise ValueError(

@@ -14,6 +14,7 @@ from tests.tolerances import FLOAT32
 from tsdae import assets
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import evaluate_sts, load_stsb
+from tsdae.inference import load_encoder
 
 pytestmark = pytest.mark.real
 NO_REFERENCE = "the extra [reference], sentence-transformers, is not installed"
@@ -27,6 +28,15 @@ def test_known_figures_of_minilm(pooling: str, dev: float, test: float) -> None:
     assert (len(splits["dev"]), len(splits["test"])) == (1500, 1379)
     figures = [evaluate_sts(encoder, splits[split], intervals=False).spearman for split in ("dev", "test")]
     assert [round(figure, 2) for figure in figures] == [dev, test]
+
+
+@pytest.mark.mpnet
+def test_known_figures_of_mpnet() -> None:
+    """A family without a hand-written encoder, read through transformers with the folder's own pooling."""
+    encoder = load_encoder("all-mpnet-base-v2")
+    splits = load_stsb()
+    figures = [evaluate_sts(encoder, splits[split], intervals=False).spearman for split in ("dev", "test")]
+    assert figures == pytest.approx([88.10, 83.42], abs=0.01)
 
 
 def sentences() -> list[str]:

@@ -1,0 +1,10 @@
+"""Fails if a test was skipped for any reason but CUDA; prints how many were."""
+
+import sys
+import xml.etree.ElementTree as ElementTree
+
+reasons = [skip.get("message") or "" for skip in ElementTree.parse(sys.argv[1]).iter("skipped")]
+others = [reason for reason in reasons if reason != "needs CUDA"]
+print(f"skipped tests: {len(reasons)}, of them {len(reasons) - len(others)} for want of CUDA")
+if others:
+    sys.exit("skipped for other reasons: " + "; ".join(sorted(set(others))))

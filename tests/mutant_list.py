@@ -108,6 +108,11 @@ MUTANTS = (
     # autoencoder, encoder
     Mutant("cls-from-the-last-row", "tsdae/encoder.py", "index_select(0, layout.boundaries[:-1])",
            "index_select(0, layout.boundaries[1:] - 1)", ENCODER),
+    Mutant("advanced-indexing-of-the-sentence-row", "tsdae/encoder.py",
+           "hidden_TD.index_select(0, layout.boundaries[:-1])", "hidden_TD[layout.boundaries[:-1]]", INVARIANCES),
+    Mutant("query-and-key-biases-not-loaded", "tsdae/checkpoints.py",
+           "torch.cat([_weight(theirs, name, part_shape, folder) for name in group])",
+           "torch.cat([_weight(theirs, name, part_shape, folder) * (len(part_shape) > 1) for name in group])", PARITY),
     Mutant("mean-over-the-padding", "tsdae/encoder.py", "hidden_BLD.sum(1) / layout.lengths_B[:, None]",
            "hidden_BLD.mean(1)", ENCODER),
     Mutant("order-of-encode", "tsdae/encoder.py", "vectors[rows_B] =", "vectors[start : start + batch_size] =", ENCODER),

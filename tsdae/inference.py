@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -34,7 +35,7 @@ class Encoder(Protocol):
     tokenizer: Any
     max_length: int
 
-    def encode(self, sentences: list[str]) -> np.ndarray: ...
+    def encode(self, sentences: list[str], batch_size: int = 64, *, show_progress: bool = False) -> np.ndarray: ...
 
 
 def resolve_model(name: str) -> str:
@@ -89,11 +90,11 @@ class AutoModelEncoder:
         self.max_length = min(settings.max_length or min(positions, 512), self.tokenizer.model_max_length)
 
     @torch.inference_mode()
-    def encode(self, sentences: list[str], batch_size: int = 64) -> np.ndarray:
+    def encode(self, sentences: list[str], batch_size: int = 64, *, show_progress: bool = False) -> np.ndarray:
         """float32 [B, D], in the order given."""
         order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
         vectors: list[np.ndarray] = [np.empty(0)] * len(sentences)
-        for start in tqdm(range(0, len(order), batch_size), desc="encoding", leave=False):
+        for start in tqdm(range(0, len(order), batch_size), desc="encoding", disable=not show_progress, leave=False):
             rows = order[start : start + batch_size]
             features = self.tokenizer(
                 [sentences[i] for i in rows],
@@ -154,13 +155,18 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
         for split, pairs in splits.items():
             print(f"{name} ({encoder.pooling}): {split}, {len(pairs):,} pairs", file=sys.stderr)
             _note_truncated(pairs.first + pairs.second, encoder)
-            scores[split] = evaluate_sts(encoder, pairs)
+            scores[split] = score(encoder, pairs)
         rows.append((f"{name} ({encoder.pooling})", scores))
         entries.append(entry(name, encoder.pooling, scores))
     print(table(rows))
     if config.json is not None:
         Path(config.json).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     return rows
+
+
+def score(encoder: Encoder, pairs: Pairs) -> Score:
+    """`evaluate_sts` with a progress bar."""
+    return evaluate_sts(functools.partial(encoder.encode, show_progress=True), pairs)
 
 
 def _splits(config: CompareConfig) -> dict[str, Pairs]:

@@ -19,7 +19,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
 from tsdae.folders import model_folder
 from tsdae.functions import named_function
-from tsdae.inference import entry, print_note, resolve_model
+from tsdae.inference import entry, print_note, resolve_model, score
 from tsdae.objectives import Objective, tsdae
 from tsdae.runs import check_output, next_run_folder
 from tsdae.sources import check_file, check_source, load_sentences
@@ -266,4 +266,4 @@ def _check_best(best: str, measures: list[str], evaluate: str | None) -> None:
 
 
 def _score(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Score]:
-    return {split: evaluate_sts(encoder, pairs) for split, pairs in splits.items()}
+    return {split: score(encoder, pairs) for split, pairs in splits.items()}

@@ -395,8 +395,8 @@ def test_vectors_can_be_read_by_those_who_may_read_the_users_files(run: Run, pla
         (ValueError("what,\nwhere"), 2, "tool: error: what, where\n"),
         (PermissionError(13, "Permission denied", "a.npy"), 2, "tool: error: [Errno 13] Permission denied: 'a.npy'\n"),
         (NonFiniteLoss("step 3"), 1, "tool: stopped: step 3\n"),
-        (Interrupted(15), 143, ""),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Interrupted(15, "stopped after step 3"), 143, "stopped after step 3\n"),
+        (KeyboardInterrupt(), 130, "interrupted at once: nothing more was written\n"),
     ],
 )
 def test_exit_codes(error: BaseException, code: int, printed: str, capsys: pytest.CaptureFixture[str]) -> None:

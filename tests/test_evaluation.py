@@ -206,10 +206,10 @@ def test_table_puts_each_figure_under_its_name() -> None:
     assert figures.split() == ["a", "model", "11.11", "22.22", "33.33", "44.44"]
     assert intervals.split("]")[:-1] == [
         f"{' ' * left}[{interval}"
-        for left, interval in ((9, "10.00, 12.00"), (2, "21.00, 23.00"), (2, "32.00, 34.00"), (2, "43.00, 45.00"))
+        for left, interval in ((11, "10.00, 12.00"), (4, "21.00, 23.00"), (4, "32.00, 34.00"), (4, "43.00, 45.00"))
     ]
     assert "95 %" in note
-    assert {len(line) for line in (header, figures, intervals)} == {len("a model") + 4 * 16}, "columns are aligned"
+    assert {len(line) for line in (header, figures, intervals)} == {len("a model") + 4 * 18}, "columns are aligned"
 
 
 def test_row_for_json() -> None:

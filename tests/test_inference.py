@@ -166,3 +166,9 @@ def test_a_run_stands_for_its_encoder(tmp_path: Path) -> None:
     assert encoder_folder(str(tmp_path / "run" / "best")) == tmp_path / "run" / "best" / "encoder"
     assert encoder_folder(str(tmp_path / "model")) == tmp_path / "model"
     assert isinstance(load_encoder(str(tmp_path / "run")), SentenceEncoder)
+
+
+def test_a_run_that_was_stopped_before_its_end_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"learning_rate": 3e-05, "steps": 10}')
+    with pytest.raises(ValueError, match="is a run without a trained model"):
+        encoder_folder(str(tmp_path))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
+from tests.mutant_list import MUTANTS
 from tsdae.recipe import DataConfig, MethodConfig, run_training
 from tsdae.training import TrainConfig
 
@@ -40,6 +41,16 @@ def test_the_readmes_noise_and_objective(here: Path) -> None:
     assert data.text(7)[0] == "is the house very"
     run = run_training(DataConfig(corpus="my.txt"), method, TrainConfig(steps=3, batch_size=2, output="run"))
     assert (run / "encoder" / "model.safetensors").is_file()
+
+
+def test_its_counts_are_true() -> None:
+    text = README.read_text("utf-8")
+    assert f"# plants {len(MUTANTS)} one-line bugs" in text
+    rows = re.findall(r"^\| `(tsdae/\w+\.py)` \| .* \| (\d+) \|$", text, re.M)
+    files = {path.relative_to(README.parent).as_posix() for path in (README.parent / "tsdae").glob("*.py")}
+    assert {name for name, _ in rows} == files - {"tsdae/__init__.py"}
+    lengths = {name: len((README.parent / name).read_text("utf-8").splitlines()) for name in files}
+    assert {name: int(count) for name, count in rows} == {name: lengths[name] for name, _ in rows}
 
 
 def test_it_is_short_enough() -> None:

@@ -247,6 +247,7 @@ def test_a_signal_finishes_the_step_and_writes_the_model(tmp_path: Path, number:
     with pytest.raises(Interrupted) as stopped:
         train(model, tiny.dataset(), config(precision="fp32", output=str(tmp_path / "run")), objective)
     assert stopped.value.signal == number
+    assert str(stopped.value) == f"stopped after step 3 of 6; the model so far is in {tmp_path / 'run'}"
     assert len(calls) == 3
     assert signal.getsignal(number) is before
     assert TSDAE.from_pretrained(tmp_path / "run").eval()(tiny.batch()).mean.item() == model(tiny.batch()).mean.item()
@@ -261,6 +262,13 @@ def test_an_output_folder_with_a_run_is_not_overwritten_unasked(tmp_path: Path) 
     assert (tmp_path / "decoder.safetensors").read_bytes() == kept
     train(tiny.model(seed=1), tiny.dataset(), config(steps=1, output=str(tmp_path), overwrite=True))
     assert (tmp_path / "decoder.safetensors").read_bytes() != kept
+
+
+def test_an_objective_without_counts_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    settings = config(accumulate=2, output=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="needs a function `counts"):
+        train(tiny.model(), tiny.dataset(), settings, lambda model, batch: tsdae(model, batch))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_objective_module_is_trained_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable
@@ -12,11 +13,24 @@ from transformers import HfArgumentParser
 from tsdae.training import Interrupted, NonFiniteLoss
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Appends the default, unless there is none or the text itself says what happens without the flag."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        says_so = action.default in (None, False) or "default" in text or isinstance(action, argparse._StoreFalseAction)
+        return text if says_so else super()._get_help_string(action)
+
+
 class Parser(HfArgumentParser):
     """Flags from the fields of dataclasses; an unknown flag gets the nearest known one suggested."""
 
     def __init__(self, *configs: Any, description: str) -> None:
-        super().__init__(configs, description=description, allow_abbrev=False)
+        super().__init__(configs, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        for action in self._actions:  # flags are shown with hyphens; underscores are still understood
+            action.option_strings = [flag for flag in action.option_strings if "_" not in flag]
+            if isinstance(action, argparse._StoreFalseAction):
+                action.help = f"not: {action.help}"
 
     def configs(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
         """The filled dataclasses, and a namespace if the parser has further arguments. Exits with 2 on an error."""
@@ -47,7 +61,8 @@ class Parser(HfArgumentParser):
             sys.stderr.write(f"{self.prog}: stopped: {error}\n")
             sys.exit(1)
         except Interrupted as stop:
+            sys.stderr.write(f"{stop}\n")
             sys.exit(128 + stop.signal)
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
+            sys.stderr.write("interrupted at once: nothing more was written\n")
             sys.exit(130)

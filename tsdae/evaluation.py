@@ -229,7 +229,10 @@ def _pairs(records: Any, name: str, may_hide_scores: bool = False) -> Pairs:
             record = record | {score: HIDDEN}
         missing = [column for column in ("sentence1", "sentence2", score) if column not in record]
         if missing:
-            raise ValueError(f"{name}: no column {', '.join(missing)}; there are {', '.join(record)}")
+            raise ValueError(
+                f"{name}: no column {', '.join(missing)}; there are {', '.join(record)}; "
+                "the first line of a csv or tsv file names them"
+            )
         for column, sentences in (("sentence1", first), ("sentence2", second)):
             if not isinstance(record[column], str):
                 kind = "nothing" if record[column] is None else type(record[column]).__name__
@@ -263,10 +266,10 @@ def table(rows: list[tuple[str, dict[str, Score]]]) -> str:
     """A plain-text table: a row per model with Spearman and Pearson per split, and under it the intervals."""
     splits = list(rows[0][1])
     width = max(len(name) for name, _ in rows)
-    lines = [" " * width + "".join(f"{f'{split} {kind}':>16}" for split in splits for kind in ("Spearman", "Pearson"))]
+    lines = [" " * width + "".join(f"{f'{split} {kind}':>18}" for split in splits for kind in ("Spearman", "Pearson"))]
     for name, scores in rows:
         cells = [(s.spearman, s.ci95, s.pearson, s.pearson_ci95) for s in (scores[split] for split in splits)]
-        lines.append(f"{name:<{width}}" + "".join(f"{cell[0]:16.2f}{cell[2]:16.2f}" for cell in cells))
+        lines.append(f"{name:<{width}}" + "".join(f"{cell[0]:18.2f}{cell[2]:18.2f}" for cell in cells))
         lines.append(" " * width + "".join(f"{_interval(cell[1])}{_interval(cell[3])}" for cell in cells))
     lines.append("Correlations x 100; [95 % bootstrap intervals over the pairs]")
     if any(math.isnan(score.spearman) for _, scores in rows for score in scores.values()):
@@ -275,4 +278,4 @@ def table(rows: list[tuple[str, dict[str, Score]]]) -> str:
 
 
 def _interval(ci95: tuple[float, float]) -> str:
-    return f"[{ci95[0]:.2f}, {ci95[1]:.2f}]".rjust(16)
+    return f"[{ci95[0]:.2f}, {ci95[1]:.2f}]".rjust(18)

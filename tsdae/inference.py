@@ -23,6 +23,7 @@ from tsdae.checkpoints import UnsupportedArchitecture
 from tsdae.device import choose_device
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, check_labels, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.files import read_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.sources import load_sentences
 from tsdae.tokenization import token_ids
@@ -47,7 +48,11 @@ def resolve_model(name: str) -> str:
 def encoder_folder(name: str) -> Path:
     """The folder of a model's name or path; a run folder stands for the encoder in it."""
     folder = model_folder(resolve_model(name))
-    return folder / "encoder" if (folder / "encoder" / "config.json").is_file() else folder
+    if (folder / "encoder" / "config.json").is_file():
+        return folder / "encoder"
+    if (folder / "config.json").is_file() and "learning_rate" in read_json(folder / "config.json"):
+        raise ValueError(f"{folder} is a run without a trained model (no encoder/): it was stopped before its end")
+    return folder
 
 
 def load_encoder(name: str, pooling: str | None = None, device: torch.device | None = None) -> Encoder:

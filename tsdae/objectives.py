@@ -100,15 +100,20 @@ def _tsdae_counts(batch: Batch) -> Counts:
 tsdae.counts = _tsdae_counts  # type: ignore[attr-defined]  # functions carry attributes, their type does not
 
 
+def check_counts(objective: Objective, batches: int) -> None:
+    """ValueError if a step of so many batches cannot be normalised by this objective."""
+    if batches > 1 and not hasattr(objective, "counts"):
+        raise ValueError(
+            "with --accumulate above 1 an objective needs a function `counts(batch) -> {term: count}` as its "
+            "attribute: what a step is divided by must be known before its first backward"
+        )
+
+
 def step_counts(objective: Objective, batches: list[Batch]) -> Counts | None:
     """The counts of a whole step. None: one batch only, whose own counts are the step's."""
+    check_counts(objective, len(batches))
     counts_of = getattr(objective, "counts", None)
     if counts_of is None:
-        if len(batches) > 1:
-            raise ValueError(
-                "with --accumulate above 1 an objective needs a function `counts(batch) -> {term: count}` as its "
-                "attribute: what a step is divided by must be known before its first backward"
-            )
         return None
     totals: dict[str, int] = {}
     for batch in batches:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tsdae.assets import MINILM
 from tsdae.autoencoder import TSDAE
 from tsdae.corpus import Corpus
@@ -20,7 +22,7 @@ from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, 
 from tsdae.folders import model_folder
 from tsdae.functions import named_function
 from tsdae.inference import entry, print_note, resolve_model, score
-from tsdae.objectives import Objective, tsdae
+from tsdae.objectives import Objective, check_counts, tsdae
 from tsdae.runs import check_output, next_run_folder
 from tsdae.sources import check_file, check_source, load_sentences
 from tsdae.training import TrainConfig, train
@@ -80,6 +82,8 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     ValueError says what cannot be done, before anything is downloaded or written.
     """
     check(data, method, config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)  # here already: the untrained model is scored before training
     name = method.model or MINILM.name
     corpus = None if data.corpus is None else _read_corpus(data)
     as_published = SentenceEncoder.from_pretrained(resolve_model(name))
@@ -142,11 +146,13 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
             )
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
-    _objective(method.objective)
+    check_counts(_objective(method.objective), config.accumulate)
     choose_precision(config.precision, choose_device(config.device))
     if data.heldout is not None and not data.heldout.isdecimal():
         check_file(Path(data.heldout))
     evaluate = data.evaluate
+    if evaluate == "heldout" and data.heldout == "0":
+        raise ValueError("--evaluate heldout needs held-out sentences, and --heldout 0 keeps none")
     if evaluate is not None and evaluate not in ("stsb", "heldout", "none"):
         if ":" in evaluate and not Path(evaluate).exists():
             named_function(evaluate, "evaluate")
@@ -227,6 +233,8 @@ def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset 
     device = choose_device(config.device)
     print_note(describe(device, choose_precision(config.precision, device)))
     print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
+    if config.epochs is not None:
+        print_note(f"--epochs {config.epochs:g} makes {steps:,} steps, in place of --steps")
     print_note(f"{steps:,} steps x {size} = {steps * size:,} of {rows:,} sentences ({share:.0f} %){advice}")
     if dataset.truncated:
         print_note(f"{dataset.truncated:,} sentences are longer than {dataset.max_length} tokens and lose their end")

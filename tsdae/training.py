@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.device import autocast_dtype, choose_device, choose_precision
-from tsdae.objectives import Objective, step_counts, tsdae
+from tsdae.objectives import Objective, check_counts, step_counts, tsdae
 from tsdae.runs import Run
 
 FP16_BAD_STEPS = 20  # skipped steps in a row after which fp16 training is given up
@@ -102,8 +102,8 @@ class NonFiniteLoss(RuntimeError):
 class Interrupted(BaseException):
     """SIGINT or SIGTERM came; the step was finished and the model written. ``signal``: which."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
+    def __init__(self, signal_number: int, message: str = "stopped") -> None:
+        super().__init__(message)
         self.signal = signal_number
 
 
@@ -127,6 +127,7 @@ def train(
     step has touched the weights; Interrupted after a signal, when the model has been written.
     """
     objective = objective or tsdae
+    check_counts(objective, config.accumulate)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     if config.threads is not None:
@@ -216,7 +217,8 @@ def train(
     if run:
         run.save_last(model)
     if caught:
-        raise Interrupted(caught[0])
+        where = f"the model so far is in {config.output}"
+        raise Interrupted(caught[0], f"stopped after step {done:,} of {steps:,}; {where}")
     return model
 
 

@@ -207,6 +207,7 @@ def test_a_users_noise_by_name_and_its_checks(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     data = tiny.dataset(noise="my_noise.py:first_word")
     assert data.text(0)[0] == "a"
+    assert find_noise("my_noise.py:first_word") is find_noise("my_noise.py:first_word"), "the file is run once"
     with pytest.raises(ValueError, match="as many sentences"):
         tiny.dataset(noise="my_noise:drops_a_sentence").__getitems__([0, 1])
     with pytest.raises(ValueError, match="token ids outside"):

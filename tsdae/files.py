@@ -28,6 +28,11 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another library says, on one line; its kind where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -63,8 +68,7 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
             f"{path} is no plain file of weights; it was not loaded, since loading could run code"
         ) from error
     except Exception as error:  # the readers raise their own kinds; all mean that the file cannot be used
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as weights: {first_line}") from error
+        raise ValueError(f"{path} cannot be read as weights: {first_line(error)}") from error
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
     ):

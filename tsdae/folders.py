@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsdae.files import read_json, write_json
+from tsdae.files import first_line, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # transformers raises many kinds for a broken tokenizer folder
-        raise ValueError(f"the tokenizer of {folder} cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"the tokenizer of {folder} cannot be read: {first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {folder} has no fast version, which the word boundaries come from")
     backend = tokenizer.backend_tokenizer
@@ -189,8 +189,4 @@ def _reason(error: Exception) -> str:
         return "no such model"
     if type(error) is LocalEntryNotFoundError:
         return "not in the cache, and the hub cannot be reached"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)

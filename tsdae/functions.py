@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -22,7 +23,10 @@ def named_function(name: str, role: str) -> Callable[..., Any]:
         raise ValueError(f"{role} {name!r} must have the form module:function or file.py:function")
     try:
         if module_name.endswith(".py"):
-            module = _module_from_file(Path(module_name))
+            path = Path(module_name)
+            if not path.is_file():
+                raise OSError(f"no file {path}")
+            module = _module_from_file(path.resolve(), path.stat().st_mtime_ns)
         else:
             here = str(Path.cwd())
             if here not in sys.path:
@@ -36,9 +40,9 @@ def named_function(name: str, role: str) -> Callable[..., Any]:
     return function  # any callable: its signature is the user's promise
 
 
-def _module_from_file(path: Path) -> Any:
-    if not path.is_file():
-        raise OSError(f"no file {path}")
+@functools.cache
+def _module_from_file(path: Path, modified_ns: int) -> Any:
+    """Runs the file once, however often a run names it; anew after an edit."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

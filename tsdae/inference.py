@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from dataclasses import dataclass, field
@@ -23,10 +22,11 @@ from tsdae.checkpoints import UnsupportedArchitecture
 from tsdae.device import choose_device
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, check_labels, evaluate_sts, load_pairs, load_stsb, table
-from tsdae.files import read_json
+from tsdae.files import first_line, read_json, write_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.sources import load_sentences
 from tsdae.tokenization import token_ids
+from tsdae.training import flag
 
 
 class Encoder(Protocol):
@@ -82,8 +82,7 @@ class AutoModelEncoder:
         try:
             model, report = AutoModel.from_pretrained(str(place), output_loading_info=True)
         except Exception as error:  # transformers has many ways to refuse a folder
-            first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{folder} cannot be read by AutoModel: {first_line}") from error
+            raise ValueError(f"{folder} cannot be read by AutoModel: {first_line(error)}") from error
         finally:
             transformers_logging.set_verbosity(verbosity)
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
@@ -128,17 +127,14 @@ class AutoModelEncoder:
 class CompareConfig:
     """Scores models on STS-B, or on labelled pairs of your own."""
 
-    pooling: Literal["cls", "mean", "max"] | None = field(
-        default=None, metadata={"help": "for all models; default: what each folder says"}
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, "for all models; default: what each folder says")
+    split: Literal["dev", "test", "both"] = flag("both", "of STS-B")
+    stsb: str | None = flag(None, "folder with STS-B; default: cache, wheel, hub")
+    pairs: str | None = flag(
+        None, "your own pairs instead of STS-B: tsv, csv or jsonl with sentence1, sentence2, score"
     )
-    split: Literal["dev", "test", "both"] = field(default="both", metadata={"help": "of STS-B"})
-    stsb: str | None = field(default=None, metadata={"help": "folder with STS-B; default: cache, wheel, hub"})
-    pairs: str | None = field(
-        default=None,
-        metadata={"help": "your own pairs instead of STS-B: tsv, csv or jsonl with sentence1, sentence2, score"},
-    )
-    json: str | None = field(default=None, metadata={"help": "write the figures to this file as well"})
-    device: str = field(default="auto", metadata={"help": "auto, cuda, cpu or mps"})
+    json: str | None = flag(None, "write the figures to this file as well")
+    device: str = flag("auto", "auto, cuda, cpu or mps")
 
 
 def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Score]]]:
@@ -165,7 +161,7 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
         entries.append(entry(name, encoder.pooling, scores))
     print(table(rows))
     if config.json is not None:
-        Path(config.json).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        write_json(Path(config.json), entries)
     return rows
 
 
@@ -196,13 +192,11 @@ class EncodeConfig:
 
     input: str = field(metadata={"help": "text file (a sentence a line), jsonl, csv, tsv, parquet, - or hub:NAME"})
     output: str = field(metadata={"help": "NumPy file to write, float32 [sentences, width]; ends in .npy"})
-    column: str | None = field(default=None, metadata={"help": "column of a table that holds the text"})
-    limit: int | None = field(default=None, metadata={"help": "stop after so many sentences"})
-    pooling: Literal["cls", "mean", "max"] | None = field(
-        default=None, metadata={"help": "default: what the model's folder says"}
-    )
-    batch_size: int = field(default=64, metadata={"help": "sentences in a batch"})
-    device: str = field(default="auto", metadata={"help": "auto, cuda, cpu or mps"})
+    column: str | None = flag(None, "column of a table that holds the text")
+    limit: int | None = flag(None, "stop after so many sentences")
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, "default: what the model's folder says")
+    batch_size: int = flag(64, "sentences in a batch")
+    device: str = flag("auto", "auto, cuda, cpu or mps")
 
     def __post_init__(self) -> None:
         if not self.output.endswith(".npy"):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,36 +18,33 @@ from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.device import choose_device, choose_precision, describe
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.files import write_json
 from tsdae.folders import model_folder
 from tsdae.functions import named_function
 from tsdae.inference import entry, print_note, resolve_model, score
 from tsdae.objectives import Objective, check_counts, tsdae
 from tsdae.runs import check_output, next_run_folder
 from tsdae.sources import check_file, check_source, load_sentences
-from tsdae.training import TrainConfig, train
+from tsdae.training import TrainConfig, flag, train
 
 HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1
-
-
-def _flag(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What to train and evaluate on. Without a corpus: the sample run, on the sentences of STS-B's train split."""
 
-    corpus: str | None = _flag(None, "text file, jsonl, csv, tsv, parquet (also .gz), - or hub:NAME[:CONFIG]")
-    column: str | None = _flag(None, "column of a table that holds the text")
-    limit: int | None = _flag(None, "use so many sentences at most; default for hub: 100,000")
-    sentences: str | None = _flag(None, "lines: a line is a sentence; regex: split documents; default: regex for hub:")
-    min_characters: int | None = _flag(None, "leave out shorter sentences; default 11 with regex, else 1")
-    max_length: int = _flag(75, "longest sentence in tokens, special ones included")
-    words: str = _flag("auto", "what a word is; auto: the tokenizer's own words")
-    heldout: str | None = _flag(
+    corpus: str | None = flag(None, "text file, jsonl, csv, tsv, parquet (also .gz), - or hub:NAME[:CONFIG]")
+    column: str | None = flag(None, "column of a table that holds the text")
+    limit: int | None = flag(None, "use so many sentences at most; default for hub: 100,000")
+    sentences: str | None = flag(None, "lines: a line is a sentence; regex: split documents; default: regex for hub:")
+    min_characters: int | None = flag(None, "leave out shorter sentences; default 11 with regex, else 1")
+    max_length: int = flag(75, "longest sentence in tokens, special ones included")
+    words: str = flag("auto", "what a word is; auto: the tokenizer's own words")
+    heldout: str | None = flag(
         None, "sentences kept from training, a number or a file; default: 1,000 or 10 %%, whichever is less"
     )
-    evaluate: str | None = _flag(
+    evaluate: str | None = flag(
         None, "stsb, heldout, FILE of labelled pairs, module:function, or none; default: stsb, with --corpus heldout"
     )
 
@@ -57,15 +53,15 @@ class DataConfig:
 class MethodConfig:
     """Model, noise and objective."""
 
-    model: str | None = _flag(None, "model folder or name on the Hugging Face hub; default: all-MiniLM-L6-v2")
-    noise: str = _flag("delete", "delete, mask, replace, swap, insert, or module:function")
-    noise_ratio: float = _flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")
-    pooling: Literal["cls", "mean", "max"] = _flag("cls", "how token vectors become one (paper: cls)")
-    tie: bool = _flag(True, "decoder on the encoder's own layers (paper: tied)")
-    decoder_layers: int | None = _flag(None, "layers of the decoder, the first ones; default: all")
-    objective: str = _flag("tsdae", "tsdae, or my_loss.py:function or module:function")
-    dropout: float | None = _flag(None, "default: as in the checkpoint")
-    attention_dropout: float | None = _flag(None, "default: as in the checkpoint")
+    model: str | None = flag(None, "model folder or name on the Hugging Face hub; default: all-MiniLM-L6-v2")
+    noise: str = flag("delete", "delete, mask, replace, swap, insert, or module:function")
+    noise_ratio: float = flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")
+    pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become one (paper: cls)")
+    tie: bool = flag(True, "decoder on the encoder's own layers (paper: tied)")
+    decoder_layers: int | None = flag(None, "layers of the decoder, the first ones; default: all")
+    objective: str = flag("tsdae", "tsdae, or my_loss.py:function or module:function")
+    dropout: float | None = flag(None, "default: as in the checkpoint")
+    attention_dropout: float | None = flag(None, "default: as in the checkpoint")
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.noise_ratio < 1.0:
@@ -123,7 +119,7 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     if splits:
         rows.append((f"{name}, {method.pooling}, after TSDAE", method.pooling, _score(encoder, splits)))
         entries = [entry(row_name, pooling, scores) for row_name, pooling, scores in rows]
-        (run_folder / "evaluation.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        write_json(run_folder / "evaluation.json", entries)
         print(table([(row_name, scores) for row_name, _, scores in rows]))
     if data.corpus is None and method.model is None:
         print(
@@ -154,7 +150,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     if evaluate == "heldout" and data.heldout == "0":
         raise ValueError("--evaluate heldout needs held-out sentences, and --heldout 0 keeps none")
     if evaluate is not None and evaluate not in ("stsb", "heldout", "none"):
-        if ":" in evaluate and not Path(evaluate).exists():
+        if _names_function(evaluate):
             named_function(evaluate, "evaluate")
         else:
             load_pairs(evaluate)
@@ -246,6 +242,11 @@ def _objective(name: str) -> Objective:
     return tsdae if name == "tsdae" else named_function(name, "objective")
 
 
+def _names_function(evaluate: str) -> bool:
+    """module:function, and not a file whose path has a colon."""
+    return ":" in evaluate and not Path(evaluate).exists()
+
+
 def _evaluation(
     data: DataConfig, stsb: dict[str, Pairs]
 ) -> tuple[dict[str, Pairs], Callable[[Any], dict[str, float]] | None, list[str]]:
@@ -255,7 +256,7 @@ def _evaluation(
         return {}, None, []
     if evaluate == "stsb":
         splits, watched, measure = {split: stsb[split] for split in ("dev", "test")}, stsb["dev"], "stsb_dev"
-    elif ":" in evaluate and not Path(evaluate).exists():
+    elif _names_function(evaluate):
         return {}, named_function(evaluate, "evaluate"), []
     else:
         watched, measure = load_pairs(evaluate), "pairs"
@@ -264,8 +265,7 @@ def _evaluation(
 
 
 def _check_best(best: str, measures: list[str], evaluate: str | None) -> None:
-    named_by_user = evaluate is not None and ":" in evaluate
-    if best in measures or named_by_user:
+    if best in measures or (evaluate is not None and _names_function(evaluate)):
         return
     if best == TrainConfig.best:
         print_note(f"no best/ is kept: its measure {best} needs held-out sentences")

@@ -11,7 +11,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.files import write_json
 
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
-MARKS_OF_A_RUN = ("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors")
+MARKS_OF_A_RUN = ("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors", "evaluation.json")
 
 
 def next_run_folder(parent: str | Path = "runs") -> Path:

@@ -29,7 +29,8 @@ from tsdae.runs import Run
 FP16_BAD_STEPS = 20  # skipped steps in a row after which fp16 training is given up
 
 
-def _flag(default: Any, text: str) -> Any:
+def flag(default: Any, text: str) -> Any:
+    """A field of a configuration whose ``text`` is the help of its command-line flag."""
     return field(default=default, metadata={"help": text})
 
 
@@ -37,25 +38,25 @@ def _flag(default: Any, text: str) -> Any:
 class TrainConfig:
     """How to train. The defaults are the recipe of the paper on the sample run."""
 
-    steps: int = _flag(1000, "optimiser steps")
-    epochs: float | None = _flag(None, "passes over the corpus, instead of --steps")
-    batch_size: int = _flag(8, "sentences in a batch (paper: 8)")
-    accumulate: int = _flag(1, "batches in one optimiser step, normalised by their tokens")
-    learning_rate: float = _flag(3e-5, "AdamW's learning rate (paper: 3e-5)")
-    schedule: Literal["constant", "linear"] = _flag("constant", "learning rate over time; linear falls to 0")
-    warmup_steps: int = _flag(0, "steps over which the learning rate rises from 0")
-    weight_decay: float = _flag(0.0, "of matrices, not of biases and layer norms")
-    clip: float = _flag(1.0, "largest gradient norm; 0: no clipping")
-    seed: int = _flag(0, "of noise, order, new weights and dropout")
-    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = _flag("auto", "of the forward and backward pass")
-    device: str = _flag("auto", "auto, cuda, cpu or mps")
-    threads: int | None = _flag(None, "CPU threads; default: PyTorch's choice")
-    deterministic: bool = _flag(False, "only algorithms that repeat bit for bit")
-    output: str | None = _flag(None, "run folder; default: the next number under runs/")
-    overwrite: bool = _flag(False, "replace the run that --output holds")
-    eval_every: int = _flag(250, "steps between evaluations; 0: only the final table")
-    log_every: int = _flag(10, "steps between rows of metrics.jsonl, at most 50")
-    best: str = _flag("heldout_loss", "measure by which best/ is chosen; *_loss: the lower the better")
+    steps: int = flag(1000, "optimiser steps")
+    epochs: float | None = flag(None, "passes over the corpus, instead of --steps")
+    batch_size: int = flag(8, "sentences in a batch (paper: 8)")
+    accumulate: int = flag(1, "batches in one optimiser step, normalised by their tokens")
+    learning_rate: float = flag(3e-5, "AdamW's learning rate (paper: 3e-5)")
+    schedule: Literal["constant", "linear"] = flag("constant", "learning rate over time; linear falls to 0")
+    warmup_steps: int = flag(0, "steps over which the learning rate rises from 0")
+    weight_decay: float = flag(0.0, "of matrices, not of biases and layer norms")
+    clip: float = flag(1.0, "largest gradient norm; 0: no clipping")
+    seed: int = flag(0, "of noise, order, new weights and dropout")
+    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", "of the forward and backward pass")
+    device: str = flag("auto", "auto, cuda, cpu or mps")
+    threads: int | None = flag(None, "CPU threads; default: PyTorch's choice")
+    deterministic: bool = flag(False, "only algorithms that repeat bit for bit")
+    output: str | None = flag(None, "run folder; default: the next number under runs/")
+    overwrite: bool = flag(False, "replace the run that --output holds")
+    eval_every: int = flag(250, "steps between evaluations; 0: only the final table")
+    log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50")
+    best: str = flag("heldout_loss", "measure by which best/ is chosen; *_loss: the lower the better")
 
     def __post_init__(self) -> None:
         at_least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "eval_every": 0, "seed": 0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
+from tsdae.corpus import Corpus
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 
@@ -99,3 +102,12 @@ def batch(size: int = len(SENTENCES), epoch: int = 0) -> Batch:
     """The first ``size`` sentences, noised: ragged on both sides."""
     data = dataset()
     return data.collate([data[(epoch, row)] for row in range(size)])
+
+
+def prepared(folder: Path, sentences: list[str] | None = None, heldout: list[str] | None = None) -> Corpus:
+    """Writes the sentences above as a corpus on disk, prepared for a model named bert-tiny; returns it in memory."""
+    apart = Corpus.build(heldout, tokenizer()) if heldout else None
+    made_from = {"model": "bert-tiny", "heldout_sentences": len(apart) if apart else 0}
+    corpus = dataclasses.replace(Corpus.build(sentences or SENTENCES, tokenizer()), made_from=made_from)
+    corpus.write(folder, apart)
+    return corpus

@@ -1,22 +1,33 @@
 """Sentences, tokenised once: what training reads, without touching text again.
 
+In memory, or on disk as a folder of three arrays and corpus.json, which is mapped and never read in full.
+
 # R corpus rows, B sentences of a batch, T packed tokens
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from tsdae.files import read_json, write_json
 from tsdae.packing import Packed, ranges
-from tsdae.tokenization import BEGINS_WORD, SPECIAL, tokenize
+from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, tokenize
 
 CHUNK = 2048  # sentences tokenised in one call
+STRETCH = 2**20  # rows whose boundaries are looked at in one go
+FORMAT = 1  # of the folder; one that is read differently gets another number
+DESCRIPTION, HELDOUT = "corpus.json", "heldout"  # in the folder, beside the arrays
+TYPES = {"token_ids": np.int32, "marks": np.uint8, "boundaries": np.int64}  # the arrays, NAME.npy each
 
 
 @dataclass(frozen=True)
@@ -27,19 +38,24 @@ class Corpus:
     marks: uint8, what each token is: `tokenization.INSIDE`, ``BEGINS_WORD`` or ``SPECIAL``.
     boundaries: int64 [R + 1].
     without_words: how many sentences were left out because they tokenise to nothing.
+    tokenizer: `tokenization.fingerprint_of` the tokenizer that made the ids; empty: not known.
+    made_from: of which text, for which model and by which settings it was made; kept in corpus.json.
+    stored_fingerprint: of a corpus on disk; it was computed when the corpus was written.
     """
 
     token_ids: np.ndarray
     marks: np.ndarray
     boundaries: np.ndarray
     without_words: int = 0
+    tokenizer: str = ""
+    made_from: dict[str, Any] = field(default_factory=dict)
+    stored_fingerprint: str | None = None
 
     @classmethod
     def build(cls, sentences: Sequence[str], tokenizer: Any, show_progress: bool = False) -> Corpus:
         """Tokenises; ValueError if nothing is left."""
-        ids: list[np.ndarray] = []
-        marks: list[np.ndarray] = []
-        lengths: list[np.ndarray] = []
+        # Grown in place: chunks that are joined at the end would all be held twice.
+        ids, marks, lengths = bytearray(), bytearray(), bytearray()
         without_words = 0
         bar = tqdm(total=len(sentences), desc="tokenising", unit=" sentences", disable=not show_progress, leave=False)
         with bar:
@@ -49,15 +65,83 @@ class Corpus:
                 words_B = np.add.reduceat(marks_T == BEGINS_WORD, tokens.boundaries[:-1], dtype=np.int64)
                 kept_B = np.flatnonzero(words_B)
                 rows_T = ranges(tokens.boundaries[:-1][kept_B], tokens.lengths_B[kept_B])
-                ids.append(tokens.token_ids_T[rows_T].astype(np.int32))
-                marks.append(marks_T[rows_T])
-                lengths.append(tokens.lengths_B[kept_B])
+                ids += tokens.token_ids_T[rows_T].astype(TYPES["token_ids"]).tobytes()
+                marks += marks_T[rows_T].tobytes()
+                lengths += tokens.lengths_B[kept_B].tobytes()
                 without_words += len(chunk) - len(kept_B)
                 bar.update(len(chunk))
-        boundaries = np.concatenate([[0], np.cumsum(np.concatenate(lengths or [np.zeros(0, np.int64)]))])
-        if len(boundaries) == 1:
+        if not lengths:
             raise ValueError(f"no sentence with a word in it among the {len(sentences)} of the corpus")
-        return cls(np.concatenate(ids), np.concatenate(marks), boundaries.astype(np.int64), without_words)
+        length_R = np.frombuffer(lengths, np.int64)
+        boundaries = np.zeros(len(length_R) + 1, TYPES["boundaries"])
+        np.cumsum(length_R, out=boundaries[1:])
+        arrays = np.frombuffer(ids, TYPES["token_ids"]), np.frombuffer(marks, TYPES["marks"]), boundaries
+        return cls(*arrays, without_words, fingerprint_of(tokenizer))
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Corpus:
+        """Maps the folder that `write` wrote, reading next to nothing of it.
+
+        ValueError if it is no such folder, of another format, or if a file does not fit to corpus.json.
+        """
+        folder = Path(folder)
+        if not is_corpus(folder):
+            raise ValueError(f"{folder} is not a prepared corpus: it has no {DESCRIPTION}")
+        says = read_json(folder / DESCRIPTION)
+        if says.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder} is a corpus of format {says.get('format')}, and format {FORMAT} is read here; "
+                "prepare it again with scripts/prepare.py"
+            )
+        try:
+            rows, tokens = says["rows"], says["tokens"]
+            sizes = {"token_ids": tokens, "marks": tokens, "boundaries": rows + 1}
+            token_ids, marks, boundaries = (_mapped(folder, name, size) for name, size in sizes.items())
+            if boundaries[0] != 0 or boundaries[-1] != tokens:
+                raise ValueError(f"boundaries.npy does not run from 0 to {tokens}")
+            described = (says[name] for name in ("without_words", "tokenizer", "made_from", "fingerprint"))
+            return cls(token_ids, marks, boundaries, *described)
+        except KeyError as error:
+            raise ValueError(f"{folder} is damaged: {DESCRIPTION} does not say {error}; prepare it again") from error
+        except (ValueError, TypeError, OSError) as error:  # TypeError: a number in corpus.json that is none
+            raise ValueError(f"{folder} is damaged: {error}; prepare it again") from error
+
+    def write(self, folder: str | Path, heldout: Corpus | None = None, overwrite: bool = False) -> None:
+        """Writes a folder that `open` maps, and the held-out sentences as a second corpus in its folder heldout.
+
+        It is written beside and renamed, so that what stands at ``folder`` is always whole.
+        """
+        folder = Path(folder)
+        check_corpus_output(folder, overwrite)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged, replaced = (folder.with_name(f"{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+        try:
+            self._write_files(staged)
+            if heldout is not None:
+                dataclasses.replace(heldout, made_from=self.made_from)._write_files(staged / HELDOUT)
+            if folder.exists():
+                folder.rename(replaced)
+            staged.rename(folder)
+        finally:
+            if replaced.exists() and not folder.exists():  # stopped between the two renames
+                replaced.rename(folder)
+            for left in (staged, replaced):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _write_files(self, folder: Path) -> None:
+        folder.mkdir()
+        for name in TYPES:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        says = {
+            "format": FORMAT,
+            "rows": len(self),
+            "tokens": len(self.token_ids),
+            "without_words": self.without_words,
+            "fingerprint": self.fingerprint(),
+            "tokenizer": self.tokenizer,
+            "made_from": self.made_from,
+        }
+        write_json(folder / DESCRIPTION, says)
 
     def __len__(self) -> int:
         return len(self.boundaries) - 1
@@ -66,6 +150,11 @@ class Corpus:
     def lengths(self) -> np.ndarray:
         """Tokens of each sentence, special ones included, [R]."""
         return np.diff(self.boundaries)
+
+    def longer_than(self, length: int) -> int:
+        """How many sentences have more tokens than ``length``, counted without holding all lengths."""
+        stretches = (self.boundaries[start : start + STRETCH + 1] for start in range(0, len(self), STRETCH))
+        return sum(int((np.diff(boundaries) > length).sum()) for boundaries in stretches)
 
     def rows(self, row_B: np.ndarray) -> tuple[Packed[np.ndarray], np.ndarray]:
         """The sentences of these rows, and word_T: the word of each token, counted through the batch, -1 if special."""
@@ -79,7 +168,47 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """SHA-256 over ids, marks and boundaries: equal only for the same text in the same order and tokenizer."""
+        if self.stored_fingerprint is not None:
+            return self.stored_fingerprint
         digest = hashlib.sha256()
         for array in (self.token_ids, self.marks, self.boundaries):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """ValueError if the ids were made by another tokenizer than this one; says which model they were made for."""
+        if self.tokenizer and self.tokenizer != fingerprint_of(tokenizer):
+            made_for = f" for {self.made_from['model']}" if "model" in self.made_from else ""
+            raise ValueError(
+                f"this corpus was prepared{made_for} with a tokenizer that differs from the model's; train the model "
+                "that it was prepared for, or prepare the text again for this one (scripts/prepare.py --model)"
+            )
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether a corpus on disk stands there, by its corpus.json; `Corpus.open` says whether it is whole."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def check_corpus_output(folder: Path, overwrite: bool) -> None:
+    """ValueError if `Corpus.write` may not write there; writes nothing."""
+    first_there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not first_there.is_dir():
+        raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
+    if folder.exists() and not is_corpus(folder):
+        raise ValueError(f"--output {folder} exists and holds no prepared corpus; choose another folder")
+    ours = {DESCRIPTION, HELDOUT, *(f"{name}.npy" for name in TYPES)}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.exists() else []
+    if others:
+        raise ValueError(f"--output {folder} holds more than a corpus ({', '.join(others)}); choose another folder")
+    if folder.exists() and not overwrite:
+        raise ValueError(f"--output {folder} already holds a corpus; choose another folder, or --overwrite it")
+
+
+def _mapped(folder: Path, name: str, size: int) -> np.ndarray:
+    """The array NAME.npy of ``size`` values, read from the disk where and when it is used."""
+    array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")  # np.load would open other kinds of files too
+    expected = np.dtype(TYPES[name])
+    if array.dtype != expected or array.shape != (size,):
+        raise ValueError(f"{name}.npy holds {array.dtype} {array.shape}, expected was {expected} ({size},)")
+    return np.asarray(array)  # a plain array on the same pages: what is read from a numpy.memmap is one as well

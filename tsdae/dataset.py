@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 class DenoisingDataset:
     """Pairs of a noisy and a clean sentence; the noise is drawn anew in each epoch, as a pure function of its keys.
 
-    sentences: strings, or a `Corpus` made of them with the same tokenizer.
+    sentences: strings, or a `Corpus` made of them with the same tokenizer, in memory or on disk (`Corpus.open`).
     tokenizer: a fast Hugging Face tokenizer.
     noise: "delete" (the paper's), "mask", "replace", "swap", "insert", "module:function", or a function (see `noise`).
     noise_ratio: share of words to change, in [0, 1); the paper's best is 0.6.
@@ -84,6 +84,7 @@ class DenoisingDataset:
         if self.noise is NOISES["mask"] and self.vocabulary.mask_id is None:
             raise ValueError("noise 'mask' needs a mask token, and the tokenizer has none")
         self.corpus = sentences if isinstance(sentences, Corpus) else Corpus.build(sentences, tokenizer)
+        self.corpus.check_tokenizer(tokenizer)
         self.tokenizer, self.noise_ratio, self.seed, self.max_length = tokenizer, noise_ratio, seed, max_length
 
     def __len__(self) -> int:
@@ -92,7 +93,7 @@ class DenoisingDataset:
     @property
     def truncated(self) -> int:
         """How many sentences are longer than ``max_length`` and lose their end."""
-        return int((self.corpus.lengths > self.max_length).sum())
+        return self.corpus.longer_than(self.max_length)
 
     def noised(self, epoch_B: np.ndarray, row_B: np.ndarray) -> tuple[Packed[np.ndarray], Packed[np.ndarray]]:
         """The noisy and the clean sentences of these rows, in a few array operations for the whole batch."""

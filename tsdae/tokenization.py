@@ -7,6 +7,7 @@ Works on any fast Hugging Face tokenizer; padding and truncation are ours, so th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -42,6 +43,11 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     return Vocabulary(int(ids.max()) + 1, tokenizer.mask_token_id, np.setdiff1d(ids, special_ids), tail)
 
 
+def fingerprint_of(tokenizer: Any) -> str:
+    """SHA-256 of the tokenizer as it would be written: vocabulary, normalizer and all else that makes its ids."""
+    return hashlib.sha256(_plain_backend(tokenizer).to_str().encode()).hexdigest()
+
+
 def tokenize(sentences: Sequence[str], tokenizer: Any) -> tuple[Packed[np.ndarray], np.ndarray]:
     """Token ids with special tokens, and one mark per token (INSIDE, BEGINS_WORD or SPECIAL).
 
@@ -50,13 +56,13 @@ def tokenize(sentences: Sequence[str], tokenizer: Any) -> tuple[Packed[np.ndarra
     """
     encodings = _plain_backend(tokenizer).encode_batch(list(sentences))
     tokens = Packed.from_lists([encoding.ids for encoding in encodings])
-    marks_T = np.empty(tokens.token_count, dtype=np.uint8)
-    for start, encoding in zip(tokens.boundaries[:-1], encodings, strict=True):
-        word_T = np.array([-1 if word is None else word for word in encoding.word_ids])
-        mark_T = marks_T[start : start + len(word_T)]
-        mark_T[:] = INSIDE
-        mark_T[(np.diff(word_T, prepend=-2) != 0) | (word_T == -1)] = BEGINS_WORD
-        mark_T[np.asarray(encoding.special_tokens_mask) == 1] = SPECIAL
+    # All sentences in one array: a few array operations per sentence took a third of the time of the whole.
+    word_T = np.array([word for encoding in encodings for word in encoding.word_ids], dtype=np.float64)
+    special_T = np.array([mark for encoding in encodings for mark in encoding.special_tokens_mask], dtype=bool)
+    begins_T = np.diff(word_T, prepend=np.nan) != 0  # no word (None) has become nan, which differs from everything
+    begins_T[tokens.boundaries[:-1]] = True
+    marks_T = np.where(begins_T, BEGINS_WORD, INSIDE).astype(np.uint8)
+    marks_T[special_T] = SPECIAL
     return tokens, marks_T
 
 

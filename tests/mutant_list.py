@@ -18,7 +18,7 @@ class Mutant:
 
 NOISE, DATASET, TRAINING = "tests/test_noise.py", "tests/test_dataset.py", "tests/test_training.py"
 TWIN, PARITY, DROPOUT = "tests/test_twin.py", "tests/test_bert_parity.py", "tests/test_dropout.py"
-ENCODER = "tests/test_encoder.py"
+ENCODER, CORPUS, COMMANDS = "tests/test_encoder.py", "tests/test_corpus.py", "tests/test_commands.py"
 INVARIANCES, BOTTLENECK = "tests/test_invariances.py", "tests/test_bottleneck.py"
 OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
@@ -63,6 +63,19 @@ MUTANTS = (
            "truncate(noisy, self.max_length, tail)", DATASET),
     Mutant("truncation-loses-sep", "tsdae/tokenization.py", "rows_T[new_ends - back] = old_ends - back",
            "rows_T[new_ends - back] += 0", DATASET),
+    # corpus, preparation
+    Mutant("words-run-on-into-the-next-sentence", "tsdae/tokenization.py", "begins_T[tokens.boundaries[:-1]] = True",
+           "begins_T[:1] = True", CORPUS),
+    Mutant("tokenizers-told-apart-by-size", "tsdae/tokenization.py", "_plain_backend(tokenizer).to_str()",
+           "str(len(tokenizer))", CORPUS),
+    Mutant("another-tokenizers-ids", "tsdae/dataset.py", "        self.corpus.check_tokenizer(tokenizer)\n", "", CORPUS),
+    Mutant("half-a-corpus-left-behind", "tsdae/corpus.py", "for left in (staged, replaced):", "for left in (replaced,):",
+           CORPUS),
+    Mutant("a-row-lost-at-each-seam", "tsdae/corpus.py", "self.boundaries[start : start + STRETCH + 1]",
+           "self.boundaries[start : start + STRETCH]", CORPUS),
+    Mutant("held-out-loss-of-the-training-sentences", "tsdae/preparation.py",
+           "return corpus, Corpus.open(Path(folder) / HELDOUT) if held_out else None",
+           "return corpus, Corpus.open(folder) if held_out else None", COMMANDS),
     # packing
     Mutant("labels-not-shifted", "tsdae/packing.py", "return self._drop_one_token(first_kept=1)",
            "return self._drop_one_token(first_kept=0)", BOTTLENECK),
@@ -155,7 +168,7 @@ MUTANTS = (
            "spearman_S = _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1))", "spearman_S = pearson_S", EVALUATION),
     Mutant("dot-for-cosine", "tsdae/evaluation.py", "norms = np.linalg.norm(vectors, axis=1, keepdims=True)",
            "norms = np.ones((len(vectors), 1))", EVALUATION),
-    Mutant("trains-on-the-held-out", "tsdae/recipe.py", "if sentence not in kept_apart]", "]", RECIPE),
+    Mutant("trains-on-the-held-out", "tsdae/preparation.py", "if sentence not in kept_apart]", "]", RECIPE),
     Mutant("test-sentences-in-the-sample", "tsdae/recipe.py", 'for split in ("dev", "test") for sentence in',
            'for split in ("dev",) for sentence in', RECIPE),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The three scripts as a user calls them: what they print and write, and what bad input gets."""
+"""The scripts as a user calls them: what they print and write, and what bad input gets."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 SCORES = [4.0, 1.5, 0.0, 2.5, 2.5, 5.0, 1.0]
 PAIRS = [f"{a}\t{b}\t{score}\n" for a, b, score in zip(tiny.SENTENCES[:-1], tiny.SENTENCES[1:], SCORES, strict=True)]
 TRAIN = "--corpus text.txt --model model --device cpu --precision fp32 --steps 1"  # a missed error fails soon
+PREPARE = "--model model --output corpus"
+PREPARED = "--corpus prepared --model model --steps 1"
 
 
 class Result(NamedTuple):
@@ -206,7 +208,67 @@ def test_sentences_that_are_too_long_are_counted(run: Run, place: Path) -> None:
     np.testing.assert_allclose(vectors[1], vectors[0], **FLOAT32)
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "encode"])
+def test_prepare_then_train_is_training_on_the_text(run: Run, place: Path) -> None:
+    """Bit for bit: the same weights, losses and held-out sentences, whichever way the text came in."""
+    lines = [*tiny.SENTENCES, "\u200d", "", "an apple", *(f"the {word}" for word in tiny.WORDS)]
+    (place / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    prepared = run("prepare", "text.txt --model model --output new/corpus --min-characters 3 --heldout 7")
+    assert prepared.code == 0, prepared.err
+    assert prepared.out == "train from it: python scripts/train.py --corpus new/corpus --model model\n"
+    rows = len([line for line in lines if len(line) > 2]) - 7
+    assert f"read {rows + 7} sentences from text.txt; left out: 1 blank, 1 of fewer than 3" in prepared.err
+    notes = prepared.err.replace("\r", "\n").splitlines()
+    tokens = len(np.load(place / "new" / "corpus" / "token_ids.npy"))
+    assert notes[-1] == f"new/corpus: {rows} sentences to train on ({tokens} tokens), 7 held out; 0.0 MB"
+    assert [path.name for path in (place / "new").iterdir()] == ["corpus"]
+
+    train = prepared.out.split("train.py ")[1].strip() + " --device cpu --precision fp32 --epochs 1.5 --eval-every 5"
+    runs = {
+        "by-folder": run("train", f"{train} --output by-folder"),
+        "by-text": run(
+            "train", train.replace("new/corpus", "text.txt") + " --output by-text --min-characters 3 --heldout 7"
+        ),
+    }
+    plans, logs, weights, settings = [], [], [], []
+    for output, result in runs.items():
+        assert result.code == 0, result.err
+        plans.append([line for line in result.err.splitlines() if " sentences (" in line or "held out" in line])
+        rows_logged = [json.loads(line) for line in (place / output / "metrics.jsonl").read_text().splitlines()]
+        logs.append([{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows_logged])
+        files = ("encoder/model.safetensors", "decoder.safetensors")
+        weights.append({name: w for file in files for name, w in load_file(place / output / file).items()})
+        settings.append(json.loads((place / output / "config.json").read_text()))
+    assert f"{rows} sentences to train on, 7 held out" in plans[0][0]
+    assert any("heldout_loss" in row for row in logs[0]), "the premise: held-out sentences are measured"
+    assert plans[0] == plans[1]
+    assert logs[0] == logs[1]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    assert settings[0]["corpus_fingerprint"] == settings[1]["corpus_fingerprint"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["Ctrl-C", "full"])
+def test_an_interrupted_preparation_leaves_what_was_there(
+    error: BaseException, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("prepare", "text.txt --model model --output corpus --heldout 2").code == 0
+    before = contents(place)
+
+    def stopped(path: Path, _: object) -> None:
+        path.write_bytes(b"half of it")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", stopped)
+        for output in ("other", "corpus --overwrite"):
+            failed = run("prepare", f"text.txt --model model --heldout 3 --output {output}")
+            assert failed.code == (130 if isinstance(error, KeyboardInterrupt) else 2)
+            assert contents(place) == before
+    assert run("prepare", "text.txt --model model --heldout 3 --output corpus --overwrite").code == 0
+    assert len(np.load(place / "corpus" / "heldout" / "boundaries.npy")) == 3 + 1
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "encode", "prepare"])
 def test_help(run: Run, script: str) -> None:
     shown = run(script, "--help")
     assert shown.code == 0
@@ -228,6 +290,7 @@ BAD = [
     # corpora
     Bad("train", "--corpus nowhere.txt --model model", "no file nowhere.txt"),
     Bad("train", "--corpus model --model model", "model is a folder; give a file"),
+    Bad("train", "--corpus full --model model", "full is a folder; give a file, or a folder that scripts/prepare.py"),
     Bad("train", "--corpus empty.txt --model model", "empty.txt holds no sentence (it is empty)"),
     Bad("train", "--corpus blank.txt --model model", "blank.txt holds no sentence (left out: 2 blank)"),
     Bad("train", "--corpus latin.txt --model model", "latin.txt, line 2: not UTF-8"),
@@ -238,6 +301,18 @@ BAD = [
     Bad("train", f"{TRAIN} --heldout nowhere.txt", "no file nowhere.txt"),
     Bad("train", f"{TRAIN} --sentences words", "--sentences must be one of lines, regex, got 'words'"),
     Bad("train", f"{TRAIN} --limit 0", "--limit must be at least 1, got 0"),
+    # prepared corpora
+    Bad("train", f"{PREPARED} --limit 3", "--limit is decided when a corpus is prepared, and prep"),
+    Bad("train", f"{PREPARED} --column a", "--column is decided when a corpus is prepared"),
+    Bad("train", f"{PREPARED} --sentences regex", "--sentences is decided when a corpus is prep"),
+    Bad("train", f"{PREPARED} --min-characters 0", "--min-characters is decided when a corpus is"),
+    Bad("train", f"{PREPARED} --heldout 2", "--heldout is decided when a corpus is prepared"),
+    Bad("train", f"{PREPARED} --heldout text.txt", "--heldout is decided when a corpus is prepared"),
+    Bad("train", f"{PREPARED} --evaluate heldout", "and prepared was prepared without any"),
+    Bad("train", f"{PREPARED} --model cased", "prepared for bert-tiny with a tokenizer that differs from the"),
+    Bad("train", "--corpus prepared", "--corpus needs --model"),
+    Bad("train", "--corpus damaged --model ./nowhere", "damaged is damaged: boundaries.npy does not run from 0"),
+    Bad("train", "--corpus no-heldout --model ./nowhere", "no-heldout/heldout is not a prepared corpus"),
     # models
     Bad("train", "--corpus text.txt", "--corpus needs --model: a raw language model such as bert-base-uncased"),
     Bad("train", "--corpus text.txt --model ./nowhere", "the model ./nowhere does not exist"),
@@ -302,6 +377,25 @@ BAD = [
     Bad("encode", "model --input text.txt --output full.npy", "--output full.npy is a folder"),
     Bad("encode", "model --input text.txt --output no/a.npy", "--output no/a.npy: there is no folder"),
     Bad("encode", "model --input text.txt --output a.npy --batch-size 0", "--batch-size must be at least 1, got 0"),
+    # prepare.py
+    Bad("prepare", "", "the following arguments are required: --model, --output, CORPUS"),
+    Bad("prepare", f"nowhere.txt {PREPARE}", "no file nowhere.txt"),
+    Bad("prepare", f"prepared {PREPARE}", "prepared is a folder; give a file"),
+    Bad("prepare", f"latin.txt {PREPARE}", "latin.txt, line 2: not UTF-8"),
+    Bad("prepare", f"wordless.txt {PREPARE}", "no sentence with a word in it among the 2 of the corpus"),
+    Bad("prepare", f"table.csv {PREPARE} --column c", "no column 'c'; there are a, b"),
+    Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --limit 0", "--limit must be at least 1, got 0"),
+    Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --sentences words", "--sentences must be one of lines"),
+    Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --heldout no.txt", "no file no.txt"),
+    Bad("prepare", f"text.txt {PREPARE} --heldout 8", "--heldout 8 leaves nothing of 8 distinct sentences"),
+    Bad("prepare", f"latin.txt {PREPARE} --model ./nowhere", "the model ./nowhere does not exist"),
+    Bad("prepare", f"latin.txt {PREPARE} --model no-tokenizer", "no-tokenizer has no tokenizer"),
+    Bad("prepare", f"latin.txt {PREPARE} --model no-cls", "the tokenizer adds no special tokens such as"),
+    Bad("prepare", "latin.txt --model ./nowhere --output text.txt", "text.txt is a file, not a folder"),
+    Bad("prepare", "latin.txt --model ./nowhere --output full", "full exists and holds no prepared corpus"),
+    Bad("prepare", "latin.txt --model ./nowhere --output full --overwrite", "full exists and holds no prepared corpus"),
+    Bad("prepare", "latin.txt --model ./nowhere --output prepared", "--output prepared already holds a corpus; choose"),
+    Bad("prepare", f"text.txt {PREPARE} --words auto", "unknown argument --words"),
 ]
 
 
@@ -313,6 +407,12 @@ def broken_things(place: Path) -> None:
     for folder, name in (("old-run", "metrics.jsonl"), ("full", "photo.jpg"), ("full.npy", "photo.jpg")):
         (place / folder).mkdir()
         (place / folder / name).touch()
+    (place / "wordless.txt").write_text("\u200d\n\u200d\u200d\n", encoding="utf-8")
+    tiny.prepared(place / "prepared")
+    tiny.prepared(place / "damaged")
+    np.save(place / "damaged" / "boundaries.npy", np.load(place / "damaged" / "boundaries.npy") + 1)
+    tiny.prepared(place / "no-heldout", heldout=["a man"])
+    (place / "no-heldout" / "heldout").rename(place / "elsewhere")
     (place / "glue").mkdir()
     for split, columns in (("train", 3), ("dev", 3), ("test", 2)):
         rows = ["sentence1\tsentence2\tscore\n", *PAIRS]
@@ -329,6 +429,7 @@ def broken_things(place: Path) -> None:
     for folder, name, key in (
         ("no-cls", "tokenizer.json", "post_processor"),
         ("no-mask", "tokenizer_config.json", "mask_token"),
+        ("cased", "tokenizer.json", "normalizer"),
     ):
         shutil.copytree(place / "model", place / folder)
         settings = json.loads((place / folder / name).read_text(encoding="utf-8"))

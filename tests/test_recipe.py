@@ -13,7 +13,8 @@ from tests import tiny
 from tsdae import recipe
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, evaluate_sts
-from tsdae.recipe import DataConfig, MethodConfig, run_training, sample_sentences, split_heldout
+from tsdae.preparation import PrepareConfig, prepare, split_heldout
+from tsdae.recipe import DataConfig, MethodConfig, run_training, sample_sentences
 from tsdae.training import TrainConfig
 
 
@@ -119,6 +120,35 @@ def test_training_on_own_text_goes_on_without_stsb(
     assert "Spearman" not in out
     assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()
     assert "heldout_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("heldout", [None, "0", "7", "apart.txt"])
+def test_a_prepared_text_gives_the_batches_of_the_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: str, heldout: str | None
+) -> None:
+    """What `train` is called with, from the folder and from the text: every batch of two epochs, noise included."""
+    monkeypatch.chdir(tmp_path)
+    lines = [*tiny.SENTENCES, "", "\u200d", *(f"{word} and {word}" for word in tiny.WORDS), *tiny.SENTENCES[:3]]
+    Path("text.txt").write_text("\n".join(lines), encoding="utf-8")
+    Path("apart.txt").write_text("dog\na fast cat\nred and red\n")
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(recipe, "train", lambda *arguments: calls.append(arguments))
+    prepare("text.txt", PrepareConfig(model=model_folder, output="prepared", limit=50, heldout=heldout))
+    method, config = MethodConfig(model=model_folder), TrainConfig(output="run", seed=3)
+    run_training(DataConfig(corpus="text.txt", limit=50, heldout=heldout), method, config)
+    run_training(DataConfig(corpus="prepared"), method, config)
+    (_, by_text, _, _, _, heldout_by_text, _), (_, by_folder, _, _, _, heldout_by_folder, _) = calls
+    assert (heldout_by_text is None) == (heldout_by_folder is None) == (heldout == "0")
+    expected = {None: 5, "0": 0, "7": 7, "apart.txt": 3}[heldout]
+    assert len(heldout_by_folder or []) == expected
+    for first, second in ((by_text, by_folder), (heldout_by_text, heldout_by_folder)):
+        if first is None:
+            continue
+        assert len(first) == len(second)
+        for position in range(0, 2 * len(first), 8):
+            batches = [data.batch(*data.order(position, 8)) for data in (first, second)]
+            for ours, theirs in zip(*batches, strict=True):
+                assert list(ours.sentences()) == list(theirs.sentences())
 
 
 def test_a_flag_changes_the_run(tmp_path: Path, model_folder: str) -> None:

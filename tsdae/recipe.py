@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from tsdae.assets import MINILM
 from tsdae.autoencoder import TSDAE
-from tsdae.corpus import Corpus
+from tsdae.corpus import Corpus, is_corpus
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.device import choose_device, choose_precision, describe
 from tsdae.encoder import SentenceEncoder
@@ -23,27 +22,20 @@ from tsdae.folders import model_folder
 from tsdae.functions import named_function
 from tsdae.inference import entry, print_note, resolve_model, score
 from tsdae.objectives import Objective, check_counts, tsdae
+from tsdae.preparation import TextConfig, build_corpora, check_heldout, check_text, open_prepared, read_text
 from tsdae.runs import check_output, next_run_folder
-from tsdae.sources import check_file, check_source, load_sentences
 from tsdae.training import TrainConfig, flag, train
-
-HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(TextConfig):
     """What to train and evaluate on. Without a corpus: the sample run, on the sentences of STS-B's train split."""
 
-    corpus: str | None = flag(None, "text file, jsonl, csv, tsv, parquet (also .gz), - or hub:NAME[:CONFIG]")
-    column: str | None = flag(None, "column of a table that holds the text")
-    limit: int | None = flag(None, "use so many sentences at most; default for hub: 100,000")
-    sentences: str | None = flag(None, "lines: a line is a sentence; regex: split documents; default: regex for hub:")
-    min_characters: int | None = flag(None, "leave out shorter sentences; default 11 with regex, else 1")
+    corpus: str | None = flag(
+        None, "text file, jsonl, csv, tsv, parquet (also .gz), -, hub:NAME[:CONFIG], or a folder of scripts/prepare.py"
+    )
     max_length: int = flag(75, "longest sentence in tokens, special ones included")
     words: str = flag("auto", "what a word is; auto: the tokenizer's own words")
-    heldout: str | None = flag(
-        None, "sentences kept from training, a number or a file; default: 1,000 or 10 %%, whichever is less"
-    )
     evaluate: str | None = flag(
         None, "stsb, heldout, FILE of labelled pairs, module:function, or none; default: stsb, with --corpus heldout"
     )
@@ -81,7 +73,8 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     if config.threads is not None:
         torch.set_num_threads(config.threads)  # here already: the untrained model is scored before training
     name = method.model or MINILM.name
-    corpus = None if data.corpus is None else _read_corpus(data)
+    prepared = open_prepared(str(data.corpus)) if _is_prepared(data) else None
+    sentences = None if prepared or data.corpus is None else read_text(data.corpus, data)
     as_published = SentenceEncoder.from_pretrained(resolve_model(name))
     as_published.bert.set_dropout(method.dropout, method.attention_dropout)
     encoder = SentenceEncoder(
@@ -93,9 +86,11 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     )
     model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed)
     stsb = _stsb(data)
-    sentences, heldout_sentences = split_heldout(corpus or sample_sentences(stsb), data.heldout)
-    dataset = _dataset(sentences, encoder, data, method, config)
-    heldout = _dataset(heldout_sentences, encoder, data, method, config) if heldout_sentences else None
+    corpus, heldout_corpus = prepared or build_corpora(
+        sentences or sample_sentences(stsb), data.heldout, encoder.tokenizer
+    )
+    dataset = _dataset(corpus, encoder, data, method, config)
+    heldout = _dataset(heldout_corpus, encoder, data, method, config) if heldout_corpus else None
     _print_plan(name, dataset, heldout, config)
 
     splits, evaluate, measures = _evaluation(data, stsb)
@@ -133,19 +128,22 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
 
 def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     """ValueError for every setting that can be known to fail before a download."""
-    if data.corpus is not None:
-        check_source(data.corpus)
-        if method.model is None:
-            raise ValueError(
-                "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
-                "xlm-roberta-base, or a model folder"
-            )
+    if _is_prepared(data):
+        _check_prepared(data)
+    elif data.corpus is not None and Path(data.corpus).is_dir():
+        raise ValueError(f"{data.corpus} is a folder; give a file, or a folder that scripts/prepare.py has written")
+    elif data.corpus is not None:
+        check_text(data.corpus, data)
+    if data.corpus is not None and method.model is None:
+        raise ValueError(
+            "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
+            "xlm-roberta-base, or a model folder"
+        )
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
     check_counts(_objective(method.objective), config.accumulate)
     choose_precision(config.precision, choose_device(config.device))
-    if data.heldout is not None and not data.heldout.isdecimal():
-        check_file(Path(data.heldout))
+    check_heldout(data.heldout)
     evaluate = data.evaluate
     if evaluate == "heldout" and data.heldout == "0":
         raise ValueError("--evaluate heldout needs held-out sentences, and --heldout 0 keeps none")
@@ -158,6 +156,23 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         check_output(Path(config.output), config.overwrite)
     if method.model is not None and Path(method.model).exists():
         model_folder(method.model)
+
+
+def _is_prepared(data: DataConfig) -> bool:
+    return data.corpus is not None and is_corpus(Path(data.corpus))
+
+
+def _check_prepared(data: DataConfig) -> None:
+    """ValueError if the prepared corpus is not whole, or if something is asked of it that preparing has decided."""
+    for setting in dataclasses.fields(TextConfig):
+        if getattr(data, setting.name) is not None:
+            raise ValueError(
+                f"--{setting.name.replace('_', '-')} is decided when a corpus is prepared, and {data.corpus} is "
+                "prepared already; give it to scripts/prepare.py"
+            )
+    _, heldout = open_prepared(str(data.corpus))
+    if data.evaluate == "heldout" and heldout is None:
+        raise ValueError(f"--evaluate heldout needs held-out sentences, and {data.corpus} was prepared without any")
 
 
 def _stsb(data: DataConfig) -> dict[str, Pairs]:
@@ -185,36 +200,9 @@ def sample_sentences(stsb: dict[str, Pairs]) -> list[str]:
     return kept
 
 
-def split_heldout(sentences: list[str], heldout: str | None) -> tuple[list[str], list[str]]:
-    """(training, held-out) sentences. Chosen by a hash of the text, so that equal sentences stay on one side.
-
-    heldout: a number, a file, or None for 1,000 or 10 % of the distinct sentences, whichever is less.
-    """
-    if heldout is not None and not heldout.isdecimal():
-        apart = load_sentences(heldout, notes=print_note)
-    else:
-        distinct = list(dict.fromkeys(sentences))
-        wanted = min(HELDOUT_LARGEST, int(HELDOUT_SHARE * len(distinct))) if heldout is None else int(heldout)
-        if wanted >= len(distinct):
-            raise ValueError(f"--heldout {wanted} leaves nothing of {len(distinct)} distinct sentences to train on")
-        apart = sorted(distinct, key=lambda text: hashlib.blake2b(text.encode("utf-8", "replace")).digest())[:wanted]
-    kept_apart = set(apart)
-    training = [sentence for sentence in sentences if sentence not in kept_apart]
-    if not training:
-        raise ValueError(f"all {len(sentences)} sentences of the corpus are held out; none is left to train on")
-    return training, apart
-
-
-def _read_corpus(data: DataConfig) -> list[str]:
-    return load_sentences(
-        str(data.corpus), data.column, data.limit, data.sentences, data.min_characters, notes=print_note
-    )
-
-
 def _dataset(
-    sentences: list[str], encoder: SentenceEncoder, data: DataConfig, method: MethodConfig, config: TrainConfig
+    corpus: Corpus, encoder: SentenceEncoder, data: DataConfig, method: MethodConfig, config: TrainConfig
 ) -> DenoisingDataset:
-    corpus = Corpus.build(sentences, encoder.tokenizer, show_progress=True)
     max_length = min(data.max_length, encoder.bert.config.longest_sentence)
     return DenoisingDataset(
         corpus, encoder.tokenizer, method.noise, method.noise_ratio, config.seed, max_length, data.words
@@ -232,8 +220,8 @@ def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset 
     if config.epochs is not None:
         print_note(f"--epochs {config.epochs:g} makes {steps:,} steps, in place of --steps")
     print_note(f"{steps:,} steps x {size} = {steps * size:,} of {rows:,} sentences ({share:.0f} %){advice}")
-    if dataset.truncated:
-        print_note(f"{dataset.truncated:,} sentences are longer than {dataset.max_length} tokens and lose their end")
+    if truncated := dataset.truncated:
+        print_note(f"{truncated:,} sentences are longer than {dataset.max_length} tokens and lose their end")
     if dataset.corpus.without_words:
         print_note(f"{dataset.corpus.without_words:,} sentences tokenise to nothing and are left out")
 

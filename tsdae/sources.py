@@ -48,12 +48,8 @@ def load_sentences(
     """
     source = str(source)
     from_hub = source.startswith("hub:")
-    check_source(source)
+    check_source(source, limit, sentences)
     split = sentences or ("regex" if from_hub else "lines")
-    if split not in SPLITS:
-        raise ValueError(f"--sentences must be one of {', '.join(SPLITS)}, got {sentences!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
     shortest = min_characters if min_characters is not None else (LONGER_THAN + 1 if split == "regex" else 1)
     limit = limit if limit is not None else (HUB_LIMIT if from_hub else None)
 
@@ -88,8 +84,12 @@ def load_sentences(
     return kept
 
 
-def check_source(source: str) -> None:
-    """ValueError if a corpus is named that cannot be there; reads nothing yet."""
+def check_source(source: str, limit: int | None = None, sentences: str | None = None) -> None:
+    """ValueError if a corpus is named that cannot be there, or cannot be read like this; reads nothing yet."""
+    if sentences is not None and sentences not in SPLITS:
+        raise ValueError(f"--sentences must be one of {', '.join(SPLITS)}, got {sentences!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {limit}")
     if source.startswith("hub:"):
         if not 2 <= len(source.split(":")) <= 3 or not source.split(":")[1]:
             raise ValueError(f"{source!r} must have the form hub:NAME or hub:NAME:CONFIG")

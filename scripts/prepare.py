@@ -1,0 +1,15 @@
+"""Prepares a text for training: tokenises it once, into a folder that scripts/train.py takes as --corpus."""
+
+from tsdae.command import Parser
+from tsdae.preparation import PrepareConfig, prepare
+
+
+def main() -> None:
+    parser = Parser(PrepareConfig, description=__doc__)
+    parser.add_argument("corpus", metavar="CORPUS", help="text file, jsonl, csv, tsv, parquet, - or hub:NAME[:CONFIG]")
+    config, rest = parser.configs()
+    parser.run(lambda: prepare(rest.corpus, config))
+
+
+if __name__ == "__main__":
+    main()

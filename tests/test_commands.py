@@ -310,7 +310,7 @@ BAD = [
     Bad("train", f"{PREPARED} --heldout text.txt", "--heldout is decided when a corpus is prepared"),
     Bad("train", f"{PREPARED} --evaluate heldout", "and prepared was prepared without any"),
     Bad("train", f"{PREPARED} --model cased", "prepared for bert-tiny with a tokenizer that differs from the"),
-    Bad("train", "--corpus prepared", "--corpus needs --model"),
+    Bad("train", "--corpus prepared", "--corpus needs --model: prepared was prepared for bert-tiny"),
     Bad("train", "--corpus damaged --model ./nowhere", "damaged is damaged: boundaries.npy does not run from 0"),
     Bad("train", "--corpus no-heldout --model ./nowhere", "no-heldout/heldout is not a prepared corpus"),
     # models

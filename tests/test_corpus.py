@@ -61,7 +61,9 @@ def test_chunks_and_stretches_leave_no_trace(monkeypatch: pytest.MonkeyPatch) ->
     assert longer[0] == 16 > longer[6] > longer[24] == 0, "the premise: sentences of many lengths"
     monkeypatch.setattr(corpus_module, "CHUNK", 3)
     monkeypatch.setattr(corpus_module, "STRETCH", 3)
-    assert_equal(Corpus.build(sentences, tiny.tokenizer()), whole)
+    rebuilt = Corpus.build(sentences, tiny.tokenizer())
+    assert_equal(rebuilt, whole)
+    assert rebuilt.without_words == whole.without_words == 1
     assert [whole.longer_than(length) for length in range(25)] == longer
 
 

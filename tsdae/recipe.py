@@ -129,7 +129,7 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
 def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     """ValueError for every setting that can be known to fail before a download."""
     if _is_prepared(data):
-        _check_prepared(data)
+        _check_prepared(data, method)
     elif data.corpus is not None and Path(data.corpus).is_dir():
         raise ValueError(f"{data.corpus} is a folder; give a file, or a folder that scripts/prepare.py has written")
     elif data.corpus is not None:
@@ -162,7 +162,7 @@ def _is_prepared(data: DataConfig) -> bool:
     return data.corpus is not None and is_corpus(Path(data.corpus))
 
 
-def _check_prepared(data: DataConfig) -> None:
+def _check_prepared(data: DataConfig, method: MethodConfig) -> None:
     """ValueError if the prepared corpus is not whole, or if something is asked of it that preparing has decided."""
     for setting in dataclasses.fields(TextConfig):
         if getattr(data, setting.name) is not None:
@@ -170,7 +170,9 @@ def _check_prepared(data: DataConfig) -> None:
                 f"--{setting.name.replace('_', '-')} is decided when a corpus is prepared, and {data.corpus} is "
                 "prepared already; give it to scripts/prepare.py"
             )
-    _, heldout = open_prepared(str(data.corpus))
+    corpus, heldout = open_prepared(str(data.corpus))
+    if method.model is None:
+        raise ValueError(f"--corpus needs --model: {data.corpus} was prepared for {corpus.made_from.get('model')}")
     if data.evaluate == "heldout" and heldout is None:
         raise ValueError(f"--evaluate heldout needs held-out sentences, and {data.corpus} was prepared without any")
 

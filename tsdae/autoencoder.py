@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from tsdae.bert import Bert, OneVectorAttention, initialise
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
-from tsdae.packing import Layout, Packed
+from tsdae.packing import Layout, Packed, compiles_each_length, few_lengths
 
 
 class TSDAE(nn.Module):
@@ -83,7 +82,7 @@ class TSDAE(nn.Module):
         hidden_TD = bert.embeddings(prefix.token_ids_T, layout)
         for layer, cross in zip(bert.layers, self.crosses, strict=False):  # as many as there are crosses
             hidden_TD = layer(hidden_TD, layout, causal=True, cross=cross, sentence_BD=sentence_BD)
-        return hidden_TD
+        return layout.tokens(hidden_TD)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """E . head(h_t): logits_TV, with the decoder's word-embedding matrix as E."""
@@ -91,9 +90,12 @@ class TSDAE(nn.Module):
 
     def token_loss(self, hidden_TD: Tensor, target_T: Tensor) -> Tensor:
         """- log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
-        logits_TV = self.logits(hidden_TD)
-        logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
-        return F.cross_entropy(logits_TV, target_T, reduction="none")
+        count, filling = len(target_T), 0
+        if compiles_each_length(hidden_TD.device):
+            filling = few_lengths(count) - count
+        head_TD = self.head.features(F.pad(hidden_TD, (0, 0, 0, filling)))
+        words = self.decoder_bert.embeddings.words
+        return words.token_loss(head_TD, self.head.bias, F.pad(target_T, (0, filling)))[:count]
 
     def forward(self, batch: Batch) -> LossSum:
         return tsdae(self, batch)

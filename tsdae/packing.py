@@ -17,6 +17,7 @@ from typing import Generic, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -95,22 +96,35 @@ class Layout:
     """Where each packed row stands in the padded tensor [B, L, X]: the way there and back.
 
     Built once a batch and handed to every layer. Nothing in it waits for the device.
+
+    Filled up, a layout has a few rows more than tokens, so that lengths recur from batch to batch (see `few_lengths`).
+    They are dropped where sentences are padded or pooled, and no loss sees them.
     """
 
-    def __init__(self, boundaries: Tensor, token_count: int, longest: int) -> None:
-        self.boundaries, self.token_count, self.longest = boundaries, token_count, longest
+    def __init__(self, boundaries: Tensor, token_count: int, longest: int, fill: bool = False) -> None:
+        self.boundaries, self.token_count = boundaries, token_count
+        self.rows, self.longest = (few_lengths(token_count), few_lengths(longest)) if fill else (token_count, longest)
         self.batch = len(boundaries) - 1
         self.lengths_B = boundaries[1:] - boundaries[:-1]
         sentences = torch.arange(self.batch, device=boundaries.device)
-        self.sentence_T = torch.repeat_interleave(sentences, self.lengths_B, output_size=token_count)
-        self.position_T = torch.arange(token_count, device=boundaries.device) - boundaries.index_select(
-            0, self.sentence_T
-        )
-        self.is_full = token_count == self.batch * longest  # all sentences equally long: nothing to pad
+        sentence_T = torch.repeat_interleave(sentences, self.lengths_B, output_size=token_count)
+        position_T = torch.arange(token_count, device=boundaries.device) - boundaries.index_select(0, sentence_T)
+        self.sentence_T, self.position_T = self.fill(sentence_T), self.fill(position_T)
+        self.is_full = token_count == self.rows == self.batch * self.longest  # all equally long: nothing to pad
 
     @classmethod
     def of(cls, packed: Packed[Tensor]) -> Layout:
-        return cls(packed.boundaries, packed.token_count, packed.longest)
+        """For a model's input: filled up where that pays."""
+        fill = compiles_each_length(packed.boundaries.device)
+        return cls(packed.boundaries, packed.token_count, packed.longest, fill)
+
+    def fill(self, values_T: Tensor) -> Tensor:
+        """Appends a zero for each row that is no token."""
+        return F.pad(values_T, (0, self.rows - self.token_count)) if self.rows > self.token_count else values_T
+
+    def tokens(self, rows_TX: Tensor) -> Tensor:
+        """Drops the rows that are no tokens."""
+        return rows_TX.narrow(0, 0, self.token_count)
 
     @cached_property
     def slot_T(self) -> Tensor:
@@ -122,12 +136,17 @@ class Layout:
         """bool, True where the padded tensor holds a token."""
         return torch.arange(self.longest, device=self.boundaries.device) < self.lengths_B[:, None]
 
+    @cached_property
+    def earlier_LL(self) -> Tensor:
+        """bool, True where a token (row) may attend to one (column) under a causal mask: itself and those before."""
+        return torch.ones(self.longest, self.longest, dtype=torch.bool, device=self.boundaries.device).tril()
+
     def pad(self, rows_TX: Tensor) -> Tensor:
         """[T, X] to [B, L, X]; the padding is zero."""
         if self.is_full:
             return rows_TX.reshape(self.batch, self.longest, *rows_TX.shape[1:])
         flat = rows_TX.new_zeros(self.batch * self.longest, *rows_TX.shape[1:])
-        flat = flat.index_copy(0, self.slot_T, rows_TX)
+        flat = flat.index_copy(0, self.tokens(self.slot_T), self.tokens(rows_TX))
         return flat.view(self.batch, self.longest, *rows_TX.shape[1:])
 
     def unpad(self, rows_BLX: Tensor) -> Tensor:
@@ -135,6 +154,19 @@ class Layout:
         flat = rows_BLX.reshape(self.batch * self.longest, *rows_BLX.shape[2:])
         # index_select, not flat[slot_T]: the backward of advanced indexing is not reproducible on threaded CPUs.
         return flat if self.is_full else flat.index_select(0, self.slot_T)
+
+
+def few_lengths(length: int) -> int:
+    """``length`` rounded up to a multiple of 8, or of 1/16 to 1/32 of itself where that is more."""
+    step = max(8, 2 ** (length.bit_length() - 5))
+    return -(-length // step) * step
+
+
+def compiles_each_length(device: torch.device) -> bool:
+    """Whether every new length of a batch costs time: oneDNN, which multiplies bfloat16 matrices on CPUs, compiles a
+    kernel for each new shape, and a packed batch has a new length at nearly every step (a third of its time, measured).
+    """
+    return device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

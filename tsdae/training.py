@@ -24,7 +24,9 @@ from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.device import autocast_dtype, choose_device, choose_precision
 from tsdae.objectives import Objective, check_counts, step_counts, tsdae
+from tsdae.optimisation import clip_gradients, make_optimizer
 from tsdae.runs import Run
+from tsdae.tied import WordEmbeddings
 
 FP16_BAD_STEPS = 20  # skipped steps in a row after which fp16 training is given up
 
@@ -139,9 +141,9 @@ def train(
 
     model.to(device=device, dtype=torch.float64 if precision == "fp64" else torch.float32)
     modules = nn.ModuleList([model] + ([objective.to(device)] if isinstance(objective, nn.Module) else []))
-    optimizer = make_optimizer(modules, config)
+    optimizer = make_optimizer(modules, config.learning_rate, config.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    parameters = list(modules.parameters())
+    word_matrices = [part for part in modules.modules() if isinstance(part, WordEmbeddings)]
 
     run = None
     if config.output is not None:
@@ -174,7 +176,7 @@ def train(
 
             # clip, step. A fused optimizer reads found_inf on the device and leaves the weights as they are if it is 1.
             scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
+            norm = clip_gradients(optimizer, config.clip)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate_at(step, steps)
             if precision == "fp16":
@@ -183,6 +185,8 @@ def train(
             else:
                 optimizer.found_inf = (~torch.isfinite(norm + step_loss)).float()  # type: ignore[attr-defined]
                 optimizer.step()
+            for words in word_matrices:
+                words.reclaim_gradient()
             optimizer.zero_grad()
 
             # log
@@ -221,17 +225,6 @@ def train(
         where = f"the model so far is in {config.output}"
         raise Interrupted(caught[0], f"stopped after step {done:,} of {steps:,}; {where}")
     return model
-
-
-def make_optimizer(modules: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW (one pass over the weights); weight decay on matrices only."""
-    matrices = [p for p in modules.parameters() if p.dim() > 1]
-    vectors = [p for p in modules.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 @torch.no_grad()

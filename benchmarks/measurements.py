@@ -404,7 +404,7 @@ def start(bench: Bench, sentences: int = 10_000_000) -> Iterator[Row]:
             dtype="fp32",
             batch=8,
             sentences=found[0]["sentences"],
-            corpus="the arrays of a smaller prepared corpus, repeated",
+            corpus="the arrays of a smaller prepared corpus, repeated; in the page cache",
             anonymous_gb={
                 "after the step": spread(each["beyond_model"] / GB for each in found)["p50"],
                 "peak": max(each["peak_beyond_model"] / GB for each in found),

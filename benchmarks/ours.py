@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -269,8 +270,9 @@ class Side:
         lengths = np.tile(small.lengths, times)[:sentences]
         boundaries = np.concatenate([[0], np.cumsum(lengths)])
         tokens = int(boundaries[-1])
-        large = Corpus(np.tile(small.token_ids, times)[:tokens], np.tile(small.marks, times)[:tokens], boundaries)
-        large.save(output)  # type: ignore[attr-defined]  # of the corpus on disk
+        arrays = {name: np.tile(getattr(small, name), times)[:tokens] for name in ("token_ids", "marks")}
+        large = dataclasses.replace(small, **arrays, boundaries=boundaries)
+        large.write(output)  # type: ignore[attr-defined]  # of the corpus on disk
 
     def start_on_corpus(self, model_folder: str, corpus_folder: str) -> dict[str, float]:
         """From the loaded model to the end of the first step: seconds, and anonymous memory beyond the model."""

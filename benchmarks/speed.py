@@ -24,13 +24,14 @@ import torch  # noqa: E402  # the root has to be on the path first
 
 from benchmarks import rows, tables  # noqa: E402
 from benchmarks.measurements import GROUPS, XLMR_LIKE, Bench, NotEqual, NotRun  # noqa: E402
+from benchmarks.workers import WorkerFailed  # noqa: E402
 from tsdae import load_stsb  # noqa: E402
 from tsdae.assets import MINILM, fetch  # noqa: E402
 from tsdae.recipe import sample_sentences  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 1 if the sides are not equal; 2 if rows could not be written."""
+    """Exit status: 0; 1 if the sides are not equal or a measurement failed; 2 if rows could not be written."""
     arguments = parse(argv)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     taken = rows.origin(shlex.join(["python", "benchmarks/speed.py", *argv]), gpu, arguments.commit)
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> int:
             print(refused, file=sys.stderr)
             return 2
     sentences, test_sentences = read_sentences(arguments.sentences)
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tsdae-speed-") as scratch:
         bench = Bench(
             model=arguments.model or fetch(MINILM),
@@ -61,6 +63,9 @@ def main(argv: list[str]) -> int:
                     print(tables.one_line(row), flush=True)
             except NotRun as reason:
                 print(f"{name}: not run, {reason}", flush=True)
+            except WorkerFailed as failure:  # the rows of the other measurements are still worth keeping
+                failed.append(name)
+                print(f"{name}: failed, {failure}", file=sys.stderr)
             except NotEqual as difference:
                 print(f"{name}: the two sides are not equal, so nothing is timed. They differ in {difference}")
                 return 1
@@ -76,7 +81,7 @@ def main(argv: list[str]) -> int:
         print(
             f"{len(paths)} rows are in {arguments.rows}; python benchmarks/tables.py --write puts them into the pages"
         )
-    return 0
+    return 1 if failed else 0
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -15,6 +15,10 @@ from typing import Any, Literal
 SideName = Literal["ours", "reference"]
 
 
+class WorkerFailed(RuntimeError):
+    """A side's process raised or ended; the message holds its traceback."""
+
+
 class Worker:
     """A fresh Python that holds one side: ``call(name, ...)`` runs that method of its `Side` and waits for the answer.
 
@@ -30,18 +34,18 @@ class Worker:
         theirs.close()
 
     def call(self, name: str, *arguments: Any, **named: Any) -> Any:
-        """RuntimeError, with the worker's own traceback, if the method raises."""
+        """WorkerFailed, with the worker's own traceback, if the method raises."""
         self._pipe.send((name, arguments, named))
         try:
             raised, answer = self._pipe.recv()
         except EOFError:
             self._process.join()
-            raise RuntimeError(
+            raise WorkerFailed(
                 f"the process of {self.side!r} ended in {name} with exit code {self._process.exitcode}; -9 is what a "
                 "system out of memory leaves"
             ) from None
         if raised:
-            raise RuntimeError(f"{self.side}, in {name}:\n{answer}")
+            raise WorkerFailed(f"{self.side}, in {name}:\n{answer}")
         return answer
 
     def __enter__(self) -> Worker:

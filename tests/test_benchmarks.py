@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import measurements, parts, rows, tables
 from benchmarks.limits import Shape, Tokens, flop
 from benchmarks.targets import LINES, PROFILES, SLOWER
-from benchmarks.workers import Worker
+from benchmarks.workers import Worker, WorkerFailed
 from tests import tiny
 from tsdae.folders import write_sentence_settings
 
@@ -191,7 +191,7 @@ def test_digest_of_a_commit_is_that_of_its_files() -> None:
 
 
 def test_a_worker_says_what_went_wrong_in_it() -> None:
-    with Worker("ours", threads=1) as worker, pytest.raises(RuntimeError, match="ours, in no_such_method"):
+    with Worker("ours", threads=1) as worker, pytest.raises(WorkerFailed, match="ours, in no_such_method"):
         worker.call("no_such_method")
 
 

@@ -272,7 +272,7 @@ class Side:
         tokens = int(boundaries[-1])
         arrays = {name: np.tile(getattr(small, name), times)[:tokens] for name in ("token_ids", "marks")}
         large = dataclasses.replace(small, **arrays, boundaries=boundaries)
-        large.write(output)  # type: ignore[attr-defined]  # of the corpus on disk
+        large.write(output)
 
     def start_on_corpus(self, model_folder: str, corpus_folder: str) -> dict[str, float]:
         """From the loaded model to the end of the first step: seconds, and anonymous memory beyond the model."""

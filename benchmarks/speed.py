@@ -15,6 +15,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,11 +24,22 @@ sys.path[0] = str(ROOT)  # in place of benchmarks/: its files are modules of the
 import torch  # noqa: E402  # the root has to be on the path first
 
 from benchmarks import rows, tables  # noqa: E402
-from benchmarks.measurements import GROUPS, XLMR_LIKE, Bench, NotEqual, NotRun  # noqa: E402
+from benchmarks.bench import Bench, NotEqual, NotRun  # noqa: E402
+from benchmarks.measure_rest import XLMR_LIKE, encode, gpu, memory, start  # noqa: E402
+from benchmarks.measure_training import slower, training  # noqa: E402
 from benchmarks.workers import WorkerFailed  # noqa: E402
 from tsdae import load_stsb  # noqa: E402
 from tsdae.assets import MINILM, fetch  # noqa: E402
 from tsdae.recipe import sample_sentences  # noqa: E402
+
+GROUPS: dict[str, Callable[[Bench], Iterator[rows.Row]]] = {
+    "training": training,
+    "slower": slower,
+    "encode": encode,
+    "memory": memory,
+    "start": start,
+    "gpu": gpu,
+}
 
 
 def main(argv: list[str]) -> int:

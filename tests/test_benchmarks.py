@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import measurements, parts, rows, tables
+from benchmarks import bench, measure_rest, measure_training, parts, rows, tables
 from benchmarks.limits import Shape, Tokens, flop
 from benchmarks.targets import LINES, PROFILES, SLOWER
 from benchmarks.workers import Worker, WorkerFailed
@@ -59,14 +59,14 @@ def test_percentiles_and_ratios() -> None:
 def test_sides_alternate_over_the_same_steps() -> None:
     calls: list[tuple[str, int, int]] = []
 
-    def side(name: str) -> measurements.Block:
+    def side(name: str) -> bench.Block:
         def block(first: int, count: int) -> list[float]:
             calls.append((name, first, count))
             return [float(len(calls))] * count
 
         return block
 
-    ours, theirs = measurements.alternate(side("ours"), side("theirs"), 3, 2, 5)
+    ours, theirs = bench.alternate(side("ours"), side("theirs"), 3, 2, 5)
     assert calls == [("ours", 3, 5), ("theirs", 3, 5), ("theirs", 8, 5), ("ours", 8, 5)]
     assert (ours, theirs) == ([[1.0] * 5, [4.0] * 5], [[2.0] * 5, [3.0] * 5])
 
@@ -208,17 +208,17 @@ def test_equal_sides_are_found_equal_and_others_are_named(tmp_path: Path) -> Non
         weights = theirs.call("weights")
         ours.call("load_training", str(tmp_path), tiny.SENTENCES, weights)
         assert ours.call("dropout") == theirs.call("dropout") == [0.1]
-        errors = measurements.prove_equal(ours, theirs, batch_size=4)
+        errors = measure_training.prove_equal(ours, theirs, batch_size=4)
         assert errors["fp64"] < 1e-9
 
         name = next(name for name in weights["decoder"] if name.endswith("1.crossattention.output.dense.bias"))
         weights["decoder"][name][0] += np.float32(0.01)  # one element: layer norm takes no notice of all alike
         ours.call("load_training", str(tmp_path), tiny.SENTENCES, weights)
-        with pytest.raises(measurements.NotEqual, match="fp64, batch of 4: the loss by"):
-            measurements.prove_equal(ours, theirs, batch_size=4)
+        with pytest.raises(bench.NotEqual, match="fp64, batch of 4: the loss by"):
+            measure_training.prove_equal(ours, theirs, batch_size=4)
 
 
 def test_gpu_rows_are_not_run_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(measurements.NotRun, match="no CUDA device"):
-        next(measurements.gpu(None))
+    with pytest.raises(bench.NotRun, match="no CUDA device"):
+        next(measure_rest.gpu(None))

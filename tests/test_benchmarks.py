@@ -1,0 +1,224 @@
+"""The benchmark's arithmetic, its tables, and what it refuses. Nothing here is timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import bench, measure_rest, measure_training, parts, rows, tables
+from benchmarks.limits import Shape, Tokens, flop
+from benchmarks.targets import LINES, PROFILES, SLOWER
+from benchmarks.workers import Worker, WorkerFailed
+from tests import tiny
+from tsdae.folders import write_sentence_settings
+
+ORIGIN = rows.Origin({"python": "3.11.7"}, "a processor", None, "c0ffee", True, "digest", "2026-11-23", "a command")
+LIMIT = {
+    "products_ms": 100.0,
+    "optimiser_ms": 10.0,
+    "softmax_ms": 2.0,
+    "total_ms": 112.0,
+    "gflop": 17.7,
+    "gflop_per_second": 177.0,
+    "noisy_tokens": 58,
+    "target_tokens": 103,
+    "steps": 6,
+    "share": {"p20": 0.44, "p50": 0.5, "p80": 0.56},
+}
+
+
+def training_row(name: str, ours: float, theirs: float, **changes: Any) -> rows.Row:
+    made = ORIGIN.row(
+        name,
+        "steps/s",
+        {"ours": [ours] * 5, "reference": [theirs] * 5},
+        [ours / theirs] * 5,
+        threads=2,
+        dtype="fp32",
+        batch=8,
+        limit=LIMIT,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def test_percentiles_and_ratios() -> None:
+    assert rows.spread(range(101)) == {"p20": 20.0, "p50": 50.0, "p80": 80.0}
+    assert rows.spread([1 / 3]) == {"p20": 0.33333, "p50": 0.33333, "p80": 0.33333}
+    assert rows.ratios([[3.0, 3.0], [4.0]], [[1.0, 2.0], [2.0]]) == [2.0, 2.0]
+    row = training_row("train-fp32-8", 4.0, 2.0)
+    assert (row.ratio, row.n) == ({"p20": 2.0, "p50": 2.0, "p80": 2.0}, 5)
+
+
+def test_sides_alternate_over_the_same_steps() -> None:
+    calls: list[tuple[str, int, int]] = []
+
+    def side(name: str) -> bench.Block:
+        def block(first: int, count: int) -> list[float]:
+            calls.append((name, first, count))
+            return [float(len(calls))] * count
+
+        return block
+
+    ours, theirs = bench.alternate(side("ours"), side("theirs"), 3, 2, 5)
+    assert calls == [("ours", 3, 5), ("theirs", 3, 5), ("theirs", 8, 5), ("ours", 8, 5)]
+    assert (ours, theirs) == ([[1.0] * 5, [4.0] * 5], [[2.0] * 5, [3.0] * 5])
+
+
+@pytest.mark.parametrize("decoder_layers", [None, 2])
+def test_flop_formula_counts_what_the_step_multiplies(decoder_layers: int | None) -> None:
+    model, batch = tiny.model(decoder_layers=decoder_layers), tiny.batch()
+    with FlopCounterMode(display=False) as counter:
+        model(batch).mean.backward()
+    counts = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
+    counted = sum(count for operation, count in counts.items() if operation in ("aten.mm", "aten.addmm"))
+    config = model.encoder.bert.config
+    shape = Shape(config.width, config.feed_forward, config.layers, decoder_layers or 3, config.vocabulary_size)
+    tokens = Tokens(batch.noisy.token_count, batch.target.token_count - len(batch.target), len(batch.target))
+    assert counted == flop(shape, tokens)
+
+
+def test_time_of_parts_is_the_time_of_the_step() -> None:
+    """Each operation is put where it belongs, also in the backward pass, and the parts add up."""
+    model, batch = tiny.model().train(), tiny.batch()
+    found = parts.time_of_parts(lambda number: model(batch).mean.backward(), 0, 2)
+    assert min(found.values()) >= 0
+    for part in ("matrix products", "attention", "softmax and loss", "dropout", "layer norm and GELU"):
+        assert found[part] > 0, part
+    assert found["optimiser"] == 0
+
+
+def test_a_tree_with_changes_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    states: dict[str, tuple[str | None, str]] = {"clean": ("c0ffee", ""), "changed": ("c0ffee", " M tsdae/bert.py")}
+    for state, (commit, changed) in states.items():
+        answers = {"rev-parse": str(commit).encode(), "status": changed.encode()}
+        monkeypatch.setattr(rows, "git", lambda command, *_, answers=answers: answers[command])
+        taken = rows.origin("a command", None)
+        row = taken.row("encode", "s", {"ours": [1.0]}, threads=1, dtype="fp32")
+        if state == "clean":
+            assert rows.write([row], tmp_path / state) == [tmp_path / state / "encode.json"]
+            assert rows.read(tmp_path / state) == {"encode": row}
+        else:
+            with pytest.raises(rows.Refused, match="differs from its commit"):
+                rows.write([row], tmp_path / state)
+            assert not (tmp_path / state).exists()
+
+
+def test_a_tree_without_a_repository_has_to_name_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "git", lambda *_: None)
+    with pytest.raises(rows.Refused, match="--commit"):
+        rows.check_writable(rows.origin("a command", None))
+    named = rows.origin("a command", None, "c0ffee")
+    rows.check_writable(named)
+    assert (named.commit, named.clean) == ("c0ffee", None)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A README, a page and two rows whose tables are written."""
+    monkeypatch.setattr(tables, "git", lambda command, *_: b"false" if command == "rev-parse" else b"")
+    monkeypatch.setattr(tables, "sources_of", lambda commit: "digest" if commit == "c0ffee" else None)
+    paths = {"readme": tmp_path / "README.md", "page_file": tmp_path / "speed.md", "folder": tmp_path / "rows"}
+    paths["readme"].write_text(f"before\n{tables.BEGIN}\n{tables.END}\nafter\n", encoding="utf-8")
+    rows.write([training_row("train-fp32-8", 4.2, 2.0), training_row("train-fp32-64", 0.6, 0.3)], paths["folder"])
+    assert tables.main(["--write"], **paths) == 0
+    assert tables.main(["--check"], **paths) == 0
+    return paths
+
+
+def test_tables_say_what_the_rows_say(site: dict[str, Path]) -> None:
+    readme, page = (site[name].read_text(encoding="utf-8") for name in ("readme", "page_file"))
+    assert readme.startswith("before\n")
+    assert readme.endswith("\nafter\n")
+    first = (
+        "| training, CPU fp32, batch 8 | 4.2 steps/s | 2 steps/s | 2.10 x | 50 % | 2.0 x, aim 2.4 x; or 75 % of the "
+    )
+    assert f"{first}limit | yes |" in readme
+    assert "| 0.6 steps/s | 0.3 steps/s | 2.00 x | 50 % | no smaller than at 8 | **no** |" in readme
+    assert "| train-fp32-8 | 58 + 103 | 17.7 | 177 | 100 ms | 10 ms | 2 ms | 112 ms | 50 % [44, 56] |" in page
+    for line in (*LINES, *SLOWER):
+        assert line.what in page
+    assert page.count("not yet run") == len(LINES) - 2 + len(SLOWER) + len(PROFILES)
+
+
+def test_check_notices_a_number_that_no_row_holds(site: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    text = site["readme"].read_text(encoding="utf-8")
+    site["readme"].write_text(text.replace("4.2 steps/s", "4.3 steps/s"), encoding="utf-8")
+    assert tables.main(["--check"], **site) == 1
+    assert "4.3 steps/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("clean", False, "differs from its commit"),
+        ("commit", "f00d", "was not taken from the code of commit f00d"),
+        ("sources", "other", "was not taken from the code of commit c0ffee"),
+    ],
+)
+def test_check_notices_a_row_that_belongs_to_no_commit(
+    key: str, value: object, complaint: str, site: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = site["folder"] / "train-fp32-8.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {key: value}), encoding="utf-8")
+    assert tables.main(["--write"], **site) == 0
+    assert tables.main(["--check"], **site) == 1
+    assert complaint in capsys.readouterr().out
+
+
+def test_check_in_a_shallow_clone_counts_what_it_cannot_know(
+    site: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "git", lambda command, *_: b"true\n" if command == "rev-parse" else None)
+    monkeypatch.setattr(tables, "sources_of", lambda commit: None)
+    assert tables.main(["--check"], **site) == 0
+    assert "of 2 of 2 rows" in capsys.readouterr().out
+
+
+def test_digest_of_a_commit_is_that_of_its_files() -> None:
+    """Of this repository's own history, where there is one."""
+    commit, clean = rows.tree_state()
+    if commit is None or rows.sources_of(commit) is None:
+        assert rows.sources_of("no-such-commit") is None
+        return
+    assert not clean or rows.sources_of(commit) == rows.sources_here()
+
+
+def test_a_worker_says_what_went_wrong_in_it() -> None:
+    with Worker("ours", threads=1) as worker, pytest.raises(WorkerFailed, match="ours, in no_such_method"):
+        worker.call("no_such_method")
+
+
+@pytest.mark.reference
+def test_equal_sides_are_found_equal_and_others_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="the extra [reference] is not installed")
+    from tests import families
+
+    families.save(tmp_path, "bert", pad_token_id=0, max_position_embeddings=40)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    write_sentence_settings(tmp_path, 24, "cls", normalize=False, max_length=39, lowercase=False)
+    with Worker("ours", 1) as ours, Worker("reference", 1) as theirs:
+        theirs.call("load_training", str(tmp_path))
+        weights = theirs.call("weights")
+        ours.call("load_training", str(tmp_path), tiny.SENTENCES, weights)
+        assert ours.call("dropout") == theirs.call("dropout") == [0.1]
+        errors = measure_training.prove_equal(ours, theirs, batch_size=4)
+        assert errors["fp64"] < 1e-9
+
+        name = next(name for name in weights["decoder"] if name.endswith("1.crossattention.output.dense.bias"))
+        weights["decoder"][name][0] += np.float32(0.01)  # one element: layer norm takes no notice of all alike
+        ours.call("load_training", str(tmp_path), tiny.SENTENCES, weights)
+        with pytest.raises(bench.NotEqual, match="fp64, batch of 4: the loss by"):
+            measure_training.prove_equal(ours, theirs, batch_size=4)
+
+
+def test_gpu_rows_are_not_run_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(bench.NotRun, match="no CUDA device"):
+        next(measure_rest.gpu(None))

@@ -69,6 +69,6 @@ def per_second(blocks: Blocks, items: int = 1) -> list[float]:
 
 
 def check_reference() -> None:
-    missing = [name for name in ("sentence_transformers", "nltk") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("sentence_transformers", "nltk", "greenlet") if importlib.util.find_spec(name) is None]
     if missing:
         raise NotRun(f"{' and '.join(missing)} missing; run: python -m pip install -e '.[benchmark]'")

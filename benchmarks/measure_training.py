@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.bench import OURS, REFERENCE, Bench, NotEqual, alternate, check_reference, flat, per_second
 from benchmarks.rows import Row, ratios, spread
 from benchmarks.workers import Worker
+from tsdae.dataset import NOISED_AT_ONCE
 
 TRAINING = (("fp32", 8), ("bf16", 8), ("fp32", 64), ("bf16", 64))
 
@@ -116,11 +117,12 @@ def training(bench: Bench) -> Iterator[Row]:
 
 def noise_and_tokens(bench: Bench, ours: Worker, theirs: Worker, batch_size: int = 8) -> Row:
     """Milliseconds from text (the reference) or a tokenised corpus (ours) to the ids of a noisy and a clean batch."""
-    blocks, size = (1, 3) if bench.short else (10, 20)
+    size = NOISED_AT_ONCE // batch_size  # as many batches as are made at once
+    blocks = 1 if bench.short else 10
     rows = ours.call("rows", batch_size, 0, (1 + blocks) * size)
     texts = [[bench.sentences[row] for row in step] for step in rows]
     ours.call("make_batches", batch_size, 0, size)
-    theirs.call("make_batches", texts[:size])
+    theirs.call("make_batches", texts[:2])
     our_times, their_times = alternate(
         lambda first, count: ours.call("make_batches", batch_size, first, count),
         lambda first, count: theirs.call("make_batches", texts[first : first + count]),

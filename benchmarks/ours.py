@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from greenlet import greenlet
+from torch import Tensor
 
 import tsdae
 from benchmarks.limits import Shape, Tokens, flop, seconds_of_optimizer, seconds_of_products, seconds_of_softmax
@@ -21,48 +23,47 @@ from benchmarks.workers import PeakOf, memory_of_process
 from tests import tiny
 from tests.hf_names import as_ours
 from tests.tolerances import BFLOAT16_RATIO, FLOAT32, FLOAT64
-from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder, TrainConfig
+from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert, BertConfig
 from tsdae.corpus import Corpus
-from tsdae.device import autocast_dtype
 from tsdae.folders import load_tokenizer
-from tsdae.objectives import step_counts
-from tsdae.objectives import tsdae as paper_objective
 from tsdae.tokenization import BEGINS_WORD, SPECIAL
-from tsdae.training import make_optimizer
 
 Precision = Literal["fp64", "fp32", "bf16"]
+NEVER_ENDING = 10**6  # steps
 FAMILY = "bert"  # of the checkpoints that are compared
 Named = dict[str, dict[str, np.ndarray]]  # the reference's weights or gradients: encoder, decoder -> name -> array
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class TrainingStep:
-    """One optimiser step after another: what `tsdae.training.train` does between two lines of its log."""
+class Training:
+    """`tsdae.train` itself, which is left before each step and entered again for it.
 
-    def __init__(self, model: TSDAE, dataset: DenoisingDataset, config: TrainConfig, device: torch.device) -> None:
-        self.model, self.dataset, self.config, self.device = model, dataset, config, device
-        self.optimizer = make_optimizer(model, config)
-        self.parameters = list(model.parameters())
+    A step lasts from one drawn batch to the next: it trains, logs and draws as any run does. In a greenlet and not in a
+    thread: outside a process's first thread PyTorch trains a third slower.
+    """
 
-    def step(self, number: int) -> Tensor:
-        """Trains on batch ``number``, noise and order included; returns the loss, on the device."""
-        config = self.config
-        batch = self.dataset.batch(*self.dataset.order(number * config.batch_size, config.batch_size)).to(self.device)
-        counts = step_counts(paper_objective, [batch])
-        with torch.autocast(
-            self.device.type, autocast_dtype(config.precision), enabled=config.precision in ("bf16", "fp16")
-        ):
-            loss_sum = paper_objective(self.model, batch)
-            loss = loss_sum.share_of(counts or loss_sum.counts)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, config.clip or math.inf)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate
-        self.optimizer.found_inf = (~torch.isfinite(norm + loss)).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.detach()
+    def __init__(self, model: TSDAE, dataset: DenoisingDataset, config: TrainConfig) -> None:
+        paused = copy.copy(dataset)
+        vars(paused)["batches"] = self._batches(dataset)
+        self._training = greenlet(lambda: train(model, paused, config))
+        self._next = 0
+        self._training.switch()
+
+    def _batches(self, dataset: DenoisingDataset) -> Callable[[int, int], Iterator[Batch]]:
+        def batches(position: int, batch_size: int) -> Iterator[Batch]:
+            for batch in dataset.batches(position, batch_size):
+                self._training.parent.switch()
+                yield batch
+
+        return batches
+
+    def step(self, number: int) -> None:
+        """Trains on batch ``number``; they come in order."""
+        if number != self._next:
+            raise ValueError(f"step {number} was asked for, and {self._next} is the next")
+        self._next += 1
+        self._training.switch()
 
 
 class Side:
@@ -70,7 +71,7 @@ class Side:
 
     model: TSDAE
     dataset: DenoisingDataset
-    training: TrainingStep
+    training: Training
     encoder: SentenceEncoder
 
     def __init__(self, threads: int, device: str) -> None:
@@ -177,8 +178,16 @@ class Side:
 
     def start_training(self, precision: Precision, batch_size: int) -> None:
         """A new optimiser; dropout on."""
-        config = TrainConfig(precision=precision, batch_size=batch_size)
-        self.training = TrainingStep(self.model.train(), self.dataset, config, self.device)
+        threads = torch.get_num_threads()
+        config = TrainConfig(
+            steps=NEVER_ENDING,
+            precision=precision,
+            batch_size=batch_size,
+            device=self.device.type,
+            threads=threads,
+            eval_every=0,
+        )
+        self.training = Training(self.model, self.dataset, config)
 
     def train(self, first: int, count: int) -> list[float]:
         """Seconds of each of these steps."""
@@ -197,10 +206,14 @@ class Side:
         return time_of_parts(self.training.step, first, count)
 
     def make_batches(self, batch_size: int, first: int, count: int) -> list[float]:
-        """Seconds that the noisy and clean token ids of each of these steps take."""
-        return [
-            _seconds(lambda number=number: self._batch(batch_size, number)) for number in range(first, first + count)
-        ]
+        """Seconds that the noisy and clean token ids of each of these steps take, as training draws them.
+
+        Many batches are made at once, so each is given its share of the time of all.
+        """
+        start, stream = time.perf_counter(), self.dataset.batches(first * batch_size, batch_size)
+        for _ in range(count):
+            next(stream)
+        return [(time.perf_counter() - start) / count] * count
 
     # limits
 
@@ -265,12 +278,14 @@ class Side:
 
     def tile_corpus(self, folder: str, sentences: int, output: str) -> None:
         """Writes a prepared corpus of so many sentences: a smaller one, again and again."""
-        small = Corpus.open(folder)  # type: ignore[attr-defined]  # of the corpus on disk
+        small = Corpus.open(folder)
         times = -(-sentences // len(small))
         lengths = np.tile(small.lengths, times)[:sentences]
         boundaries = np.concatenate([[0], np.cumsum(lengths)])
         tokens = int(boundaries[-1])
-        arrays = {name: np.tile(getattr(small, name), times)[:tokens] for name in ("token_ids", "marks")}
+        arrays: dict[str, Any] = {
+            name: np.tile(getattr(small, name), times)[:tokens] for name in ("token_ids", "marks")
+        }
         large = dataclasses.replace(small, **arrays, boundaries=boundaries)
         large.write(output)
 
@@ -280,7 +295,7 @@ class Side:
         before = memory_of_process("RssAnon")
         with PeakOf("RssAnon") as peak:
             start = time.perf_counter()
-            corpus = Corpus.open(corpus_folder)  # type: ignore[attr-defined]  # of the corpus on disk
+            corpus = Corpus.open(corpus_folder)
             self.dataset = DenoisingDataset(corpus, self.model.encoder.tokenizer)
             self.start_training("fp32", 8)
             self.training.step(0)

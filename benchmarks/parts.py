@@ -15,18 +15,21 @@ REST = "Python, padding, additions and the rest"
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("matrix products", ("mm", "addmm", "mkldnn_linear", "mkldnn_matmul", "linear_cross_entropy")),
     ("attention", ("_scaled_dot_product", "scaled_dot_product", "ScaledDotProduct", "bmm", "_flash_attention")),
-    ("softmax and loss", ("cross_entropy", "_log_softmax", "log_softmax", "nll_loss", "LogSoftmax", "NllLoss")),
-    ("dropout", ("dropout", "native_dropout", "bernoulli", "MulBackward", "NativeDropoutBackward")),
+    (
+        "softmax, loss and their products",
+        ("_TokenLoss", "cross_entropy", "_log_softmax", "log_softmax", "nll_loss", "LogSoftmax", "NllLoss"),
+    ),
+    ("dropout", ("dropout", "native_dropout", "bernoulli", "random_", "ge", "NativeDropoutBackward")),
     (
         "layer norm and GELU",
         ("layer_norm", "native_layer_norm", "NativeLayerNorm", "gelu", "Gelu"),
     ),
-    ("embedding and its gradient", ("embedding", "Embedding", "torch::autograd::AccumulateGrad")),
+    ("embedding and its gradient", ("embedding", "Embedding", "_Rows", "_Ticket", "torch::autograd::AccumulateGrad")),
     ("optimiser", ("_fused_adamw", "Optimizer.")),
-    ("clip", ("linalg_vector_norm", "_foreach_norm", "_foreach_mul_", "clamp", "_foreach_lerp")),
+    ("clip", ("linalg_vector_norm", "dot", "_foreach_norm", "_foreach_mul_", "clamp", "_foreach_lerp")),
     ("copies and casts", ("copy_", "_to_copy", "to", "clone", "contiguous", "ToCopy", "TBackward", "cat")),
 )
-EXACT = {"mm", "to", "cat", "clamp", "bmm"}  # short words that begin the names of other operations as well
+EXACT = {"mm", "to", "cat", "clamp", "bmm", "ge", "dot"}  # short words that begin the names of other operations as well
 
 
 def part_of(event: Any) -> str:

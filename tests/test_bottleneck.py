@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -109,14 +110,15 @@ def test_a_position_sees_the_tokens_before_its_target_and_nothing_else(tie: bool
 def test_labels_are_the_next_tokens(tie: bool) -> None:
     """The gradient of a cross-entropy at its logits is p - onehot(label): below zero at the label and nowhere else.
     A token's logits are shifted by the head's bias alone, so the bias of a single token's loss has that gradient."""
-    model, batch, caught = tiny.model(tie=tie), tiny.batch(), []
-    token_loss = model.token_loss
-    model.token_loss = lambda *given: caught.append(token_loss(*given)) or caught[0]
-    assert torch.equal(model(batch).mean, caught[0].mean())
+    model, batch = tiny.model(tie=tie), tiny.batch()
+    with mock.patch.object(model, "token_loss", wraps=model.token_loss) as token_loss:
+        mean = model(batch).mean
+    loss_T = model.token_loss(*token_loss.call_args.args)
+    assert torch.equal(mean, loss_T.mean())
     following = [token for ids in batch.target.sentences() for token in ids[1:]]
     assert following != [token for ids in batch.target.sentences() for token in ids[:-1]]
     for row, token in enumerate(following):
-        (gradient_V,) = torch.autograd.grad(caught[0][row], model.head.bias, retain_graph=True)
+        (gradient_V,) = torch.autograd.grad(loss_T[row], model.head.bias, retain_graph=True)
         assert (gradient_V < 0).nonzero().tolist() == [[token]]
 
 

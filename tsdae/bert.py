@@ -123,17 +123,17 @@ def attend(projected_T3D: Tensor, layout: Layout, heads: int, dropout: float, ca
     Returns context_TD. Under a causal mask the padding needs no mask of its own: it stands to the right of every
     real token, and what its own rows compute is dropped.
     """
-    query_BNLH, key_BNLH, value_BNLH = layout.pad(projected_T3D).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    split = layout.pad(projected_T3D).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     if dropout and projected_T3D.device.type == "cpu":
-        # PyTorch's own has no kernel for this case on CPUs; what it falls back to takes one and a half times as long.
-        score_BNLL = (query_BNLH * query_BNLH.shape[-1] ** -0.5) @ key_BNLH.transpose(-1, -2)
-        if causal or not layout.is_full:
-            hidden = ~layout.earlier_LL if causal else ~layout.real_BL[:, None, None, :]
-            score_BNLL = score_BNLL.masked_fill(hidden, float("-inf"))
-        wide = torch.promote_types(score_BNLL.dtype, torch.float32)
-        weight_BNLL = torch.softmax(score_BNLL, -1, dtype=wide)
-        context_BNLH = (weight_BNLL * dropout_mask(weight_BNLL, dropout)).to(value_BNLH.dtype) @ value_BNLH
+        # PyTorch has no kernel for this case on CPUs; what it falls back to takes nearly twice as long (measured).
+        query, key, value = split.reshape(3, layout.batch * heads, layout.longest, -1)
+        bias = layout.causal_bias_LL if causal else layout.padding_bias_BL.repeat_interleave(heads, 0)[:, None]
+        score = torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+        weight = torch.softmax(score, -1, dtype=torch.promote_types(score.dtype, torch.float32))
+        weight = weight * dropout_mask(weight, dropout)
+        context_BNLH = torch.bmm(weight.to(value.dtype), value).unflatten(0, (layout.batch, heads))
     else:
+        query_BNLH, key_BNLH, value_BNLH = split
         may_attend = None if causal or layout.is_full else layout.real_BL[:, None, None, :]
         context_BNLH = F.scaled_dot_product_attention(
             query_BNLH, key_BNLH, value_BNLH, attn_mask=may_attend, dropout_p=dropout, is_causal=causal

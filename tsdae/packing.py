@@ -53,11 +53,11 @@ class Packed(Generic[Array]):
 
     def to(self, device: torch.device | str) -> Packed[Tensor]:
         """The same sentences as tensors on ``device``."""
-        return Packed(
-            torch.as_tensor(self.token_ids_T).to(device, non_blocking=True),
-            torch.as_tensor(self.boundaries).to(device, non_blocking=True),
-            self.longest,
-        )
+        token_ids_T, boundaries = torch.as_tensor(self.token_ids_T), torch.as_tensor(self.boundaries)
+        if torch.device(device).type == "cuda" and token_ids_T.device.type == "cpu":
+            # From page-locked memory the copy runs beside what the device is doing.
+            token_ids_T, boundaries = token_ids_T.pin_memory(), boundaries.pin_memory()
+        return Packed(token_ids_T.to(device, non_blocking=True), boundaries.to(device, non_blocking=True), self.longest)
 
     def __len__(self) -> int:
         return len(self.boundaries) - 1
@@ -75,6 +75,13 @@ class Packed(Generic[Array]):
         """The token ids of each sentence in turn, for reading."""
         for start, end in zip(self.boundaries[:-1].tolist(), self.boundaries[1:].tolist(), strict=True):
             yield self.token_ids_T[start:end].tolist()
+
+    def split(self: Packed[np.ndarray], size: int) -> Iterator[Packed[np.ndarray]]:
+        """The sentences in groups of ``size``, the last one perhaps smaller; nothing is copied."""
+        longest_G = np.maximum.reduceat(self.lengths_B, np.arange(0, len(self), size)).tolist()
+        for group, longest in enumerate(longest_G):
+            boundaries = self.boundaries[group * size : (group + 1) * size + 1]
+            yield Packed(self.token_ids_T[boundaries[0] : boundaries[-1]], boundaries - boundaries[0], longest)
 
     def without_last(self: Packed[Tensor]) -> Packed[Tensor]:
         """Every sentence without its last token: what a decoder reads (it has nothing to predict after the end)."""
@@ -137,9 +144,16 @@ class Layout:
         return torch.arange(self.longest, device=self.boundaries.device) < self.lengths_B[:, None]
 
     @cached_property
-    def earlier_LL(self) -> Tensor:
-        """bool, True where a token (row) may attend to one (column) under a causal mask: itself and those before."""
-        return torch.ones(self.longest, self.longest, dtype=torch.bool, device=self.boundaries.device).tril()
+    def causal_bias_LL(self) -> Tensor:
+        """What a causal mask adds to the scores: 0 for a token (row) itself and those before it, else -inf."""
+        earlier_LL = torch.ones(self.longest, self.longest, dtype=torch.bool, device=self.boundaries.device).tril()
+        return torch.zeros(earlier_LL.shape, device=earlier_LL.device).masked_fill_(~earlier_LL, float("-inf"))
+
+    @cached_property
+    def padding_bias_BL(self) -> Tensor:
+        """What the padding adds to the scores: 0 for tokens, else -inf."""
+        bias_BL = torch.zeros(self.real_BL.shape, device=self.boundaries.device)
+        return bias_BL.masked_fill_(~self.real_BL, float("-inf"))
 
     def pad(self, rows_TX: Tensor) -> Tensor:
         """[T, X] to [B, L, X]; the padding is zero."""

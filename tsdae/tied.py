@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK_BYTES = 2**25  # of fp32 logits that exist at a time
+CHUNK_BYTES = 2**27  # of fp32 logits that exist at a time
 CHUNK_TOKENS = 256  # but at least so many tokens': with fewer, E's gradient is read and written too often
 
 
@@ -112,11 +112,11 @@ class _Workspace:
         """log softmax(E h + b), at least in fp32: [C, V]."""
         self.calls += 1
         dtype = hidden_CD.dtype
-        logits_CV = self.memory("logits", (len(hidden_CD), len(weight_VD)), dtype)
+        shape, wide = (len(hidden_CD), len(weight_VD)), torch.promote_types(dtype, torch.float32)
+        logits_CV = self.memory("logits", shape, dtype)
         torch.addmm(bias_V.to(dtype), hidden_CD, self.cast(weight_VD, dtype).t(), out=logits_CV)
-        wide = torch.promote_types(dtype, torch.float32)
-        log_CV = self.memory("log probabilities", logits_CV.shape, wide)
-        return torch.log_softmax(logits_CV, 1, dtype=wide, out=log_CV)
+        log_CV = logits_CV if dtype == wide else self.memory("logits", shape, wide).copy_(logits_CV)
+        return torch.log_softmax(log_CV, 1, out=log_CV)
 
     def cast(self, weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
         """E in ``dtype``, made once for all uses until E changes."""
@@ -214,7 +214,7 @@ class _TokenLoss(torch.autograd.Function):
         chunks = (tensor.split(ctx.tokens) for tensor in (hidden_TD, target_T, grad_T, grad_hidden_TD))
         for hidden_CD, target_C, grad_C, grad_hidden_CD in zip(*chunks, strict=True):
             if workspace.calls == ctx.call:  # the forward pass's are still there
-                log_CV = workspace.memory("log probabilities", (len(hidden_CD), len(bias_V)), grad_T.dtype)
+                log_CV = workspace.memory("logits", (len(hidden_CD), len(bias_V)), grad_T.dtype)
             else:
                 log_CV = workspace.log_probabilities(hidden_CD, weight_VD, bias_V)
             workspace.calls += 1  # now they are overwritten

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch, DenoisingDataset
-from tsdae.device import autocast_dtype, choose_device, choose_precision
+from tsdae.device import autocast_dtype, choose_device, choose_precision, keep_freed_memory
 from tsdae.objectives import Objective, check_counts, step_counts, tsdae
 from tsdae.optimisation import clip_gradients, make_optimizer
 from tsdae.runs import Run
@@ -135,6 +135,8 @@ def train(
     precision = choose_precision(config.precision, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.use_deterministic_algorithms(config.deterministic)
     torch.manual_seed(config.seed)  # of dropout, the one random choice that is not keyed
     steps = config.steps_for(len(dataset))
@@ -150,6 +152,7 @@ def train(
         chosen = dataclasses.asdict(config) | {"precision": precision, "device": device.type, "steps": steps}
         run = Run(config.output, chosen | (settings or {}), config.overwrite)
     window = Window(device)
+    stream = dataset.batches(0, config.batch_size)
     best: float | None = None
     modules.train()
     with (
@@ -158,11 +161,7 @@ def train(
     ):
         for step in range(steps):
             # batch
-            position = step * config.accumulate * config.batch_size
-            batches = [
-                dataset.batch(*dataset.order(position + i * config.batch_size, config.batch_size)).to(device)
-                for i in range(config.accumulate)
-            ]
+            batches = [next(stream).to(device) for _ in range(config.accumulate)]
             counts = step_counts(objective, batches)
 
             # loss, backward
@@ -198,7 +197,7 @@ def train(
                     done, fp16=precision == "fp16", name_sentences=lambda s: _sentences(dataset, config, s)
                 )
                 row |= {"learning_rate": config.learning_rate_at(step, steps)}
-                row |= {"epoch": round((position + config.accumulate * config.batch_size) / len(dataset), 4)}
+                row |= {"epoch": round(done * config.accumulate * config.batch_size / len(dataset), 4)}
                 bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s")
                 if run:
                     run.log({"step": done} | row)

@@ -21,6 +21,7 @@ TWIN, PARITY, DROPOUT = "tests/test_twin.py", "tests/test_bert_parity.py", "test
 ENCODER, CORPUS, COMMANDS = "tests/test_encoder.py", "tests/test_corpus.py", "tests/test_commands.py"
 INVARIANCES, BOTTLENECK = "tests/test_invariances.py", "tests/test_bottleneck.py"
 OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
+OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 
 MUTANTS = (
@@ -145,11 +146,11 @@ MUTANTS = (
     Mutant("weight-of-a-term-lost", "tsdae/objectives.py", "weight=factor * term.weight", "weight=term.weight",
            OBJECTIVES),
     Mutant("gradients-pile-up", "tsdae/training.py", "            optimizer.zero_grad()\n", "", TRAINING),
-    Mutant("clipping-lost", "tsdae/training.py", "config.clip or math.inf", "math.inf", TRAINING),
+    Mutant("clipping-lost", "tsdae/optimisation.py", "    elif largest_norm:\n", "    elif False:\n", OPTIMISATION),
     Mutant("schedule-never-set", "tsdae/training.py", 'group["lr"] = config.learning_rate_at(step, steps)',
            'group["lr"] = config.learning_rate', TRAINING),
-    Mutant("weight-decay-everywhere", "tsdae/training.py", '"params": vectors, "weight_decay": 0.0',
-           '"params": vectors, "weight_decay": config.weight_decay', TRAINING),
+    Mutant("weight-decay-everywhere", "tsdae/optimisation.py", '"params": vectors, "weight_decay": 0.0',
+           '"params": vectors, "weight_decay": weight_decay', TRAINING),
     Mutant("nan-reaches-the-weights", "tsdae/training.py", "(~torch.isfinite(norm + step_loss)).float()",
            "torch.zeros(())", TRAINING),
     Mutant("evaluation-in-train-mode", "tsdae/training.py", "    model.eval()\n", "    model.train()\n", TRAINING),
@@ -159,10 +160,27 @@ MUTANTS = (
     Mutant("evaluation-moves-the-random-state", "tsdae/training.py",
            'with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):',
            "with contextlib.nullcontext():", TRAINING),
-    Mutant("the-same-batch-twice", "tsdae/training.py", "dataset.order(position + i * config.batch_size,",
-           "dataset.order(position,", TRAINING),
+    Mutant("the-same-batches-again", "tsdae/dataset.py", "            position += at_once\n", "", DATASET),
     Mutant("higher-loss-is-better", "tsdae/training.py", 'value < best if name.endswith("loss") else value > best',
            "value > best", TRAINING),
+    # the fast path: E's one gradient, few lengths, masks
+    Mutant("clip-by-too-much", "tsdae/optimisation.py", ".clamp(min=1.0)", "", OPTIMISATION),
+    Mutant("second-lookup-forgets-the-first", "tsdae/tied.py", "        if is_new:\n            collected_VD.zero_()\n",
+           "        collected_VD.zero_()\n", TIED),
+    Mutant("later-chunks-forget-the-first", "tsdae/tied.py", "beta=0 if is_new else 1", "beta=0", TIED),
+    Mutant("overwritten-logits-are-used", "tsdae/tied.py", "if workspace.calls == ctx.call:", "if ctx.call:", TIED),
+    Mutant("a-failed-pass-leaves-its-gradient", "tsdae/tied.py", "if this_pass == self._pass and self._collected_VD",
+           "if self._collected_VD", TIED),
+    Mutant("weights-of-tokens-lost", "tsdae/tied.py", "hidden_CD * scale_C1)", "hidden_CD)", TIED),
+    Mutant("stale-bfloat16-copy", "tsdae/tied.py", "if state != self._cast_from:", "if self._cast_from is None:", TIED),
+    Mutant("rows-that-are-no-tokens-in-the-padding", "tsdae/packing.py",
+           "flat.index_copy(0, self.tokens(self.slot_T), self.tokens(rows_TX))", "flat.index_copy(0, self.slot_T, rows_TX)",
+           PACKING),
+    Mutant("rows-that-are-no-tokens-in-the-loss", "tsdae/autoencoder.py", "F.pad(target_T, (0, filling)))[:count]",
+           "F.pad(target_T, (0, filling)))", PACKING),
+    Mutant("mask-without-scale", "tsdae/bert.py", ".mul_(2**16 / (2**16 - dropped))", "", DROPOUT),
+    Mutant("attention-to-the-padding", "tsdae/bert.py", "layout.padding_bias_BL.repeat_interleave(heads, 0)[:, None]",
+           "0 * layout.real_BL.float().repeat_interleave(heads, 0)[:, None]", PACKING),
     # evaluation, recipe
     Mutant("pearson-for-spearman", "tsdae/evaluation.py",
            "spearman_S = _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1))", "spearman_S = pearson_S", EVALUATION),

@@ -10,6 +10,7 @@ from scipy import stats
 from torch.utils.data import DataLoader
 
 from tests import tiny
+from tsdae import dataset
 from tsdae.corpus import Corpus
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.tokenization import truncate
@@ -144,3 +145,17 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
 def test_one_string_is_not_a_corpus() -> None:
     with pytest.raises(ValueError, match="list of sentences"):
         DenoisingDataset("a man", tiny.tokenizer())
+
+
+def test_the_stream_of_batches_is_the_order_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are noised at once, and wherever the stream is entered."""
+    data = tiny.dataset(seed=5)
+    for at_once in (1, 7, 1024):
+        monkeypatch.setattr(dataset, "NOISED_AT_ONCE", at_once)
+        for position in (0, 6):
+            stream = data.batches(position, 3)
+            for number in range(9):
+                expected = data.batch(*data.order(position + 3 * number, 3))
+                found = next(stream)
+                for side in ("noisy", "target"):
+                    assert list(getattr(found, side).sentences()) == list(getattr(expected, side).sentences())

@@ -20,7 +20,7 @@ from tests import tiny
 from tests.hf_names import as_ours, encoder_as_ours
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, SentenceEncoder
-from tsdae.bert import Bert
+from tsdae.bert import Bert, dropout_mask
 from tsdae.packing import Packed
 
 REPEATS = 3000
@@ -217,3 +217,26 @@ def test_only_distilbert_has_none_after_the_attention_output(family: str) -> Non
     outputs = [(ours.encode(batch.noisy), ours.decode(batch.target, sentence_BD)) for _ in range(2)]
     for first, second in zip(*outputs, strict=True):
         assert torch.equal(first, second) == (family == "DistilBERT")
+
+
+def test_the_mask_on_cpus_drops_with_its_probability_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    for p in (0.1, 0.5, 0.9):
+        mask = dropout_mask(torch.empty(1000, 1001), p)
+        dropped = (mask == 0).double().mean().item()
+        assert abs(dropped - p) < 5 * (p * (1 - p) / mask.numel()) ** 0.5
+        (scale,) = mask[mask > 0].unique().tolist()
+        assert scale == pytest.approx(1 / (1 - p), rel=1e-4)
+        columns = (mask == 0).double()
+        together = (columns[:, 1:] * columns[:, :-1]).mean().item()  # neighbours share 64 random bits
+        assert abs(together - p**2) < 5 * (p**2 / mask.numel()) ** 0.5
+
+
+def test_masks_follow_the_seed_and_differ_from_call_to_call() -> None:
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        draws.append([dropout_mask(torch.empty(40), 0.5) for _ in range(2)])
+    assert torch.equal(draws[0][0], draws[1][0])
+    assert torch.equal(draws[0][1], draws[1][1])
+    assert not torch.equal(draws[0][0], draws[0][1])

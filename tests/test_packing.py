@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from tests import tiny
 from tests.tolerances import FLOAT64
-from tsdae.packing import Layout, Packed, ranges
+from tsdae import autoencoder, packing
+from tsdae.packing import Layout, Packed, few_lengths, ranges
 
 RAGGED = [[11, 12, 13], [21], [31, 32, 33, 34], [41, 42]]
 EVEN = [[11, 12], [21, 22], [31, 32]]
@@ -113,3 +115,39 @@ def test_ranges_against_a_loop(starts: list[int], lengths: list[int]) -> None:
     expected = [i for start, length in zip(starts, lengths, strict=True) for i in range(start, start + length)]
     made = ranges(np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int64))
     assert made.tolist() == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+def test_split(size: int) -> None:
+    groups = [RAGGED[first : first + size] for first in range(0, len(RAGGED), size)]
+    for packed, group in zip(Packed.from_lists(RAGGED).split(size), groups, strict=True):
+        assert list(packed.sentences()) == group
+        assert packed.longest == max(map(len, group))
+        assert packed.boundaries[0] == 0
+
+
+def test_few_lengths_are_few_and_little_longer() -> None:
+    rounded = [few_lengths(length) for length in range(1, 5000)]
+    assert all(length <= up and up - length < max(8, length / 16) for length, up in enumerate(rounded, start=1))
+    assert rounded == sorted(rounded)
+    assert len({up for up in rounded if 1024 < up <= 2048}) <= 32
+    assert len(set(rounded)) < 150
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+@pytest.mark.parametrize("dropout", [0.0, 1e-9], ids=["without dropout", "dropout that drops nothing"])
+def test_filled_up_batches_compute_the_same(pooling: str, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and every gradient; with dropout through the attention and masks of training as well."""
+    model, batch = tiny.model(pooling, dropout=dropout, attention_dropout=dropout), tiny.batch(5)
+    reference = tiny.model(pooling)
+    loss = reference(batch).mean
+    expected_grads = torch.autograd.grad(loss, list(reference.parameters()))
+    for fill in (False, True):
+        monkeypatch.setattr(packing, "compiles_each_length", lambda device, fill=fill: fill)
+        monkeypatch.setattr(autoencoder, "compiles_each_length", lambda device, fill=fill: fill)
+        filled = Layout.of(batch.noisy)
+        assert (filled.rows > filled.token_count and filled.longest > batch.noisy.longest) == fill
+        found = model.train()(batch).mean
+        assert_close(found, loss, **FLOAT64)
+        grads = torch.autograd.grad(found, list(model.parameters()))
+        assert_close(grads, expected_grads, **FLOAT64)

@@ -51,7 +51,7 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(MALLOPT_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(MALLOPT_TRIM_THRESHOLD, 2**28)  # bytes; what a large step needed besides goes back
         mallopt(MALLOPT_MMAP_THRESHOLD, 2**25)  # the largest it takes
 
 

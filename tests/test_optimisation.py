@@ -1,0 +1,43 @@
+"""Clipping without a pass of its own, against PyTorch's clipping."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from tests import tiny
+from tests.tolerances import FLOAT32, FLOAT64
+from tsdae.optimisation import clip_gradients, make_optimizer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("largest", [0.0, 0.5, 1e6], ids=["off", "clips", "does not clip"])
+def test_clipping_is_pytorchs(dtype: torch.dtype, largest: float) -> None:
+    ours, tolerance = tiny.model(dtype=dtype), FLOAT64 if dtype == torch.float64 else FLOAT32
+    theirs = copy.deepcopy(ours)
+    optimizers = [make_optimizer(model, 1e-2, 0.0) for model in (ours, theirs)]
+    for _ in range(3):
+        for model in (ours, theirs):
+            model(tiny.batch()).mean.backward()
+        norm = clip_gradients(optimizers[0], largest)
+        expected = nn.utils.clip_grad_norm_(theirs.parameters(), largest or float("inf"))
+        assert_close(norm, expected, **tolerance)
+        assert norm > 0.5, "nothing would be clipped"
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    for (name, parameter), expected in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if not name.endswith("project.bias"):  # whose part for the keys has a gradient of nothing but rounding
+            assert_close(parameter, expected, **(tolerance if dtype == torch.float64 else {"rtol": 0, "atol": 1e-4}))
+
+
+def test_a_gradient_norm_that_is_not_finite_is_returned_as_such() -> None:
+    model = tiny.model(dtype=torch.float32)
+    optimizer = make_optimizer(model, 1e-2, 0.0)
+    model(tiny.batch()).mean.backward()
+    model.head.bias.grad[0] = float("inf")
+    assert not torch.isfinite(clip_gradients(optimizer, 1.0))

@@ -62,6 +62,7 @@ class Worker:
 
 def _serve(pipe: Connection, side: SideName, threads: int, device: str) -> None:
     """The loop of the worker's process."""
+    os.environ["TQDM_DISABLE"] = "1"  # the progress of training is of no use here
     os.environ["HF_HUB_OFFLINE"] = "1"  # every model is a folder: nothing may wait for a network
     made: Any = None
     while True:

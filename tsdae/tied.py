@@ -71,7 +71,6 @@ class _Workspace:
         self._collected_VD: Tensor | None = None
         self._pass = -1  # the backward pass that is adding; what a failed one left behind is dropped
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
-        self._cast_from: tuple[int, int] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Workspace, ()  # a copied or unpickled model starts with an empty one
@@ -118,15 +117,14 @@ class _Workspace:
         log_CV = logits_CV if dtype == wide else self.memory("logits", shape, wide).copy_(logits_CV)
         return torch.log_softmax(log_CV, 1, out=log_CV)
 
-    def cast(self, weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
-        """E in ``dtype``, made once for all uses until E changes."""
+    def cast(self, weight_VD: Tensor, dtype: torch.dtype, fresh: bool = False) -> Tensor:
+        """E in ``dtype``. The copy is made anew for each forward pass (``fresh``) and serves until the next: a fused
+        optimizer changes E without a trace in its version counter, so nothing could tell that a copy is out of date.
+        """
         if weight_VD.dtype == dtype:
             return weight_VD
-        copy_VD, state = self.memory("E", weight_VD.shape, dtype), (weight_VD.data_ptr(), weight_VD._version)
-        if state != self._cast_from:
-            copy_VD.copy_(weight_VD)
-            self._cast_from = state
-        return copy_VD
+        copy_VD = self.memory("E", weight_VD.shape, dtype)
+        return copy_VD.copy_(weight_VD) if fresh else copy_VD
 
     def memory(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of this shape, which holds whatever it was last used for."""
@@ -198,6 +196,7 @@ class _TokenLoss(torch.autograd.Function):
     ) -> Tensor:
         ctx.workspace, ctx.tokens = workspace, max(CHUNK_TOKENS, CHUNK_BYTES // (4 * len(weight_VD)))
         ctx.save_for_backward(hidden_TD, weight_VD, bias_V, target_T)
+        workspace.cast(weight_VD, hidden_TD.dtype, fresh=True)
         loss = []
         for hidden_CD, target_C in zip(hidden_TD.split(ctx.tokens), target_T.split(ctx.tokens), strict=True):
             log_CV = workspace.log_probabilities(hidden_CD, weight_VD, bias_V)

@@ -26,6 +26,7 @@ class Worker:
     """
 
     def __init__(self, side: SideName, threads: int, device: str = "cpu") -> None:
+        os.environ["TQDM_DISABLE"] = "1"  # inherited: a side's own progress bars would only be in the way
         context = multiprocessing.get_context("spawn")
         self.side = side
         self._pipe, theirs = context.Pipe()
@@ -62,7 +63,6 @@ class Worker:
 
 def _serve(pipe: Connection, side: SideName, threads: int, device: str) -> None:
     """The loop of the worker's process."""
-    os.environ["TQDM_DISABLE"] = "1"  # the progress of training is of no use here
     os.environ["HF_HUB_OFFLINE"] = "1"  # every model is a folder: nothing may wait for a network
     made: Any = None
     while True:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import OURS, REFERENCE, Bench, NotEqual, alternate, check_reference, flat, per_second
+from benchmarks.bench import OURS, REFERENCE, Bench, Blocks, NotEqual, alternate, check_reference, flat, per_second
 from benchmarks.rows import Row, ratios, spread
 from benchmarks.workers import Worker
 from tsdae.dataset import NOISED_AT_ONCE
@@ -46,6 +47,13 @@ def prove_equal(ours: Worker, theirs: Worker, batch_size: int = 8) -> dict[str, 
     return errors
 
 
+def train_in_turn(first: Worker, second: Worker, warm: int, blocks: int, size: int) -> tuple[Blocks, Blocks]:
+    """Both workers' seconds a step, after ``warm`` steps of each that are not timed."""
+    for worker in (first, second):
+        worker.call("train", 0, warm)
+    return alternate(partial(first.call, "train"), partial(second.call, "train"), warm, blocks, size)
+
+
 def train_pair(
     bench: Bench, name: str, sides: tuple[Worker, Worker], precision: str, batch_size: int, threads: int, **details: Any
 ) -> Row:
@@ -56,15 +64,7 @@ def train_pair(
     total = warm + blocks * size
     ours.call("start_training", precision, batch_size)
     theirs.call("start_training", precision, ours.call("batches", batch_size, 0, total))
-    for side in sides:
-        side.call("train", 0, warm)
-    our_times, their_times = alternate(
-        lambda first, count: ours.call("train", first, count),
-        lambda first, count: theirs.call("train", first, count),
-        warm,
-        blocks,
-        size,
-    )
+    our_times, their_times = train_in_turn(ours, theirs, warm, blocks, size)
     limit = limit_of(bench, ours, precision, batch_size, warm, flat(our_times))
     return bench.origin.row(
         name,
@@ -175,14 +175,7 @@ def slower(bench: Bench) -> Iterator[Row]:
         for worker, precision in ((ours, "bf16"), (other, "fp32")):
             worker.call("load_training", str(bench.model), bench.sentences)
             worker.call("start_training", precision, 8)
-            worker.call("train", 0, warm)
-        bf16, fp32 = alternate(
-            lambda first, count: ours.call("train", first, count),
-            lambda first, count: other.call("train", first, count),
-            warm,
-            blocks,
-            size,
-        )
+        bf16, fp32 = train_in_turn(ours, other, warm, blocks, size)
         yield bench.add(
             bench.origin.row(
                 "slower-bf16-8",

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from tests import tiny
 from tests.tolerances import FLOAT64
-from tsdae import autoencoder, packing
+from tsdae import packing
 from tsdae.packing import Layout, Packed, few_lengths, ranges
 
 RAGGED = [[11, 12, 13], [21], [31, 32, 33, 34], [41, 42]]
@@ -144,7 +144,6 @@ def test_filled_up_batches_compute_the_same(pooling: str, dropout: float, monkey
     expected_grads = torch.autograd.grad(loss, list(reference.parameters()))
     for fill in (False, True):
         monkeypatch.setattr(packing, "compiles_each_length", lambda device, fill=fill: fill)
-        monkeypatch.setattr(autoencoder, "compiles_each_length", lambda device, fill=fill: fill)
         filled = Layout.of(batch.noisy)
         assert (filled.rows > filled.token_count and filled.longest > batch.noisy.longest) == fill
         found = model.train()(batch).mean

@@ -25,7 +25,7 @@ from tsdae.bert import Bert, OneVectorAttention, initialise
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
-from tsdae.packing import Layout, Packed, compiles_each_length, few_lengths
+from tsdae.packing import Layout, Packed, filling
 
 
 class TSDAE(nn.Module):
@@ -90,12 +90,11 @@ class TSDAE(nn.Module):
 
     def token_loss(self, hidden_TD: Tensor, target_T: Tensor) -> Tensor:
         """- log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
-        count, filling = len(target_T), 0
-        if compiles_each_length(hidden_TD.device):
-            filling = few_lengths(count) - count
-        head_TD = self.head.features(F.pad(hidden_TD, (0, 0, 0, filling)))
+        count = len(target_T)
+        added = filling(count, hidden_TD.device)
+        head_TD = self.head.features(F.pad(hidden_TD, (0, 0, 0, added)))
         words = self.decoder_bert.embeddings.words
-        return words.token_loss(head_TD, self.head.bias, F.pad(target_T, (0, filling)))[:count]
+        return words.token_loss(head_TD, self.head.bias, F.pad(target_T, (0, added)))[:count]
 
     def forward(self, batch: Batch) -> LossSum:
         return tsdae(self, batch)

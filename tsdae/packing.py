@@ -183,6 +183,11 @@ def compiles_each_length(device: torch.device) -> bool:
     return device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 
+def filling(length: int, device: torch.device) -> int:
+    """How many rows to append to ``length``: none where new lengths cost nothing."""
+    return few_lengths(length) - length if compiles_each_length(device) else 0
+
+
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])`` without the loop."""
     ends = np.cumsum(lengths)

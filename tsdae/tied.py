@@ -139,10 +139,10 @@ class _Workspace:
         if this_pass == self._pass and self._collected_VD is not None:
             return self._collected_VD, False
         spare_VD, self.spare_VD = self.spare_VD, None
-        fits = spare_VD is not None and spare_VD.shape == weight_VD.shape and spare_VD.dtype == weight_VD.dtype
-        collected_VD = spare_VD if spare_VD is not None and fits else torch.empty_like(weight_VD)
-        self._pass, self._collected_VD = this_pass, collected_VD
-        return collected_VD, True
+        if spare_VD is None or spare_VD.shape != weight_VD.shape or spare_VD.dtype != weight_VD.dtype:
+            spare_VD = torch.empty_like(weight_VD)
+        self._pass, self._collected_VD = this_pass, spare_VD
+        return spare_VD, True
 
 
 class _Ticket(torch.autograd.Function):

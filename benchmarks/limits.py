@@ -7,7 +7,8 @@ Counted are the products with a weight matrix, at the token counts of the step's
                [outputs, T] x [T, inputs]        (gradient of the weight)
 
 Left out, which makes the limit stricter: attention's own products, layer norms, dropout, GELU, embeddings, the casts of
-autocast, and whatever Python costs. Left in: the encoder's last layer for every token, though CLS pooling reads one.
+autocast, and whatever Python costs. Pooling is [CLS]: the encoder's last layer has keys and values for all tokens, the
+rest for one token a sentence.
 
 # B sentences, T packed tokens, D width, F feed-forward width, V vocabulary
 """
@@ -24,8 +25,9 @@ from torch import Tensor
 
 FORMULA = (
     "FLOP of a step = 3 (forward, gradient of input, gradient of weight) x 2 x sum over products of rows x inputs x "
-    "outputs: encoder and decoder layers T (3 D D + D D + 2 D F), with T their own token counts; cross-attention per "
-    "decoder layer B 2 D D; head T_decoder (D D + D V)"
+    "outputs: encoder and decoder layers T (3 D D + D D + 2 D F), with T their own token counts; the encoder's last "
+    "layer T 2 D D + B (2 D D + 2 D F), since only [CLS] is read; cross-attention per decoder layer B 2 D D; head "
+    "T_decoder (D D + D V)"
 )
 
 
@@ -66,13 +68,18 @@ class Product:
 def products(shape: Shape, tokens: Tokens) -> list[Product]:
     """All products of one step with weight matrices."""
     width, made = shape.width, []
-    for rows, layers in ((tokens.noisy, shape.layers), (tokens.target, shape.decoder_layers)):
+    for rows, layers, projected in (
+        (tokens.noisy, shape.layers - 1, 3 * width),  # query, key, value
+        (tokens.sentences, 1, width),  # the encoder's last: one query a sentence
+        (tokens.target, shape.decoder_layers, 3 * width),
+    ):
         made += [
-            Product(rows, width, 3 * width, layers),  # query, key, value
+            Product(rows, width, projected, layers),
             Product(rows, width, width, layers),  # attention's output
             Product(rows, width, shape.feed_forward, layers),
             Product(rows, shape.feed_forward, width, layers),
         ]
+    made.append(Product(tokens.noisy, width, 2 * width, 1))  # key and value of the encoder's last layer
     made.append(Product(tokens.sentences, width, width, 2 * shape.decoder_layers))  # cross-attention: value, output
     made.append(Product(tokens.target, width, width, 1))  # the head's transform
     made.append(Product(tokens.target, width, shape.vocabulary, 1))

@@ -91,7 +91,7 @@ def encode(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """Largest resident memory of a fresh process that does one training step."""
+    """Largest resident memory of a fresh process that does two training steps."""
     check_reference()
     sentences, length = (8, 16) if bench.short else (64, 64)
     settings = XLMR_LIKE | {"vocabulary_size": bench.vocabulary}

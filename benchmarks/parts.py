@@ -14,7 +14,7 @@ REST = "Python, padding, additions and the rest"
 # those of the operations, without "aten::" and "autograd::engine::evaluate_function: ".
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("matrix products", ("mm", "addmm", "mkldnn_linear", "mkldnn_matmul", "linear_cross_entropy")),
-    ("attention", ("_scaled_dot_product", "scaled_dot_product", "ScaledDotProduct", "bmm", "_flash_attention")),
+    ("attention", ("_scaled_dot_product", "scaled_dot_product", "ScaledDotProduct", "bmm", "baddbmm", "_Moved")),
     (
         "softmax, loss and their products",
         ("_TokenLoss", "cross_entropy", "_log_softmax", "log_softmax", "nll_loss", "LogSoftmax", "NllLoss"),

@@ -183,9 +183,11 @@ class Side:
         write_sentence_settings(Path(folder), settings["width"], "cls", False, longest, lowercase=False)
 
     def memory_of_step(self, folder: str, ids_BL: np.ndarray) -> dict[str, int]:
-        """Bytes in memory after the imports, and at most, until one fp32 training step is done."""
+        """Bytes in memory after the imports, and at most, until two fp32 training steps are done."""
         after_imports = memory_of_process("VmRSS")
         self.load_training(folder)
-        self.start_training("fp32", [(ids_BL.tolist(), ids_BL.tolist())])
-        self._step(0)
+        steps = 2
+        self.start_training("fp32", [(ids_BL.tolist(), ids_BL.tolist())] * steps)
+        for number in range(steps):
+            self._step(number)
         return {"after_imports": after_imports, "peak": memory_of_process("VmHWM")}

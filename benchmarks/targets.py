@@ -63,7 +63,7 @@ LINES = (
     ),
     Line(
         "memory",
-        "peak memory of a training step, vocabulary 250,002, 64 sentences of 64 tokens",
+        "peak memory of training (two steps), vocabulary 250,002, 64 sentences of 64 tokens",
         "a quarter (4 x)",
         lambda row, rows: ratio(row) >= 4,
     ),

@@ -82,7 +82,7 @@ def test_each_part(family: str, dtype: torch.dtype) -> None:
         for i, layer in enumerate(bert.layers):
             before_TD = expected["embeddings" if i == 0 else f"layer {i - 1}"]
             ours[f"attention {i}"] = layer.attention(before_TD, layout, causal=False)
-            ours[f"feed-forward {i}"] = layer.feed_forward(expected[f"attention {i}"])
+            ours[f"feed-forward {i}"] = layer.feed_forward(expected[f"attention {i}"], layout)
             ours[f"layer {i}"] = layer(before_TD, layout)
     for name, hidden_TD in ours.items():
         expected_TD = expected[name.replace("feed-forward", "layer")]

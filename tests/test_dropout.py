@@ -10,6 +10,7 @@ and features hang together as they should.
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from transformers import AutoConfig, BertLMHeadModel, BertModel, DistilBertModel
 from tests import tiny
 from tests.hf_names import as_ours, encoder_as_ours
 from tests.tolerances import FLOAT64
-from tsdae import TSDAE, SentenceEncoder
-from tsdae.bert import Bert, dropout_mask
+from tsdae import TSDAE, SentenceEncoder, dropout
+from tsdae.bert import Bert
+from tsdae.dropout import DRAWN_AT_ONCE, Masks
 from tsdae.packing import Packed
 
 REPEATS = 3000
@@ -219,10 +221,14 @@ def test_only_distilbert_has_none_after_the_attention_output(family: str) -> Non
         assert torch.equal(first, second) == (family == "DistilBERT")
 
 
-def test_the_mask_on_cpus_drops_with_its_probability_and_keeps_the_mean() -> None:
+@pytest.mark.parametrize("shape", [(1000, 1001), (3, 77)], ids=["drawn alone", "drawn with others"])
+def test_the_mask_on_cpus_drops_with_its_probability_and_keeps_the_mean(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     for p in (0.1, 0.5, 0.9):
-        mask = dropout_mask(torch.empty(1000, 1001), p)
+        masks = Masks()
+        drawn = [masks.mask(torch.empty(shape), p) for _ in range(-(-1_000_000 // (shape[0] * shape[1])))]
+        assert {mask.shape for mask in drawn} == {torch.Size(shape)}
+        mask = torch.cat(drawn)
         dropped = (mask == 0).double().mean().item()
         assert abs(dropped - p) < 5 * (p * (1 - p) / mask.numel()) ** 0.5
         (scale,) = mask[mask > 0].unique().tolist()
@@ -232,11 +238,31 @@ def test_the_mask_on_cpus_drops_with_its_probability_and_keeps_the_mean() -> Non
         assert abs(together - p**2) < 5 * (p**2 / mask.numel()) ** 0.5
 
 
-def test_masks_follow_the_seed_and_differ_from_call_to_call() -> None:
+def test_masks_follow_the_seed_and_differ_from_site_to_site() -> None:
     draws = []
     for _ in range(2):
         torch.manual_seed(3)
-        draws.append([dropout_mask(torch.empty(40), 0.5) for _ in range(2)])
-    assert torch.equal(draws[0][0], draws[1][0])
-    assert torch.equal(draws[0][1], draws[1][1])
-    assert not torch.equal(draws[0][0], draws[0][1])
+        masks = Masks()
+        draws.append([masks.mask(torch.empty(size), p) for size in (40, DRAWN_AT_ONCE) for p in (0.5, 0.5, 0.2)])
+    assert all(torch.equal(first, second) for first, second in zip(*draws, strict=True))
+    kept = [(mask != 0)[:40].tolist() for mask in draws[0]]
+    assert len({tuple(each) for each in kept}) == len(kept)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_what_is_computed_again_changes_nothing(pooling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same masks, loss and gradients, bit for bit; and the softmax of attention runs a second time."""
+    found, passes = [], []
+    for large in (2**62, 0):
+        monkeypatch.setattr(dropout, "LARGE_BYTES", large)
+        monkeypatch.setattr(dropout, "DRAWN_AT_ONCE", 0)  # small masks are drawn as large ones are
+        model, batch = tiny.model(pooling, dropout=0.3, attention_dropout=0.4).train(), tiny.batch()
+        torch.manual_seed(1)
+        with mock.patch.object(torch, "softmax", wraps=torch.softmax) as softmax:
+            loss = model(batch).mean
+            grads = torch.autograd.grad(loss, list(model.parameters()))
+        found.append((loss, *grads))
+        passes.append(softmax.call_count)
+    assert passes[1] == 2 * passes[0] > 0
+    assert all(torch.equal(kept, again) for kept, again in zip(*found, strict=True))
+    assert all(gradient.any() for gradient in found[0])

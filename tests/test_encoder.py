@@ -46,6 +46,21 @@ def test_pooling_against_a_loop(pooling: str, lengths: list[int]) -> None:
     assert_close(*gradients, **FLOAT64)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("lengths", [[4, 1, 9, 2], [5, 5, 5], [6]], ids=str)
+def test_first_tokens_alone_are_the_rows_of_all(lengths: list[int], layers: int) -> None:
+    """What CLS pooling computes; values and every gradient."""
+    bert = tiny.encoder(layers=layers).bert
+    packed = Packed.from_lists([list(range(5, 5 + length)) for length in lengths]).to("cpu")
+    firsts = torch.tensor([sum(lengths[:b]) for b in range(len(lengths))])
+    expected_BD, found_BD = bert(packed).index_select(0, firsts), bert(packed, first_only=True)
+    assert_close(found_BD, expected_BD, **FLOAT64)
+    factor_BD = torch.randn_like(expected_BD)
+    grads = [torch.autograd.grad((x * factor_BD).sum(), list(bert.parameters())) for x in (found_BD, expected_BD)]
+    assert all(gradient.abs().max() > 1e-6 for gradient in grads[1][3:])
+    assert_close(*grads, **FLOAT64)
+
+
 @every_pooling
 def test_encode_is_the_model_sentence_by_sentence(pooling: str) -> None:
     """In the order given, though batches are made by length."""

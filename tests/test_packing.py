@@ -108,6 +108,37 @@ def test_gradients_of_the_padded_path() -> None:
     assert torch.equal(gradient_TX, weight_TX)
 
 
+@both_shapes
+@pytest.mark.parametrize("fill", [False, True])
+def test_heads_apart_and_together(sentences: list[list[int]], fill: bool) -> None:
+    """By a loop over tokens, parts and heads: values, and gradients. The padding and what fills up have none."""
+    parts, heads, width = 3, 2, 5
+    packed = Packed.from_lists(sentences).to("cpu")
+    layout = Layout(packed.boundaries, packed.token_count, packed.longest, fill)
+    rows_TX = torch.randn(layout.rows, parts * heads * width, dtype=torch.float64, requires_grad=True)
+    split = layout.split_heads(rows_TX, parts, heads)
+    assert split.shape == (parts, len(sentences), heads, layout.longest, width)
+    assert split.isfinite().all()
+    factor = torch.randn_like(split)
+    expected_X = torch.zeros_like(rows_TX)
+    for row, (b, position) in enumerate((b, i) for b, sentence in enumerate(sentences) for i in range(len(sentence))):
+        for part in range(parts):
+            for head in range(heads):
+                columns = slice((part * heads + head) * width, (part * heads + head + 1) * width)
+                assert torch.equal(split[part, b, head, position], rows_TX[row, columns])
+                expected_X[row, columns] = factor[part, b, head, position]
+    assert torch.equal(torch.autograd.grad((split * factor).sum(), rows_TX)[0], expected_X)
+
+    one_BNLH = split[1].detach().requires_grad_()
+    joined_TX = layout.join_heads(one_BNLH)
+    expected_TX = rows_TX.unflatten(1, (parts, -1))[:, 1]
+    assert torch.equal(layout.tokens(joined_TX), layout.tokens(expected_TX))
+    factor_TX = torch.randn_like(joined_TX)
+    (grad_BNLH,) = torch.autograd.grad((layout.tokens(joined_TX * factor_TX)).sum(), one_BNLH)
+    assert torch.equal(layout.tokens(layout.join_heads(grad_BNLH)), layout.tokens(factor_TX))
+    assert not grad_BNLH.masked_select(~layout.real_BL[:, None, :, None]).any()
+
+
 @pytest.mark.parametrize(
     ("starts", "lengths"), [([0, 10, 5], [3, 1, 2]), ([4], [0]), ([7, 7, 2], [0, 2, 0]), ([], [])], ids=str
 )

@@ -154,6 +154,15 @@ def plain_loss(model: TSDAE) -> Tensor:
     return F.cross_entropy(logits_TV, batch.target.without_first().token_ids_T)
 
 
+def test_the_loss_is_that_of_the_logits() -> None:
+    """`TSDAE.logits` is what objectives and readers use, `token_loss` what trains; the bias is in both."""
+    model, target = tiny.model(), tiny.batch().target
+    hidden_TD, target_T = model.encoder.bert(target.without_last()).detach(), target.without_first().token_ids_T
+    expected_T = F.cross_entropy(model.logits(hidden_TD), target_T, reduction="none")
+    assert_close(model.token_loss(hidden_TD, target_T), expected_T, **FLOAT64)
+    assert model.head.bias.all()
+
+
 def test_bfloat16_errs_no_more_than_plain_bfloat16() -> None:
     matrix, bias_V = words(torch.float32), random(VOCABULARY, seed=3).float()
     hidden_TD = random(TOKENS, WIDTH)

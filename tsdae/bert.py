@@ -8,11 +8,13 @@ Post-norm layers, erf-GELU, dropout where the original has it. Knows no checkpoi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsdae.dropout import Dropout, Masks, computed_again
 from tsdae.packing import Layout, Packed
 from tsdae.tied import WordEmbeddings
 
@@ -51,29 +53,6 @@ class BertConfig:
         return self.positions - self.position_offset
 
 
-class Dropout(nn.Dropout):
-    """PyTorch's dropout; on CPUs with a mask that is drawn three times as fast (`dropout_mask`)."""
-
-    def forward(self, hidden_TD: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return hidden_TD
-        if hidden_TD.device.type != "cpu":
-            return super().forward(hidden_TD)
-        return hidden_TD * dropout_mask(hidden_TD, self.p)
-
-
-def dropout_mask(like: Tensor, p: float) -> Tensor:
-    """0 with probability ``p``, else 1 / (1 - p): shape, type and device of ``like``.
-
-    On CPUs an element takes 16 random bits: ``p`` becomes the nearest multiple of 1/65,536, for the scale as well.
-    """
-    if like.device.type != "cpu":
-        return F.dropout(torch.ones_like(like), p)
-    count, dropped = like.numel(), min(round(p * 2**16), 2**16 - 1)
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    return (bits >= dropped - 2**15).to(like.dtype).mul_(2**16 / (2**16 - dropped)).view(like.shape)
-
-
 class Embeddings(nn.Module):
     """Word + position + token type (always type 0: one sentence), then layer norm and dropout."""
 
@@ -91,7 +70,7 @@ class Embeddings(nn.Module):
         if self.token_types is not None:
             hidden_TD = hidden_TD + self.token_types.weight[0]
         hidden_TD = hidden_TD + self.positions(layout.position_T + self.position_offset)
-        return self.dropout(self.norm(hidden_TD))
+        return self.dropout(self.norm(hidden_TD), layout.masks)
 
 
 class SelfAttention(nn.Module):
@@ -106,39 +85,45 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(config.dropout if config.attention_output_dropout else 0.0)
 
     def forward(self, hidden_TD: Tensor, layout: Layout, causal: bool) -> Tensor:
-        context_TD = attend(
-            self.project(hidden_TD),
-            layout,
-            self.heads,
-            dropout=self.attention_dropout if self.training else 0.0,
-            causal=causal,
-        )
-        return self.norm(hidden_TD + self.dropout(self.output(context_TD)))
+        query_BNLH, key_BNLH, value_BNLH = layout.split_heads(self.project(hidden_TD), 3, self.heads)
+        context_TD = layout.join_heads(self._attend(query_BNLH, key_BNLH, value_BNLH, layout, causal))
+        return self.norm(hidden_TD + self.dropout(self.output(context_TD), layout.masks))
 
+    def first(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
+        """What each sentence's first token gets, [B, D]: keys and values of all tokens, but one query a sentence."""
+        sizes = [hidden_TD.shape[-1], 2 * hidden_TD.shape[-1]]
+        (query_DD, key_value_2DD), (query_D, key_value_2D) = (p.split(sizes) for p in self.project.parameters())
+        first_BD = layout.first(hidden_TD)
+        query_BNH = F.linear(first_BD, query_DD, query_D).unflatten(-1, (self.heads, -1))
+        key_BNLH, value_BNLH = layout.split_heads(F.linear(hidden_TD, key_value_2DD, key_value_2D), 2, self.heads)
+        context_BNLH = self._attend(query_BNH[:, :, None], key_BNLH, value_BNLH, layout, causal=False)
+        return self.norm(first_BD + self.dropout(self.output(context_BNLH.flatten(1)), layout.masks))
 
-def attend(projected_T3D: Tensor, layout: Layout, heads: int, dropout: float, causal: bool) -> Tensor:
-    """Scaled dot-product attention within each sentence. The one place that pads.
+    def _attend(self, query_BNLH: Tensor, key_BNLH: Tensor, value_BNLH: Tensor, layout: Layout, causal: bool) -> Tensor:
+        """Scaled dot-product attention within each sentence of padded tensors. Returns context_BNLH.
 
-    projected_T3D: queries, keys and values side by side, [T, 3 * D].
-    Returns context_TD. Under a causal mask the padding needs no mask of its own: it stands to the right of every
-    real token, and what its own rows compute is dropped.
-    """
-    split = layout.pad(projected_T3D).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    if dropout and projected_T3D.device.type == "cpu":
-        # PyTorch has no kernel for this case on CPUs; what it falls back to takes nearly twice as long (measured).
-        query, key, value = split.reshape(3, layout.batch * heads, layout.longest, -1)
-        bias = layout.causal_bias_LL if causal else layout.padding_bias_BL.repeat_interleave(heads, 0)[:, None]
-        score = torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
-        weight = torch.softmax(score, -1, dtype=torch.promote_types(score.dtype, torch.float32))
-        weight = weight * dropout_mask(weight, dropout)
-        context_BNLH = torch.bmm(weight.to(value.dtype), value).unflatten(0, (layout.batch, heads))
-    else:
-        query_BNLH, key_BNLH, value_BNLH = split
+        Under a causal mask the padding needs no mask of its own: it stands to the right of every real token, and what
+        its own rows compute is dropped.
+        """
+        dropout = self.attention_dropout if self.training else 0.0
+        if dropout and query_BNLH.device.type == "cpu":
+            # PyTorch has no kernel for this case on CPUs; what it falls back to takes nearly twice as long (measured).
+            parts = (part.flatten(0, 1) for part in (query_BNLH, key_BNLH, value_BNLH))
+            bias = layout.causal_bias_LL if causal else layout.padding_bias_BL.repeat_interleave(self.heads, 0)[:, None]
+            largest = 4 * query_BNLH[..., 0].numel() * layout.longest  # the weights, in fp32
+            context = computed_again(largest, partial(self._attend_with_dropout, bias, layout.masks), *parts)
+            return context.unflatten(0, (layout.batch, self.heads))
         may_attend = None if causal or layout.is_full else layout.real_BL[:, None, None, :]
-        context_BNLH = F.scaled_dot_product_attention(
+        return F.scaled_dot_product_attention(
             query_BNLH, key_BNLH, value_BNLH, attn_mask=may_attend, dropout_p=dropout, is_causal=causal
         )
-    return layout.unpad(context_BNLH.transpose(1, 2).flatten(2))
+
+    def _attend_with_dropout(self, bias: Tensor, masks: Masks, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The same with sentences and heads in one axis; bias: what the mask adds to the scores."""
+        score = torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+        weight = torch.softmax(score, -1, dtype=torch.promote_types(score.dtype, torch.float32))
+        weight = weight * masks.mask(weight, self.attention_dropout)
+        return torch.bmm(weight.to(value.dtype), value)
 
 
 class OneVectorAttention(nn.Module):
@@ -166,11 +151,11 @@ class OneVectorAttention(nn.Module):
             weight_NHD = self.output.weight.t().unflatten(0, (self.heads, -1))
             head_out_BND = torch.einsum("bnh,nhd->bnd", value_BD.unflatten(1, (self.heads, -1)), weight_NHD)
             ones_TN = head_out_BND.new_ones(layout.rows, self.heads)
-            kept_BLN = layout.pad(dropout_mask(ones_TN, self.attention_dropout))
+            kept_BLN = layout.pad(layout.masks.mask(ones_TN, self.attention_dropout))
             out_TD = layout.unpad(torch.bmm(kept_BLN, head_out_BND)) + self.output.bias
         else:
             out_TD = self.output(value_BD).index_select(0, layout.sentence_T)
-        return self.norm(hidden_TD + self.dropout(out_TD))
+        return self.norm(hidden_TD + self.dropout(out_TD, layout.masks))
 
 
 class FeedForward(nn.Module):
@@ -183,8 +168,10 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden_TD: Tensor) -> Tensor:
-        return self.norm(hidden_TD + self.dropout(self.contract(F.gelu(self.expand(hidden_TD)))))
+    def forward(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
+        expanded_TF = self.expand(hidden_TD)
+        contracted_TD = computed_again(expanded_TF.nbytes, lambda wide_TF: self.contract(F.gelu(wide_TF)), expanded_TF)
+        return self.norm(hidden_TD + self.dropout(contracted_TD, layout.masks))
 
 
 class Layer(nn.Module):
@@ -206,7 +193,11 @@ class Layer(nn.Module):
         hidden_TD = self.attention(hidden_TD, layout, causal)
         if cross is not None and sentence_BD is not None:
             hidden_TD = cross(hidden_TD, sentence_BD, layout)
-        return self.feed_forward(hidden_TD)
+        return self.feed_forward(hidden_TD, layout)
+
+    def first(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
+        """The first row of each sentence alone, [B, D]: of the other tokens only keys and values are computed."""
+        return self.feed_forward(self.attention.first(hidden_TD, layout), layout)
 
 
 class Bert(nn.Module):
@@ -237,17 +228,21 @@ class Bert(nn.Module):
             layer.attention.dropout.p = self.config.dropout if self.config.attention_output_dropout else 0.0
             layer.feed_forward.dropout.p = self.config.dropout
 
-    def forward(self, packed: Packed[Tensor], layout: Layout | None = None) -> Tensor:
-        """packed: B sentences. Returns hidden_TD, one row per token. ValueError if a sentence is too long."""
+    def forward(self, packed: Packed[Tensor], layout: Layout | None = None, first_only: bool = False) -> Tensor:
+        """packed: B sentences. Returns hidden_TD, one row per token; with ``first_only`` one row per sentence, that of
+        its first token, for which the last layer has less to compute. ValueError if a sentence is too long.
+        """
         if packed.longest > self.config.longest_sentence:
             raise ValueError(
                 f"a sentence has {packed.longest} tokens, the position table allows {self.config.longest_sentence}"
             )
         layout = layout or Layout.of(packed)
         hidden_TD = self.embeddings(packed.token_ids_T, layout)
-        for layer in self.layers:
+        *before, last = self.layers
+        for layer in before:
             hidden_TD = layer(hidden_TD, layout)
-        return layout.tokens(hidden_TD)
+        assert isinstance(last, Layer)
+        return last.first(hidden_TD, layout) if first_only else layout.tokens(last(hidden_TD, layout))
 
 
 class LanguageModelHead(nn.Module):

@@ -35,7 +35,7 @@ def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
     The paper compares all three and takes [CLS] (section 3).
     """
     if pooling == "cls":
-        return hidden_TD.index_select(0, layout.boundaries[:-1])
+        return layout.first(hidden_TD)
     hidden_BLD = layout.pad(hidden_TD)
     if pooling == "mean":
         return hidden_BLD.sum(1) / layout.lengths_B[:, None]
@@ -128,6 +128,8 @@ class SentenceEncoder(nn.Module):
     def forward(self, packed: Packed[Tensor]) -> Tensor:
         """packed: B sentences as token ids. Returns sentence_BD, not normalised."""
         layout = Layout.of(packed)
+        if self.pooling == "cls":
+            return self.bert(packed, layout, first_only=True)
         return pool(self.bert(packed, layout), layout, self.pooling)
 
     def encode(

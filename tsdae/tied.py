@@ -4,7 +4,7 @@ multiplied for the logits.
 Autograd makes a full [V, D] gradient for each use, in fresh memory, and adds them up: three times 47 MB in a small
 BERT, and the lookups' are nearly all zeros. On a CPU a third of a step goes there. Here all uses add to one buffer,
 which is kept from step to step, and no logits are kept. On other devices and under torch.compile the uses are PyTorch's
-own. (The same for every linear layer, used twice, does not pay: measured, see the README.)
+own. (The same for every linear layer, used twice, does not pay: measured, see benchmarks/details.md.)
 
 # T packed tokens, C tokens of a chunk, D width, V vocabulary
 """
@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 CHUNK_BYTES = 2**27  # of fp32 logits that exist at a time
-CHUNK_TOKENS = 256  # but at least so many tokens': with fewer, E's gradient is read and written too often
+CHUNK_TOKENS = 128  # but at least so many tokens': with fewer, E's gradient is read and written too often
 
 
 class WordEmbeddings(nn.Embedding):

@@ -33,38 +33,12 @@ class Refused(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measurement.
+class Origin:
+    """What all rows of one run have in common.
 
-    values: for each side what was measured, in ``unit``; the first side is the one that ``ratio`` speaks for.
-    ratio: how many times better the first side is than the second, over pairs of neighbouring blocks.
-    details: what belongs to this measurement only, such as the arithmetic of the limit.
     clean: the tree had no change beside the commit; None: not known, as there was no repository (see `sources`).
     sources: digest of the measured code, by which ``tables.py --check`` holds a row to its commit.
     """
-
-    name: str
-    unit: str
-    values: dict[str, Spread]
-    ratio: Spread | None
-    n: int
-    threads: int
-    dtype: str
-    batch: int | None
-    details: dict[str, Any]
-    versions: dict[str, str | None]
-    cpu: str
-    gpu: str | None
-    commit: str
-    clean: bool | None
-    sources: str
-    date: str
-    command: str
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What all rows of one run have in common."""
 
     versions: dict[str, str | None]
     cpu: str
@@ -88,10 +62,38 @@ class Origin:
         **details: Any,
     ) -> Row:
         """A row from the numbers themselves."""
-        spreads = {side: spread(numbers) for side, numbers in values.items()}
-        n = len(next(iter(values.values())))
-        shared = dataclasses.asdict(self)
-        return Row(name, unit, spreads, spread(ratio) if ratio else None, n, threads, dtype, batch, details, **shared)
+        return Row(
+            name=name,
+            unit=unit,
+            values={side: spread(numbers) for side, numbers in values.items()},
+            ratio=spread(ratio) if ratio else None,
+            n=len(next(iter(values.values()))),
+            threads=threads,
+            dtype=dtype,
+            batch=batch,
+            details=details,
+            **dataclasses.asdict(self),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Origin):
+    """One measurement.
+
+    values: for each side what was measured, in ``unit``; the first side is the one that ``ratio`` speaks for.
+    ratio: how many times better the first side is than the second, over pairs of neighbouring blocks.
+    details: what belongs to this measurement only, such as the arithmetic of the limit.
+    """
+
+    name: str
+    unit: str
+    values: dict[str, Spread]
+    ratio: Spread | None
+    n: int
+    threads: int
+    dtype: str
+    batch: int | None
+    details: dict[str, Any]
 
 
 def spread(numbers: Iterable[float]) -> Spread:
@@ -131,7 +133,7 @@ def write(rows: Iterable[Row], folder: Path = ROWS) -> list[Path]:
     """One file a row, replacing an older row of that name. Refused while its tree is not clean."""
     rows = list(rows)
     for row in rows:
-        check_writable(Origin(**{field.name: getattr(row, field.name) for field in dataclasses.fields(Origin)}))
+        check_writable(row)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for row in rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from tsdae import device
 from tsdae.device import choose_device, choose_precision
@@ -57,3 +58,13 @@ def test_a_card_that_pytorch_does_not_see_is_mentioned(monkeypatch: pytest.Monke
     assert "NVIDIA" not in device.describe(CPU, "fp32")
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi")
     assert "is it a CPU build?" in device.describe(CPU, "fp32")
+
+
+def test_without_a_cpp_compiler_parts_stay_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    part = nn.Linear(2, 2)
+    device.compile_parts([part, nn.Linear(2, 2)], CPU)
+    assert part._compiled_call_impl is None
+    assert capsys.readouterr().err.count("needs a C++ compiler") == 1

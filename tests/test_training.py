@@ -17,7 +17,7 @@ from torch import Tensor
 from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
-from tsdae.bert import Bert
+from tsdae.bert import Bert, Layer
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
@@ -328,6 +328,27 @@ def test_epochs_replace_steps() -> None:
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own doing
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+def test_compiled_layers_train_as_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced by torch.compile, run without its code generator: that needs a C++ compiler and a minute."""
+    compiled, original = [], Layer.compile
+
+    def traced(part: Layer, **options: Any) -> None:
+        compiled.append(part)
+        original(part, backend="eager", **options)
+
+    monkeypatch.setattr(Layer, "compile", traced)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    found = []
+    for compile in (False, True):
+        model = no_dropout()
+        train(model, tiny.dataset(), config(compile=compile))
+        found.append(weights(model))
+    assert len(compiled) == 3
+    assert_same(*found, exactly=False)
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tsdae.files import read_json, write_json
 from tsdae.packing import Packed, ranges
+from tsdae.progress import progress_bar
 from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, tokenize
 
 CHUNK = 2048  # sentences tokenised in one call
@@ -57,8 +57,7 @@ class Corpus:
         # Grown in place: chunks that are joined at the end would all be held twice.
         ids, marks, lengths = bytearray(), bytearray(), bytearray()
         without_words = 0
-        bar = tqdm(total=len(sentences), desc="tokenising", unit=" sentences", disable=not show_progress, leave=False)
-        with bar:
+        with progress_bar(len(sentences), "tokenising", " sentences", show_progress) as bar:
             for start in range(0, len(sentences), CHUNK):
                 chunk = sentences[start : start + CHUNK]
                 tokens, marks_T = tokenize(chunk, tokenizer)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -53,6 +56,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(MALLOPT_TRIM_THRESHOLD, 2**28)  # bytes; what a large step needed besides goes back
         mallopt(MALLOPT_MMAP_THRESHOLD, 2**25)  # the largest it takes
+
+
+def compile_parts(parts: Sequence[nn.Module], device: torch.device) -> None:
+    """torch.compile of each part in place, for any lengths. Without a C++ compiler parts on a CPU stay as they are."""
+    compilers = (os.environ.get("CXX", "g++"), "clang++", "cl")  # PyTorch's own search
+    if device.type == "cpu" and not any(shutil.which(name) for name in compilers):
+        print("--compile needs a C++ compiler (g++ or clang++) for a CPU; going on without", file=sys.stderr)
+        return
+    for part in parts:
+        part.compile(dynamic=True)
 
 
 def autocast_dtype(precision: str) -> torch.dtype:

@@ -1,7 +1,8 @@
 """Dropout, and what is computed again in the backward pass instead of being kept for it.
 
 PyTorch's dropout on a CPU draws one number at a time on one thread, and a layer has three to six sites. Here an element
-takes 16 random bits, and the masks of many sites are drawn at once. On other devices all is PyTorch's own.
+takes 16 random bits, and the masks of many sites are drawn at once. On other devices and under torch.compile all is
+PyTorch's own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Masks:
 
         On CPUs ``p`` becomes the nearest multiple of 1/65,536, for the scale as well.
         """
-        if like.device.type != "cpu":
+        if not our_way(like):
             return F.dropout(torch.ones_like(like), p)
         count, kind = like.numel(), (p, like.dtype)
         if count >= DRAWN_AT_ONCE:
@@ -37,6 +38,11 @@ class Masks:
             self._left[kind] = _draw(DRAWN_AT_ONCE, p, like.dtype)
         drawn, self._left[kind] = self._left[kind].tensor_split([count])
         return drawn.view(like.shape)
+
+
+def our_way(tensor: Tensor) -> bool:
+    """Whether to do as this file does: on CPUs, but not under torch.compile, which knows PyTorch's own ways better."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _draw(count: int, p: float, dtype: torch.dtype) -> Tensor:
@@ -51,15 +57,20 @@ class Dropout(nn.Dropout):
     def forward(self, hidden: Tensor, masks: Masks) -> Tensor:  # type: ignore[override]
         if not self.training or self.p == 0.0:
             return hidden
-        if hidden.device.type != "cpu":
+        if not our_way(hidden):
             return super().forward(hidden)
-        return computed_again(hidden.nbytes, lambda hidden: hidden * masks.mask(hidden, self.p), hidden)
+        return computed_again(bytes_of(hidden), lambda hidden: hidden * masks.mask(hidden, self.p), hidden)
 
 
 def computed_again(largest: int, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
     """``function(*arguments)``. On a CPU, if a tensor of many bytes comes up in it (``largest``), backward computes it
     again from the arguments, with the same random numbers, and nothing else is kept.
     """
-    if arguments[0].device.type != "cpu" or largest < LARGE_BYTES or not torch.is_grad_enabled():
+    if not our_way(arguments[0]) or largest < LARGE_BYTES or not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False)
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """``tensor.nbytes``, which torch.compile cannot trace."""
+    return tensor.numel() * tensor.element_size()

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from tsdae.bert import Bert, LanguageModelHead
 from tsdae.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
@@ -26,6 +25,7 @@ from tsdae.folders import (
     write_sentence_settings,
 )
 from tsdae.packing import Layout, Packed, ranges
+from tsdae.progress import progress_bar
 from tsdae.tokenization import token_ids, vocabulary_of
 
 
@@ -163,7 +163,7 @@ class SentenceEncoder(nn.Module):
         device = next(self.parameters()).device
         longest_first = np.argsort(-tokens.lengths_B, kind="stable")  # batches of like length need little padding
         vectors = np.empty((len(tokens), self.bert.config.width), dtype=np.float32)
-        bar = tqdm(total=len(tokens), desc="encoding", unit=" sentences", disable=not show_progress, leave=False)
+        bar = progress_bar(len(tokens), "encoding", " sentences", show_progress)
         with bar, torch.autocast(device.type, enabled=False):
             for start in range(0, len(tokens), batch_size):
                 rows_B = longest_first[start : start + batch_size]

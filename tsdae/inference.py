@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from tsdae.assets import fetch, model_asset
 from tsdae.checkpoints import UnsupportedArchitecture
@@ -24,6 +23,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, check_labels, evaluate_sts, load_pairs, load_stsb, table
 from tsdae.files import first_line, read_json, write_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
+from tsdae.progress import progress_bar
 from tsdae.sources import load_sentences
 from tsdae.tokenization import token_ids
 from tsdae.training import flag
@@ -98,28 +98,30 @@ class AutoModelEncoder:
         """float32 [B, D], in the order given."""
         order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
         vectors: list[np.ndarray] = [np.empty(0)] * len(sentences)
-        for start in tqdm(range(0, len(order), batch_size), desc="encoding", disable=not show_progress, leave=False):
-            rows = order[start : start + batch_size]
-            features = self.tokenizer(
-                [sentences[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            ).to(self.device)
-            hidden_BLD = self.model(**features).last_hidden_state
-            real_BL1 = features["attention_mask"].bool()[:, :, None]
-            if self.pooling == "cls":
-                first_B = features["attention_mask"].argmax(1)
-                sentence_BD = hidden_BLD[torch.arange(len(rows)), first_B]
-            elif self.pooling == "mean":
-                sentence_BD = (hidden_BLD * real_BL1).sum(1) / real_BL1.sum(1)
-            else:
-                sentence_BD = hidden_BLD.masked_fill(~real_BL1, float("-inf")).max(1).values
-            if self.normalize:
-                sentence_BD = F.normalize(sentence_BD, dim=1)
-            for i, vector in zip(rows, sentence_BD.float().cpu().numpy(), strict=True):
-                vectors[i] = vector
+        with progress_bar(len(order), "encoding", " sentences", show_progress) as bar:
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                features = self.tokenizer(
+                    [sentences[i] for i in rows],
+                    padding=True,
+                    truncation=True,
+                    max_length=self.max_length,
+                    return_tensors="pt",
+                ).to(self.device)
+                hidden_BLD = self.model(**features).last_hidden_state
+                real_BL1 = features["attention_mask"].bool()[:, :, None]
+                if self.pooling == "cls":
+                    first_B = features["attention_mask"].argmax(1)
+                    sentence_BD = hidden_BLD[torch.arange(len(rows)), first_B]
+                elif self.pooling == "mean":
+                    sentence_BD = (hidden_BLD * real_BL1).sum(1) / real_BL1.sum(1)
+                else:
+                    sentence_BD = hidden_BLD.masked_fill(~real_BL1, float("-inf")).max(1).values
+                if self.normalize:
+                    sentence_BD = F.normalize(sentence_BD, dim=1)
+                for i, vector in zip(rows, sentence_BD.float().cpu().numpy(), strict=True):
+                    vectors[i] = vector
+                bar.update(len(rows))
         return np.stack(vectors)
 
 

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tsdae.autoencoder import TSDAE
+from tsdae.bert import Layer
 from tsdae.dataset import Batch, DenoisingDataset
-from tsdae.device import autocast_dtype, choose_device, choose_precision, keep_freed_memory
+from tsdae.device import autocast_dtype, choose_device, choose_precision, compile_parts, keep_freed_memory
 from tsdae.objectives import Objective, check_counts, step_counts, tsdae
 from tsdae.optimisation import clip_gradients, make_optimizer
+from tsdae.progress import progress_bar
 from tsdae.runs import Run
 from tsdae.tied import WordEmbeddings
 
@@ -54,6 +56,7 @@ class TrainConfig:
     device: str = flag("auto", "auto, cuda, cpu or mps")
     threads: int | None = flag(None, "CPU threads; default: PyTorch's choice")
     deterministic: bool = flag(False, "only algorithms that repeat bit for bit")
+    compile: bool = flag(False, "torch.compile of the layers: a minute to compile, and slower on CPUs")
     output: str | None = flag(None, "run folder; default: the next number under runs/")
     overwrite: bool = flag(False, "replace the run that --output holds")
     eval_every: int = flag(250, "steps between evaluations; 0: only the final table")
@@ -145,6 +148,8 @@ def train(
     modules = nn.ModuleList([model] + ([objective.to(device)] if isinstance(objective, nn.Module) else []))
     optimizer = make_optimizer(modules, config.learning_rate, config.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    if config.compile:
+        compile_parts([part for part in modules.modules() if isinstance(part, Layer)], device)
     word_matrices = [part for part in modules.modules() if isinstance(part, WordEmbeddings)]
 
     run = None
@@ -157,7 +162,7 @@ def train(
     modules.train()
     with (
         _catch_signals(run is not None) as caught,
-        tqdm(total=steps, desc="training", unit="step", mininterval=_bar_interval()) as bar,
+        progress_bar(steps, "training", "step", leave=True) as bar,
     ):
         for step in range(steps):
             # batch
@@ -319,10 +324,6 @@ def _is_better(name: str, value: float, best: float | None) -> bool:
     if math.isnan(value):
         return False
     return best is None or (value < best if name.endswith("loss") else value > best)
-
-
-def _bar_interval() -> float:
-    return 0.2 if sys.stderr.isatty() else 30.0
 
 
 @contextlib.contextmanager

@@ -351,6 +351,12 @@ def test_compiled_layers_train_as_eager_ones(monkeypatch: pytest.MonkeyPatch) ->
     assert_same(*found, exactly=False)
 
 
+def test_a_log_file_is_not_filled_with_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stderr is no terminal a bar is drawn at its begin, its end, and every 30 seconds."""
+    train(tiny.model(), tiny.dataset(), config(steps=20, log_every=1))
+    assert 1 <= capsys.readouterr().err.count("training:") <= 3
+
+
 def test_fp16_on_a_cpu_is_refused() -> None:
     with pytest.raises(ValueError, match="fp16 needs CUDA"):
         train(tiny.model(), tiny.dataset(), config(precision="fp16"))

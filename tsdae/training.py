@@ -203,7 +203,7 @@ def train(
                 )
                 row |= {"learning_rate": config.learning_rate_at(step, steps)}
                 row |= {"epoch": round(done * config.accumulate * config.batch_size / len(dataset), 4)}
-                bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s")
+                bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s", refresh=False)
                 if run:
                     run.log({"step": done} | row)
 

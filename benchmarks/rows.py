@@ -144,8 +144,15 @@ def write(rows: Iterable[Row], folder: Path = ROWS) -> list[Path]:
 
 def read(folder: Path = ROWS) -> dict[str, Row]:
     """All rows of a folder by name."""
-    found = [Row(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
-    return {row.name: row for row in found}
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.stem] = Row(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no row: {error}") from error
+        if found[path.stem].name != path.stem:
+            raise ValueError(f"{path} holds a row of another name, {found[path.stem].name!r}")
+    return found
 
 
 def git(*arguments: str) -> bytes | None:

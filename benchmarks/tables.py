@@ -84,7 +84,8 @@ def table(lines: tuple[Line, ...], rows: Rows, spread: bool) -> str:
 
 def readme_block(rows: Rows) -> str:
     """What stands between the two markers of the README."""
-    taken = "; ".join(sorted({f"{row.cpu}, {row.threads} threads, commit {row.commit[:7]}" for row in rows.values()}))
+    shown = [rows[line.name] for line in LINES if line.name in rows]
+    taken = "; ".join(sorted({f"{row.cpu}, {row.threads} threads, commit {row.commit[:7]}" for row in shown}))
     foot = f"Taken on {taken}." if rows else f"No measurement is committed: {NOT_RUN}."
     return f"{BEGIN}\n{table(LINES, rows, spread=False)}\n\n{foot}\n{END}"
 
@@ -204,9 +205,9 @@ def main(argv: list[str], readme: Path = README, page_file: Path = PAGE, folder:
     action.add_argument("--write", action="store_true", help="write the README's table and benchmarks/speed.md")
     action.add_argument("--check", action="store_true", help="exit with 1 if they differ from the rows")
     arguments = parser.parse_args(argv)
-    rows = read(folder)
     texts = {readme: readme.read_text(encoding="utf-8")}
     try:
+        rows = read(folder)
         wanted = {readme: with_block(texts[readme], readme_block(rows)), page_file: page(rows)}
     except ValueError as error:
         parser.error(str(error))

@@ -75,8 +75,8 @@ MUTANTS = (
     Mutant("a-row-lost-at-each-seam", "tsdae/corpus.py", "self.boundaries[start : start + STRETCH + 1]",
            "self.boundaries[start : start + STRETCH]", CORPUS),
     Mutant("held-out-loss-of-the-training-sentences", "tsdae/preparation.py",
-           "return corpus, Corpus.open(Path(folder) / HELDOUT) if held_out else None",
-           "return corpus, Corpus.open(folder) if held_out else None", COMMANDS),
+           "heldout = Corpus.open(Path(folder) / HELDOUT) if held_out else None",
+           "heldout = Corpus.open(folder) if held_out else None", COMMANDS),
     # packing
     Mutant("labels-not-shifted", "tsdae/packing.py", "return self._drop_one_token(first_kept=1)",
            "return self._drop_one_token(first_kept=0)", BOTTLENECK),

@@ -7,8 +7,10 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -510,6 +512,26 @@ def test_exit_codes(error: BaseException, code: int, printed: str, capsys: pytes
         parser.run(command)
     assert stop.value.code == code
     assert capsys.readouterr().err == printed
+
+
+def test_sigterm_runs_what_cleans_up() -> None:
+    cleaned = []
+
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            Parser(description="").run(command)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 143
+    assert cleaned
 
 
 def test_a_programming_error_keeps_its_traceback() -> None:

@@ -143,6 +143,8 @@ DAMAGE = {
     "another type": (lambda f: saved(f, "marks.npy", lambda a: a.astype(np.int64)), "expected was uint8"),
     "one mark too many": (lambda f: saved(f, "marks.npy", lambda a: np.append(a, a[:1])), "marks.npy holds uint8"),
     "other boundaries": (lambda f: saved(f, "boundaries.npy", lambda a: 2 * a), "boundaries.npy does not run from 0"),
+    "falling boundaries": (lambda f: saved(f, "boundaries.npy", lambda a: a[[0, 2, 1, *range(3, len(a))]]), "not rise"),
+    "made from nothing": (lambda f: changed(f, made_from=None), "made_from of corpus.json is no table"),
     "later boundaries": (lambda f: saved(f, "boundaries.npy", lambda a: a.clip(1)), "boundaries.npy does not run from"),
 }  # fmt: skip
 

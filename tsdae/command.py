@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -53,6 +55,9 @@ class Parser(HfArgumentParser):
 
     def run(self, command: Callable[[], object]) -> None:
         """Calls ``command``; what the user can mend ends in one line and exit code 2, a signal in 128 + its number."""
+        if threading.current_thread() is threading.main_thread():
+            # So that what is half written is cleaned up; `train` has a way of its own.
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             command()
         except (ValueError, OSError) as error:  # OSError: no right to read or write, a full disk

@@ -98,6 +98,10 @@ class Corpus:
             token_ids, marks, boundaries = (_mapped(folder, name, size) for name, size in sizes.items())
             if boundaries[0] != 0 or boundaries[-1] != tokens:
                 raise ValueError(f"boundaries.npy does not run from 0 to {tokens}")
+            if (boundaries[1:] <= boundaries[:-1]).any():
+                raise ValueError("boundaries.npy does not rise from sentence to sentence")
+            if not isinstance(says["made_from"], dict):
+                raise ValueError(f"made_from of {DESCRIPTION} is no table")
             described = (says[name] for name in ("without_words", "tokenizer", "made_from", "fingerprint"))
             return cls(token_ids, marks, boundaries, *described)
         except KeyError as error:

@@ -115,4 +115,10 @@ def open_prepared(folder: str | Path) -> tuple[Corpus, Corpus | None]:
     """What `prepare` wrote: (to train on, held out or None), mapped."""
     corpus = Corpus.open(folder)
     held_out = corpus.made_from.get("heldout_sentences", 0)
-    return corpus, Corpus.open(Path(folder) / HELDOUT) if held_out else None
+    heldout = Corpus.open(Path(folder) / HELDOUT) if held_out else None
+    if heldout is not None and len(heldout) != held_out:
+        raise ValueError(
+            f"{folder} is damaged: {HELDOUT}/ holds {len(heldout):,} sentences, and {held_out:,} were held out; "
+            "prepare it again"
+        )
+    return corpus, heldout

@@ -19,7 +19,7 @@ import tsdae
 from benchmarks.limits import Shape, Tokens, flop, seconds_of_optimizer, seconds_of_products, seconds_of_softmax
 from benchmarks.parts import time_of_parts
 from benchmarks.rows import ROOT
-from benchmarks.workers import PeakOf, memory_of_process
+from benchmarks.workers import MEMORY_STEPS, PeakOf, memory_of_process
 from tests import tiny
 from tests.hf_names import as_ours
 from tests.tolerances import BFLOAT16_RATIO, FLOAT32, FLOAT64
@@ -273,7 +273,7 @@ class Side:
         self.model = TSDAE(SentenceEncoder(Bert(BertConfig(**settings)), tiny.tokenizer()))
         self.dataset = DenoisingDataset(corpus_of(ids_BL), self.model.encoder.tokenizer, noise_ratio=0.0)
         self.start_training("fp32", len(ids_BL))
-        for number in range(2):  # the second is the first to have the optimiser's state from its beginning
+        for number in range(MEMORY_STEPS):
             self.training.step(number)
         return {"after_imports": after_imports, "peak": memory_of_process("VmHWM")}
 

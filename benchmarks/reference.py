@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.parts import time_of_parts
-from benchmarks.workers import memory_of_process
+from benchmarks.workers import MEMORY_STEPS, memory_of_process
 
 Features = list[dict[str, Tensor]]
 CLIP, LEARNING_RATE = 1.0, 3e-5  # as ours; 1.0 is also its Trainer's default
@@ -186,8 +186,7 @@ class Side:
         """Bytes in memory after the imports, and at most, until two fp32 training steps are done."""
         after_imports = memory_of_process("VmRSS")
         self.load_training(folder)
-        steps = 2
-        self.start_training("fp32", [(ids_BL.tolist(), ids_BL.tolist())] * steps)
-        for number in range(steps):
+        self.start_training("fp32", [(ids_BL.tolist(), ids_BL.tolist())] * MEMORY_STEPS)
+        for number in range(MEMORY_STEPS):
             self._step(number)
         return {"after_imports": after_imports, "peak": memory_of_process("VmHWM")}

@@ -19,6 +19,9 @@ class WorkerFailed(RuntimeError):
     """A side's process raised or ended; the message holds its traceback."""
 
 
+MEMORY_STEPS = 2  # whose peak is measured: only the second has the optimiser's state from its beginning
+
+
 class Worker:
     """A fresh Python that holds one side: ``call(name, ...)`` runs that method of its `Side` and waits for the answer.
 

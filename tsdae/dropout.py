@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 DRAWN_AT_ONCE = 2**18  # elements: a dozen sites of a small batch
-LARGE_BYTES = 6 * 2**20  # of a tensor that is computed again: below, memory is cheaper than time (measured)
+# Of a tensor that is computed again: below, memory is cheaper than time (measured). Such a mask has more elements than
+# DRAWN_AT_ONCE, so it is drawn alone, and drawing it again gives the same.
+LARGE_BYTES = 6 * 2**20
 
 
 class Masks:

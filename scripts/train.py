@@ -1,14 +1,14 @@
 """Trains a sentence encoder with TSDAE. Without arguments: the sample run (MiniLM on the sentences of STS-B)."""
 
 from tsdae.command import Parser
-from tsdae.recipe import DataConfig, MethodConfig, run_training
+from tsdae.recipe import DataConfig, MethodConfig, resumed, run_training
 from tsdae.training import TrainConfig
 
 
 def main() -> None:
     parser = Parser(DataConfig, MethodConfig, TrainConfig, description=__doc__)
     data, method, config = parser.configs()
-    parser.run(lambda: run_training(data, method, config))
+    parser.run(lambda: run_training(*resumed(data, method, config, parser.given)))
 
 
 if __name__ == "__main__":

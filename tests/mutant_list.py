@@ -22,6 +22,7 @@ ENCODER, CORPUS, COMMANDS = "tests/test_encoder.py", "tests/test_corpus.py", "te
 INVARIANCES, BOTTLENECK = "tests/test_invariances.py", "tests/test_bottleneck.py"
 OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
 OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
+RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 
 MUTANTS = (
@@ -164,16 +165,36 @@ MUTANTS = (
            '"params": vectors, "weight_decay": weight_decay', TRAINING),
     Mutant("nan-reaches-the-weights", "tsdae/training.py", "(~torch.isfinite(norm + step_loss)).float()",
            "torch.zeros(())", TRAINING),
-    Mutant("evaluation-in-train-mode", "tsdae/training.py", "    model.eval()\n", "    model.train()\n", TRAINING),
-    Mutant("training-in-evaluation-mode", "tsdae/training.py",
-           "                window.restart_clock()\n                modules.train()\n",
-           "                window.restart_clock()\n", TRAINING),
+    Mutant("evaluation-in-train-mode", "tsdae/measures.py", "    model.eval()\n", "    model.train()\n", TRAINING),
+    Mutant("training-in-evaluation-mode", "tsdae/training.py", "                    trained.train()\n", "", TRAINING),
     Mutant("evaluation-moves-the-random-state", "tsdae/training.py",
-           'with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):',
-           "with contextlib.nullcontext():", TRAINING),
+           "            torch.manual_seed(", "            step or torch.manual_seed(", TRAINING),
     Mutant("the-same-batches-again", "tsdae/dataset.py", "            position += at_once\n", "", DATASET),
-    Mutant("higher-loss-is-better", "tsdae/training.py", 'value < best if name.endswith("loss") else value > best',
-           "value > best", TRAINING),
+    Mutant("higher-loss-is-better", "tsdae/measures.py", "value < self.value if lower else value > self.value",
+           "value > self.value", TRAINING),
+    # resume, several processes
+    Mutant("resume-without-the-optimiser", "tsdae/training.py", '"optimizer": optimizer, "scaler"', '"scaler"', RESUME),
+    Mutant("resume-without-the-open-row", "tsdae/training.py", '{"window": window, "best": best}', '{"best": best}',
+           RESUME),
+    Mutant("resume-at-the-first-sentence", "tsdae/training.py", "dataset.batches(done * config.step_size,",
+           "dataset.batches(0,", RESUME),
+    Mutant("the-same-masks-in-each-step", "tsdae/training.py", "DROPOUT, step, distributed", "DROPOUT, 0, distributed",
+           DISTRIBUTED),
+    Mutant("rows-made-twice", "tsdae/runs.py", "            os.truncate(metrics, length)\n", "            pass\n", RESUME),
+    Mutant("patience-forgotten", "tsdae/measures.py", 'state["value"], state["since"]', 'state["value"], 0', RESUME),
+    Mutant("best-forgotten", "tsdae/measures.py", 'state["value"], state["since"]', 'None, state["since"]', RESUME),
+    Mutant("digest-not-compared", "tsdae/runs.py", "!= digest_of(folder / STATE):", "== str(folder):", RESUME),
+    Mutant("settings-not-compared", "tsdae/runs.py", "        if then[name] == now[name]:\n", "        if True:\n", RESUME),
+    Mutant("a-strangers-code-is-run", "tsdae/recipe.py", "        if name not in now and isinstance(", "        if name in now and isinstance(", RESUME),
+    Mutant("endless-patience", "tsdae/measures.py", "self.since + 1)", "self.since)", RESUME),
+    Mutant("all-checkpoints-kept", "tsdae/runs.py", "self._found()[: -self.keep]", "self._found()[:0]", RESUME),
+    Mutant("gradients-averaged", "tsdae/training.py", "loss * distributed.count()", "loss", DISTRIBUTED),
+    Mutant("the-same-batch-in-each-process", "tsdae/training.py", "batches[distributed.number() ::", "batches[::",
+           DISTRIBUTED),
+    Mutant("the-same-masks-in-each-process", "tsdae/training.py", "DROPOUT, step, distributed.number())",
+           "DROPOUT, step, 0)", DISTRIBUTED),
+    Mutant("unused-parameters-not-looked-for", "tsdae/distributed.py", "find_unused_parameters=not all_used",
+           "find_unused_parameters=False", DISTRIBUTED),
     # the fast path: E's one gradient, few lengths, masks
     Mutant("clip-by-too-much", "tsdae/optimisation.py", ".clamp(min=1.0)", "", OPTIMISATION),
     Mutant("second-lookup-forgets-the-first", "tsdae/tied.py", "        if is_new:\n            collected_VD.zero_()\n",

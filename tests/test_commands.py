@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,27 +21,17 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.scripts import PAIRS, SCRIPTS, Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import SentenceEncoder, evaluate_sts
 from tsdae.command import Parser
 from tsdae.evaluation import load_pairs
-from tsdae.training import Interrupted, NonFiniteLoss
+from tsdae.signals import Interrupted
+from tsdae.window import NonFiniteLoss
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-SCORES = [4.0, 1.5, 0.0, 2.5, 2.5, 5.0, 1.0]
-PAIRS = [f"{a}\t{b}\t{score}\n" for a, b, score in zip(tiny.SENTENCES[:-1], tiny.SENTENCES[1:], SCORES, strict=True)]
 TRAIN = "--corpus text.txt --model model --device cpu --precision fp32 --steps 1"  # a missed error fails soon
 PREPARE = "--model model --output corpus"
 PREPARED = "--corpus prepared --model model --steps 1"
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[[str, str], Result]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,47 +43,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny.encoder().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def place(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's current folder: a model, a corpus and labelled pairs."""
-    folder = tmp_path / "place"
-    folder.mkdir()
-    shutil.copytree(tiny_folder, folder / "model")
-    (folder / "text.txt").write_text("\n".join(tiny.SENTENCES) + "\n", encoding="utf-8")
-    (folder / "pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(PAIRS), encoding="utf-8")
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``run("train", "--steps 3")`` is ``python scripts/train.py --steps 3``, in this process."""
-
-    def called(script: str, arguments: str) -> Result:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments.split()])
-        code = None
-        try:
-            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-        assert code is None or isinstance(code, int)
-        return Result(code or 0, *capsys.readouterr())
-
-    return called
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What works
 
@@ -105,7 +52,15 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
     trained = run("train", f"{TRAIN} --output run --steps 4 --eval-every 2 --heldout 2 --evaluate pairs.tsv")
     assert trained.code == 0, trained.err
     new = {name.split("/")[1] for name in contents(place).keys() - before.keys() if "/" in name}
-    written = {"config.json", "metrics.jsonl", "encoder", "decoder.safetensors", "best", "evaluation.json"}
+    written = {
+        "config.json",
+        "metrics.jsonl",
+        "encoder",
+        "decoder.safetensors",
+        "best",
+        "evaluation.json",
+        "checkpoints",
+    }
     assert new == written
     assert {name: contents(place)[name] for name in before} == before, "nothing of the user's is touched"
     weights = [load_file(place / folder / "model.safetensors") for folder in ("model", "run/encoder")]
@@ -347,7 +302,11 @@ BAD = [
     Bad("train", f"{TRAIN} --precision fp16", "--precision fp16 needs CUDA"),
     Bad("train", f"{TRAIN} --device abacus", "--device abacus is not available"),
     # outputs
-    Bad("train", f"{TRAIN} --output old-run", "--output old-run already holds a run (metrics.jsonl); choose another"),
+    Bad(
+        "train",
+        f"{TRAIN} --output old-run",
+        "old-run already holds a run (metrics.jsonl); --resume it, choose",
+    ),
     Bad("train", f"{TRAIN} --output text.txt", "is a file, not a folder"),
     Bad("train", f"{TRAIN} --output full", "--output full is not empty and holds no run"),
     # the sample run and STS-B, where neither pip nor the hub can be had

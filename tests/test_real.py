@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.runs import assert_same_run, rows
+from tests.scripts import SCRIPTS
 from tests.tolerances import FLOAT32
 from tsdae import assets
 from tsdae.encoder import SentenceEncoder
@@ -80,3 +85,26 @@ def test_saved_minilm_is_loaded_silently(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     expected = np.load(tmp_path / "vectors.npy")
     np.testing.assert_allclose(encoder.encode(["a man plays the guitar", "Dogs bark."]), expected, **FLOAT32)
+
+
+def test_minilm_killed_and_resumed_is_minilm_never_stopped(tmp_path: Path) -> None:
+    """SIGKILL in a step and in the writing of a checkpoint; dropout on, two threads."""
+    flags = "--steps 10 --save-every 4 --eval-every 0 --log-every 1 --precision fp32 --threads 2 --heldout 40"
+    flags += " --evaluate none"
+
+    def life(name: str, die: Callable[[Path], bool] | None = None) -> None:
+        command = [sys.executable, str(SCRIPTS / "train.py"), *flags.split(), "--resume", "--output", name]
+        child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while die and not die(tmp_path / name):
+            assert child.poll() is None, "it has ended before it could be killed"
+            time.sleep(0.001)
+        if die:
+            child.kill()
+        assert child.wait(timeout=300) == (-signal.SIGKILL if die else 0)
+
+    life("whole")
+    life("run", lambda run: (run / "metrics.jsonl").is_file() and len(rows(run)) >= 2)
+    life("run", lambda run: (run / "checkpoints" / "step-00000004.part").exists())
+    life("run", lambda run: (run / "checkpoints" / "step-00000008").exists())
+    life("run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run", best=False)

@@ -21,7 +21,9 @@ from tsdae.bert import Bert, Layer
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
-from tsdae.training import Interrupted, NonFiniteLoss, TrainConfig, train
+from tsdae.signals import Interrupted
+from tsdae.training import TrainConfig, train
+from tsdae.window import NonFiniteLoss
 
 
 @pytest.fixture(autouse=True)
@@ -201,7 +203,7 @@ def test_a_run_folder_holds_the_last_and_the_best_model(tmp_path: Path) -> None:
     assert (best.encoder.encode(tiny.SENTENCES) == states[1]).all()
     assert json.loads((tmp_path / "run" / "best" / "measures.json").read_text()) == {"step": 4, "quality": 9.0}
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "best", "config.json", "decoder.safetensors", "encoder", "metrics.jsonl"]  # fmt: skip
+        "best", "checkpoints", "config.json", "decoder.safetensors", "encoder", "metrics.jsonl"]  # fmt: skip
 
 
 def test_the_logged_loss_is_the_loss_of_the_steps(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_a_signal_finishes_the_step_and_writes_the_model(tmp_path: Path, number:
     with pytest.raises(Interrupted) as stopped:
         train(model, tiny.dataset(), config(precision="fp32", output=str(tmp_path / "run")), objective)
     assert stopped.value.signal == number
-    assert str(stopped.value) == f"stopped after step 3 of 6; the model so far is in {tmp_path / 'run'}"
+    assert str(stopped.value) == f"stopped after step 3 of 6; checkpoint and model are in {tmp_path / 'run'}"
     assert len(calls) == 3
     assert signal.getsignal(number) is before
     assert TSDAE.from_pretrained(tmp_path / "run").eval()(tiny.batch()).mean.item() == model(tiny.batch()).mean.item()

@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
-from tsdae.training import Interrupted, NonFiniteLoss
+from tsdae import distributed
+from tsdae.signals import Interrupted
+from tsdae.window import NonFiniteLoss
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -33,6 +35,7 @@ class Parser(HfArgumentParser):
             action.option_strings = [flag for flag in action.option_strings if "_" not in flag]
             if isinstance(action, argparse._StoreFalseAction):
                 action.help = f"not: {action.help}"
+        self.given: set[str] = set()  # the fields that were given on the command line, by name
 
     def configs(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
         """The filled dataclasses, and a namespace if the parser has further arguments. Exits with 2 on an error."""
@@ -46,11 +49,16 @@ class Parser(HfArgumentParser):
             flag = rest[0].split("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
             self.error(f"unknown argument {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        nothing = object()
+        unset = argparse.Namespace(**{action.dest: nothing for action in self._actions})  # in place of the defaults
+        self.parse_known_args(arguments, unset)
+        self.given = {name for name, value in vars(unset).items() if value is not nothing}
         return tuple(filled)
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2."""
-        sys.stderr.write(f"{self.prog}: error: {' '.join(message.split())}\n")
+        which = f" (process {distributed.number()})" if distributed.number() else ""
+        sys.stderr.write(f"{self.prog}: error{which}: {' '.join(message.split())}\n")
         sys.exit(2)
 
     def run(self, command: Callable[[], object]) -> None:

@@ -12,18 +12,32 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tsdae import distributed
+
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA, else Apple's MPS, else the CPU. ValueError if the one asked for is not there."""
+    """auto: CUDA, else Apple's MPS, else the CPU. ValueError if the one asked for is not there.
+
+    Of several processes on a machine each gets a GPU of its own.
+    """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     if not available.get(torch.device(name).type if _is_device(name) else name, False):
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise ValueError(f"--device {name} is not available; here: auto, {there}")
-    return torch.device(name)
+    device = torch.device(name)
+    if distributed.count() == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise ValueError(f"--device {name} cannot be shared by several processes; use cuda or cpu")
+    if distributed.number_here() >= torch.cuda.device_count():
+        raise ValueError(f"more processes than GPUs on this machine: it has {torch.cuda.device_count()}")
+    device = torch.device("cuda", distributed.number_here())
+    torch.cuda.set_device(device)
+    return device
 
 
 def _is_device(name: str) -> bool:

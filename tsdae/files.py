@@ -5,8 +5,13 @@ Weights come from safetensors, or from pytorch_model.bin with ``weights_only=Tru
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import pickle
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +39,39 @@ def first_line(error: Exception) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Written beside and renamed: what stands at ``path`` is always whole."""
+    staged = path.with_name(f"{path.name}.part")
+    staged.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(staged, path)
+
+
+def replace_folder(staged: Path, path: Path) -> None:
+    """Renames ``staged`` (a folder or a file) to ``path``; what stood there goes only afterwards."""
+    replaced = path.with_name(f"{path.name}.old")
+    remove(replaced)
+    if path.exists():
+        path.rename(replaced)
+    staged.rename(path)
+    remove(replaced)
+
+
+def remove(path: Path) -> None:
+    """A file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Writers of other libraries raise their own kinds of errors where a disk is full: here they become OSErrors."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"cannot be written: {first_line(error)}", str(path)) from error
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -59,18 +96,27 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_weight_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # the reader raises its own kinds; all mean that the file cannot be used
+            raise ValueError(f"{path} cannot be read as weights: {first_line(error)}") from error
+    weights = load_plain(path)
+    if not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()):
+        raise ValueError(f"{path} cannot be read as weights: it is not a table of named tensors")
+    return weights
+
+
+def load_plain(path: Path) -> dict[Any, Any]:
+    """A table that torch.save wrote, of tensors and plain values and nothing else; ValueError if it is none."""
+    try:
+        table = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its text advises to load the file all the same, so it is not passed on
         raise ValueError(
             f"{path} is no plain file of weights; it was not loaded, since loading could run code"
         ) from error
-    except Exception as error:  # the readers raise their own kinds; all mean that the file cannot be used
+    except Exception as error:
         raise ValueError(f"{path} cannot be read as weights: {first_line(error)}") from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
-    ):
+    if not isinstance(table, dict):
         raise ValueError(f"{path} cannot be read as weights: it is not a table of named tensors")
-    return dict(weights)
+    return dict(table)

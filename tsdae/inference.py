@@ -23,7 +23,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, check_labels, evaluate_sts, load_pairs, load_stsb, table
 from tsdae.files import first_line, read_json, write_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
-from tsdae.progress import progress_bar
+from tsdae.progress import print_note, progress_bar
 from tsdae.sources import load_sentences
 from tsdae.tokenization import token_ids
 from tsdae.training import flag
@@ -247,8 +247,3 @@ def _note_truncated(sentences: list[str], encoder: Encoder) -> None:
     cut = int((token_ids(long, encoder.tokenizer).lengths_B > encoder.max_length).sum()) if long else 0
     if cut:
         print_note(f"{cut:,} sentences are longer than {encoder.max_length} tokens and lose their end")
-
-
-def print_note(line: str) -> None:
-    """What a run tells the user on its way; results go to stdout, notes to stderr."""
-    print(line, file=sys.stderr, flush=True)

@@ -104,8 +104,9 @@ def check_counts(objective: Objective, batches: int) -> None:
     """ValueError if a step of so many batches cannot be normalised by this objective."""
     if batches > 1 and not hasattr(objective, "counts"):
         raise ValueError(
-            "with --accumulate above 1 an objective needs a function `counts(batch) -> {term: count}` as its "
-            "attribute: what a step is divided by must be known before its first backward"
+            "with --accumulate above 1, or several processes, an objective needs a function "
+            "`counts(batch) -> {term: count}` as its attribute: what a step is divided by must be known before its "
+            "first backward"
         )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from tsdae.corpus import HELDOUT, Corpus, check_corpus_output
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
-from tsdae.inference import print_note, resolve_model
+from tsdae.inference import resolve_model
+from tsdae.progress import print_note
 from tsdae.sources import check_file, check_source, load_sentences
 from tsdae.tokenization import vocabulary_of
 from tsdae.training import flag

@@ -1,4 +1,4 @@
-"""The progress bar of everything that takes long."""
+"""What a run tells the user on its way: notes and progress bars, on stderr, from the first of several processes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tsdae import distributed
 
-def progress_bar(total: int, doing: str, unit: str, show: bool = True, leave: bool = False) -> tqdm[Any]:
-    """On stderr; where that is no terminal but a log, a new line only every 30 seconds."""
+
+def print_note(line: str) -> None:
+    """One line, above the progress bar where there is one; results go to stdout, notes to stderr."""
+    if distributed.is_first():
+        tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def progress_bar(total: int, doing: str, unit: str, show: bool = True, leave: bool = False, done: int = 0) -> tqdm[Any]:
+    """Where stderr is no terminal but a log, a new line only every 30 seconds. done: what was done before."""
     interval = 0.2 if sys.stderr.isatty() else 30.0
-    silent = {} if show else {"disable": True}  # not given otherwise: what is given outweighs TQDM_DISABLE
-    return tqdm(total=total, desc=doing, unit=unit, mininterval=interval, leave=leave, **silent)
+    # Not given otherwise: what is given outweighs TQDM_DISABLE.
+    silent = {} if show and distributed.is_first() else {"disable": True}
+    return tqdm(total=total, initial=done, desc=doing, unit=unit, mininterval=interval, leave=leave, **silent)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
+from tsdae import distributed
 from tsdae.assets import MINILM
 from tsdae.autoencoder import TSDAE
 from tsdae.corpus import Corpus, is_corpus
@@ -20,11 +23,16 @@ from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, 
 from tsdae.files import write_json
 from tsdae.folders import model_folder
 from tsdae.functions import named_function
-from tsdae.inference import entry, print_note, resolve_model, score
+from tsdae.inference import entry, resolve_model, score
+from tsdae.measures import check_names
 from tsdae.objectives import Objective, check_counts, tsdae
 from tsdae.preparation import TextConfig, build_corpora, check_heldout, check_text, open_prepared, read_text
-from tsdae.runs import check_output, next_run_folder
+from tsdae.progress import print_note
+from tsdae.runs import check_output, check_same, holds_run, next_run_folder, stored_settings, summary_writer
+from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, flag, train
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -70,12 +78,19 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     ValueError says what cannot be done, before anything is downloaded or written.
     """
     check(data, method, config)
+    if config.resume and (finished := _finished(data, config)):
+        print_note(finished)
+        return Path(str(config.output))
     if config.threads is not None:
         torch.set_num_threads(config.threads)  # here already: the untrained model is scored before training
+    distributed.join()
     name = method.model or MINILM.name
     prepared = open_prepared(str(data.corpus)) if _is_prepared(data) else None
     sentences = None if prepared or data.corpus is None else read_text(data.corpus, data)
-    as_published = SentenceEncoder.from_pretrained(resolve_model(name))
+    with distributed.first_goes_first():
+        folder = resolve_model(name)
+        stsb = _stsb(data)
+    as_published = SentenceEncoder.from_pretrained(folder)
     as_published.bert.set_dropout(method.dropout, method.attention_dropout)
     encoder = SentenceEncoder(
         as_published.checkpoint,
@@ -85,7 +100,6 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
         as_published.normalize,
     )
     model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed)
-    stsb = _stsb(data)
     corpus, heldout_corpus = prepared or build_corpora(
         sentences or sample_sentences(stsb), data.heldout, encoder.tokenizer
     )
@@ -93,11 +107,11 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     heldout = _dataset(heldout_corpus, encoder, data, method, config) if heldout_corpus else None
     _print_plan(name, dataset, heldout, config)
 
-    splits, evaluate, measures = _evaluation(data, stsb)
+    splits, evaluate, measures = _evaluation(data, stsb, encoder)
     measures += ["heldout_loss"] * (heldout is not None)
-    _check_best(config.best, measures, data.evaluate)
+    _check_measures(config, measures)
     rows: list[tuple[str, str, dict[str, Score]]] = []
-    if splits:
+    if splits and distributed.is_first():
         print_note("scoring the untrained model")
         if as_published.pooling != method.pooling:
             rows.append(
@@ -105,25 +119,115 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
             )
         rows.append((f"{name}, {method.pooling}, untrained", method.pooling, _score(encoder, splits)))
 
-    config = dataclasses.replace(config, output=config.output or str(next_run_folder()))
+    output = config.output or distributed.from_first(lambda: str(next_run_folder()))
+    config = dataclasses.replace(config, output=output)
+    command = resume_command(data, method, output)
+    print_note(f"run folder {output}; if it is stopped, go on with: {command}")
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
-    settings |= {"corpus_fingerprint": dataset.corpus.fingerprint()}
-    train(model, dataset, config, _objective(method.objective), evaluate, heldout, settings)
+    try:
+        train(model, dataset, config, _objective(method.objective), evaluate, heldout, settings)
+    except Interrupted as stop:
+        raise Interrupted(stop.signal, f"{stop}; go on with: {command}") from stop
+    except OSError as error:
+        raise OSError(f"{error}; what was saved before is whole, go on with: {command}") from error
+    distributed.leave()
+    if not distributed.is_first():
+        return Path(output)
 
-    run_folder = Path(str(config.output))
     if splits:
         rows.append((f"{name}, {method.pooling}, after TSDAE", method.pooling, _score(encoder, splits)))
         entries = [entry(row_name, pooling, scores) for row_name, pooling, scores in rows]
-        write_json(run_folder / "evaluation.json", entries)
+        write_json(Path(output) / "evaluation.json", entries)
         print(table([(row_name, scores) for row_name, _, scores in rows]))
-    if data.corpus is None and method.model is None:
+    if data.corpus is None and name == MINILM.name:
         print(
             "This shows the mechanism: a finished sentence model is better used as published. The method is for a raw "
             'language model and a text without labels (README, "When to use it").'
         )
-    folder = str(run_folder / "encoder")
-    print(f"The trained encoder is {folder}; sentence-transformers loads it: SentenceTransformer({folder!r})")
-    return run_folder
+    trained = str(Path(output) / "encoder")
+    print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")
+    return Path(output)
+
+
+def resumed(
+    data: DataConfig, method: MethodConfig, config: TrainConfig, given: set[str]
+) -> tuple[DataConfig, MethodConfig, TrainConfig]:
+    """With --resume, the settings of the run in --output, beside those ``given`` now (names of flags).
+
+    ValueError if one that is given would make another run of it. Code that the run's folder names (noise, objective,
+    evaluate) is run only if the user names it again: the folder may be a stranger's.
+    """
+    if not config.resume:
+        return data, method, config
+    folder = Path(str(config.output))
+    check_output(folder, resume=True)
+    if not holds_run(folder):
+        if given <= {"resume", "output"}:
+            raise ValueError(f"--resume: {folder} holds no run to go on with; to start one, give its settings as well")
+        return data, method, config
+    stored = stored_settings(folder)
+    filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
+    now = {name: value for name, value in filled.items() if name in given and value != "auto"}
+    check_same(stored, now)
+    for name in ("noise", "objective", "evaluate"):
+        if name not in now and isinstance(stored.get(name), str) and _names_function(stored[name]):
+            raise ValueError(f"the run's --{name} is code; name it again: --{name} {shlex.quote(stored[name])}")
+    if "steps" in now:
+        stored["epochs"] = None
+    try:
+        if not {"batch_size", "accumulate"} & now.keys():
+            stored |= _shared_out(stored)
+        merged = stored | now
+        step_size = merged["batch_size"] * merged["accumulate"] * distributed.count()
+        check_same(stored, {"sentences_per_step": step_size})
+        return _filled(DataConfig, merged), _filled(MethodConfig, merged), _filled(TrainConfig, merged)
+    except KeyError as error:
+        raise ValueError(f"{folder / 'config.json'} does not say {error}; it is of another version") from error
+
+
+def _filled(kind: type[Config], settings: dict[str, Any]) -> Config:
+    return kind(**{field.name: settings[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def _shared_out(stored: dict[str, Any]) -> dict[str, int]:
+    """Batch size and accumulation with which a step keeps its number of sentences under another process count."""
+    each, rest = divmod(stored["sentences_per_step"], distributed.count())
+    if rest:
+        raise ValueError(
+            f"the run takes {stored['sentences_per_step']} sentences a step, which {distributed.count()} processes "
+            "cannot share equally"
+        )
+    size = max(size for size in range(1, min(stored["batch_size"], each) + 1) if each % size == 0)
+    if distributed.count() != stored["processes"]:
+        print_note(
+            f"{stored['processes']} processes before, {distributed.count()} now: batches of {size}, "
+            f"{each // size} of them a step in each process"
+        )
+    return {"batch_size": size, "accumulate": each // size}
+
+
+def _finished(data: DataConfig, config: TrainConfig) -> str | None:
+    """What to say if the run to resume has nothing left to do."""
+    folder = Path(str(config.output))
+    stored = stored_settings(folder) if holds_run(folder) else {}
+    lengths = ("steps", "epochs", "patience")
+    if "finished" not in stored or any(stored[name] != getattr(config, name) for name in lengths):
+        return None
+    has_table = (folder / "evaluation.json").is_file()
+    wants_table = data.evaluate not in ("heldout", "none") and (data.evaluate or data.corpus is None)
+    if wants_table and not has_table and (folder / "checkpoints").is_dir():
+        return None
+    return f"{folder} is finished: {stored['finished']:,} steps. Its encoder is {folder / 'encoder'}"
+
+
+def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
+    """What to type to go on with a run that was stopped."""
+    start = ["python"]
+    if distributed.count() > 1:
+        start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count()))]
+    named = {"--noise": method.noise, "--objective": method.objective, "--evaluate": data.evaluate}
+    code = [part for flag, name in named.items() if name and _names_function(name) for part in (flag, name)]
+    return shlex.join([*start, "scripts/train.py", "--resume", "--output", output, *code])
 
 
 def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
@@ -134,6 +238,8 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         raise ValueError(f"{data.corpus} is a folder; give a file, or a folder that scripts/prepare.py has written")
     elif data.corpus is not None:
         check_text(data.corpus, data)
+    if data.corpus == "-" and distributed.count() > 1:
+        raise ValueError("--corpus - is standard input, which several processes cannot share; write it to a file")
     if data.corpus is not None and method.model is None:
         raise ValueError(
             "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
@@ -141,7 +247,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         )
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
-    check_counts(_objective(method.objective), config.accumulate)
+    check_counts(_objective(method.objective), config.accumulate * distributed.count())
     choose_precision(config.precision, choose_device(config.device))
     check_heldout(data.heldout)
     evaluate = data.evaluate
@@ -153,7 +259,9 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         else:
             load_pairs(evaluate)
     if config.output is not None:
-        check_output(Path(config.output), config.overwrite)
+        check_output(Path(config.output), config.overwrite, config.resume)
+    if config.tensorboard:
+        summary_writer()
     if method.model is not None and Path(method.model).exists():
         model_folder(method.model)
 
@@ -212,12 +320,14 @@ def _dataset(
 
 
 def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset | None, config: TrainConfig) -> None:
-    rows, size = len(dataset), config.batch_size * config.accumulate
+    rows, size = len(dataset), config.step_size
     steps = config.steps_for(rows)
     share = 100 * steps * size / rows
     advice = "" if share >= 100 or config.epochs is not None else "; --epochs 1 sees all"
     device = choose_device(config.device)
     print_note(describe(device, choose_precision(config.precision, device)))
+    if distributed.count() > 1:
+        print_note(f"{distributed.count()} processes, batches of {config.batch_size} in each")
     print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
     if config.epochs is not None:
         print_note(f"--epochs {config.epochs:g} makes {steps:,} steps, in place of --steps")
@@ -238,7 +348,7 @@ def _names_function(evaluate: str) -> bool:
 
 
 def _evaluation(
-    data: DataConfig, stsb: dict[str, Pairs]
+    data: DataConfig, stsb: dict[str, Pairs], encoder: SentenceEncoder
 ) -> tuple[dict[str, Pairs], Callable[[Any], dict[str, float]] | None, list[str]]:
     """What the final table shows, what is called during training, and the names of its measures."""
     evaluate = data.evaluate or ("stsb" if data.corpus is None else "heldout")
@@ -247,20 +357,33 @@ def _evaluation(
     if evaluate == "stsb":
         splits, watched, measure = {split: stsb[split] for split in ("dev", "test")}, stsb["dev"], "stsb_dev"
     elif _names_function(evaluate):
-        return {}, named_function(evaluate, "evaluate"), []
+        function = named_function(evaluate, "evaluate")
+        return {}, function, distributed.from_first(lambda: _names_of(function, evaluate, encoder))
     else:
         watched, measure = load_pairs(evaluate), "pairs"
         splits = {"pairs": watched}
     return splits, lambda encoder: {measure: evaluate_sts(encoder, watched, intervals=False).spearman}, [measure]
 
 
-def _check_best(best: str, measures: list[str], evaluate: str | None) -> None:
-    if best in measures or (evaluate is not None and _names_function(evaluate)):
-        return
-    if best == TrainConfig.best:
-        print_note(f"no best/ is kept: its measure {best} needs held-out sentences")
-        return
-    raise ValueError(f"--best {best} is not measured; there are {', '.join(measures) or 'no measures'}")
+def _names_of(function: Callable[[Any], dict[str, float]], name: str, encoder: SentenceEncoder) -> list[str]:
+    """The measures that the user's function takes: it is called once, before hours of training rest on it."""
+    print_note(f"calling {name} on the untrained model")
+    measures = function(encoder.eval())
+    if not isinstance(measures, dict) or not all(isinstance(value, (int, float)) for value in measures.values()):
+        raise ValueError(f"--evaluate {name} must return {{name: number}}, it returned {measures!r}")
+    return list(measures)
+
+
+def _check_measures(config: TrainConfig, measures: list[str]) -> None:
+    """Prints what is measured; ValueError if --best or --early-stop names something else."""
+    check_names({"--early-stop": config.early_stop}, measures)
+    if config.best != TrainConfig.best:
+        check_names({"--best": config.best}, measures)
+    elif config.best not in measures:
+        print_note(f"no best/ is kept: its measure {config.best} needs held-out sentences")
+    if measures and config.eval_every:
+        kept = f"; best/ is chosen by {config.best}" if config.best in measures else ""
+        print_note(f"measured every {config.eval_every:,} steps: {', '.join(measures)}{kept}")
 
 
 def _score(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Score]:

@@ -5,32 +5,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from tsdae import distributed
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.device import autocast_dtype, choose_device, choose_precision, compile_parts, keep_freed_memory
-from tsdae.objectives import Objective, check_counts, step_counts, tsdae
+from tsdae.measures import BestSoFar, check_names, measure
+from tsdae.noise import keyed
+from tsdae.objectives import Counts, Objective, check_counts, step_counts, tsdae
 from tsdae.optimisation import clip_gradients, make_optimizer
-from tsdae.progress import progress_bar
-from tsdae.runs import Run
+from tsdae.progress import print_note, progress_bar
+from tsdae.runs import Checkpoints, Run, check_same, holds_run, stored_settings
+from tsdae.signals import Interrupted, catch_signals
 from tsdae.tied import WordEmbeddings
+from tsdae.window import Window
 
-FP16_BAD_STEPS = 20  # skipped steps in a row after which fp16 training is given up
+DROPOUT = 0xD809  # a word in the key that sets dropout's draws apart from those of noise and order
 
 
 def flag(default: Any, text: str) -> Any:
@@ -59,12 +60,19 @@ class TrainConfig:
     compile: bool = flag(False, "torch.compile of the layers: a minute to compile, and slower on CPUs")
     output: str | None = flag(None, "run folder; default: the next number under runs/")
     overwrite: bool = flag(False, "replace the run that --output holds")
+    resume: bool = flag(False, "go on with the run that --output holds, from its newest checkpoint")
     eval_every: int = flag(250, "steps between evaluations; 0: only the final table")
+    save_every: int = flag(500, "steps between checkpoints; 0: only when stopped by a signal")
+    keep: int = flag(2, "checkpoints that stay, the newest ones")
     log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50")
     best: str = flag("heldout_loss", "measure by which best/ is chosen; *_loss: the lower the better")
+    early_stop: str | None = flag(None, "measure that ends the run when it gets no better; default: none does")
+    patience: int = flag(3, "evaluations without a better value after which --early-stop ends the run")
+    tensorboard: bool = flag(False, "send the log to TensorBoard as well")
 
     def __post_init__(self) -> None:
         at_least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "eval_every": 0, "seed": 0}
+        at_least |= {"save_every": 0, "keep": 1, "patience": 1}
         for name, smallest in at_least.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, got {getattr(self, name)}")
@@ -85,12 +93,21 @@ class TrainConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"--{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.early_stop is not None and self.eval_every == 0:
+            raise ValueError("--early-stop needs evaluations: --eval-every is 0")
+        if self.resume and self.overwrite:
+            raise ValueError("--resume goes on with a run and --overwrite replaces it; give one of them")
+        if self.resume and self.output is None:
+            raise ValueError("--resume needs --output RUN, the run to go on with")
+
+    @property
+    def step_size(self) -> int:
+        """Sentences in one optimiser step, over all batches and processes."""
+        return self.batch_size * self.accumulate * distributed.count()
 
     def steps_for(self, rows: int) -> int:
         """Optimiser steps: --steps, or as many as --epochs need on ``rows`` sentences."""
-        if self.epochs is None:
-            return self.steps
-        return max(1, math.ceil(self.epochs * rows / (self.batch_size * self.accumulate)))
+        return self.steps if self.epochs is None else max(1, math.ceil(self.epochs * rows / self.step_size))
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """Of the step with this number, counted from 0."""
@@ -99,18 +116,6 @@ class TrainConfig:
         if self.schedule == "linear":
             return self.learning_rate * (steps - step) / max(1, steps - self.warmup_steps)
         return self.learning_rate
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss or gradient that is not a number; the weights have not seen it."""
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came; the step was finished and the model written. ``signal``: which."""
-
-    def __init__(self, signal_number: int, message: str = "stopped") -> None:
-        super().__init__(message)
-        self.signal = signal_number
 
 
 def train(
@@ -126,14 +131,16 @@ def train(
 
     objective: ``(model, batch) -> LossSum``, a function or a module (whose parameters are then trained too); None: the
         paper's, `objectives.tsdae`.
-    evaluate: ``encoder -> {measure: value}``, called every ``config.eval_every`` steps and at the end.
+    evaluate: ``encoder -> {measure: value}``, called every ``config.eval_every`` steps and at the end, in the first
+        of several processes.
     heldout: sentences that are not trained on; their loss under fixed noise is the measure ``heldout_loss``.
-    settings: more of what belongs into the run folder's config.json.
+    settings: more of what belongs into the run folder's config.json; a resumed run must have the same.
     ``config.output=None`` trains in memory. Raises NonFiniteLoss, naming the step and its sentences, before such a
-    step has touched the weights; Interrupted after a signal, when the model has been written.
+    step has touched the weights; Interrupted after a signal, when checkpoint and model have been written.
     """
     objective = objective or tsdae
-    check_counts(objective, config.accumulate)
+    distributed.join()
+    check_counts(objective, config.accumulate * distributed.count())
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     if config.threads is not None:
@@ -141,42 +148,47 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     torch.use_deterministic_algorithms(config.deterministic)
-    torch.manual_seed(config.seed)  # of dropout, the one random choice that is not keyed
     steps = config.steps_for(len(dataset))
 
     model.to(device=device, dtype=torch.float64 if precision == "fp64" else torch.float32)
-    modules = nn.ModuleList([model] + ([objective.to(device)] if isinstance(objective, nn.Module) else []))
-    optimizer = make_optimizer(modules, config.learning_rate, config.weight_decay)
+    trained = _Trained(model, objective.to(device) if isinstance(objective, nn.Module) else objective)
+    optimizer = make_optimizer(trained, config.learning_rate, config.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    if config.compile:
-        compile_parts([part for part in modules.modules() if isinstance(part, Layer)], device)
-    word_matrices = [part for part in modules.modules() if isinstance(part, WordEmbeddings)]
+    window, best = Window(device), BestSoFar(config.best)
+    early_stop = BestSoFar(config.early_stop) if config.early_stop is not None else None
+    parts: dict[str, Any] = {"trained": trained, "optimizer": optimizer, "scaler": scaler}
+    parts |= {"window": window, "best": best} | ({"early_stop": early_stop} if early_stop else {})
 
-    run = None
-    if config.output is not None:
-        chosen = dataclasses.asdict(config) | {"precision": precision, "device": device.type, "steps": steps}
-        run = Run(config.output, chosen | (settings or {}), config.overwrite)
-    window = Window(device)
-    stream = dataset.batches(0, config.batch_size)
-    best: float | None = None
-    modules.train()
+    settings = _resolved(config, device, precision, steps, dataset, heldout) | (settings or {})
+    run, done = _open_run(config, settings, parts)
+    if config.compile:
+        compile_parts([part for part in trained.modules() if isinstance(part, Layer)], device)
+    wrapped = distributed.wrap(trained, device, all_used=objective is tsdae)
+    word_matrices = [part for part in trained.modules() if isinstance(part, WordEmbeddings)]
+    stream = dataset.batches(done * config.step_size, config.batch_size)
+    stopping = done >= steps or (early_stop is not None and early_stop.since >= config.patience)
+    signalled = False
+    trained.train()
     with (
-        _catch_signals(run is not None) as caught,
-        progress_bar(steps, "training", "step", leave=True) as bar,
+        catch_signals(config.output is not None) as caught,
+        progress_bar(steps, "training", "step", leave=True, done=done) as bar,
     ):
-        for step in range(steps):
-            # batch
-            batches = [next(stream).to(device) for _ in range(config.accumulate)]
+        for step in range(done, done if stopping else steps):
+            # batch: those of all processes are drawn, for their counts. Dropout's masks are keyed like the noise.
+            torch.manual_seed(int(keyed(config.seed, DROPOUT, step, distributed.number())[0]))
+            batches = [next(stream) for _ in range(config.accumulate * distributed.count())]
             counts = step_counts(objective, batches)
+            own = [batch.to(device) for batch in batches[distributed.number() :: distributed.count()]]
 
             # loss, backward
             step_loss = torch.zeros((), device=device)
-            for batch in batches:
-                with torch.autocast(device.type, autocast_dtype(precision), enabled=precision in ("bf16", "fp16")):
-                    loss_sum = objective(model, batch)
-                    loss = loss_sum.share_of(counts or loss_sum.counts)
-                scaler.scale(loss).backward()
+            for batch in own:
+                with distributed.averaged(wrapped, now=batch is own[-1]):
+                    with torch.autocast(device.type, autocast_dtype(precision), enabled=precision in ("bf16", "fp16")):
+                        loss = wrapped(batch, counts)
+                    scaler.scale(loss * distributed.count()).backward()  # they are averaged, and should be summed
                 step_loss += loss.detach()
+            distributed.summed(step_loss)
 
             # clip, step. A fused optimizer reads found_inf on the device and leaves the weights as they are if it is 1.
             scaler.unscale_(optimizer)
@@ -197,151 +209,142 @@ def train(
             window.add(step_loss, norm, batches)
             done = step + 1
             bar.update()
-            if done % config.log_every == 0 or done == steps or caught:
+            if at_row := done % config.log_every == 0 or done == steps:
                 row = window.close(
                     done, fp16=precision == "fp16", name_sentences=lambda s: _sentences(dataset, config, s)
                 )
                 row |= {"learning_rate": config.learning_rate_at(step, steps)}
-                row |= {"epoch": round(done * config.accumulate * config.batch_size / len(dataset), 4)}
+                row |= {"epoch": round(done * config.step_size / len(dataset), 4)}
                 bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s", refresh=False)
                 if run:
                     run.log({"step": done} | row)
 
             # evaluate, keep the best
-            if (config.eval_every and (done % config.eval_every == 0 or done == steps)) and not caught:
-                measures = measure(model, objective, evaluate, heldout)
-                window.restart_clock()
-                modules.train()
-                if measures:
-                    shown = ", ".join(f"{name} {value:.4g}" for name, value in measures.items())
-                    tqdm.write(f"step {done:,}: {shown}", file=sys.stderr)
-                if run and measures:
-                    run.log({"step": done} | measures)
-                    if config.best in measures and _is_better(config.best, measures[config.best], best):
-                        best = measures[config.best]
-                        run.save_best(model, {"step": done} | measures)
-            if caught:
+            if config.eval_every and (done % config.eval_every == 0 or done == steps):
+                if distributed.is_first():
+                    measures = measure(model, objective, evaluate, heldout)
+                    trained.train()
+                    _report(run, model, done, measures, best, early_stop)
+                    window.restart_clock()
+                if early_stop and (stopping := distributed.any_of_them(early_stop.since >= config.patience)):
+                    print_note(f"stopping early: {early_stop.name} was not better in {config.patience} evaluations")
+
+            # save
+            if at_row or distributed.count() == 1:  # asking the others takes time
+                signalled = distributed.any_of_them(bool(caught))
+            stopping = stopping or done == steps
+            due = config.save_every and (done % config.save_every == 0 or stopping)
+            if run and (signalled or due):
+                run.save_checkpoint(done, {name: part.state_dict() for name, part in parts.items()})
+            if signalled or stopping:
                 break
-    modules.eval()
+    trained.eval()
+    distributed.check_agreement(trained)
     if run:
         run.save_last(model)
-    if caught:
-        where = f"the model so far is in {config.output}"
-        raise Interrupted(caught[0], f"stopped after step {done:,} of {steps:,}; {where}")
+        if stopping:
+            run.finish(done)
+    if signalled:
+        where = f"checkpoint and model are in {config.output}"
+        raise Interrupted(caught[0] if caught else signal.SIGTERM, f"stopped after step {done:,} of {steps:,}; {where}")
     return model
 
 
-@torch.no_grad()
-def measure(
-    model: TSDAE,
-    objective: Objective,
-    evaluate: Callable[[Any], dict[str, float]] | None,
+class _Trained(nn.Module):
+    """Model and objective in one, so that all parameters are optimised, averaged over processes and saved together."""
+
+    def __init__(self, model: TSDAE, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Batch, counts: Counts | None) -> Tensor:
+        """This batch's share of its step's loss, whose terms have these counts (None: the batch is the step)."""
+        loss_sum = self.objective(self.model, batch)
+        return loss_sum.share_of(counts or loss_sum.counts)
+
+
+def _resolved(
+    config: TrainConfig,
+    device: torch.device,
+    precision: str,
+    steps: int,
+    dataset: DenoisingDataset,
     heldout: DenoisingDataset | None,
-    batch_size: int = 64,
-) -> dict[str, float]:
-    """All measures of the model as it is, without dropout or autocast; leaves the random state as it was."""
-    model.eval()
-    if isinstance(objective, nn.Module):
-        objective.eval()
-    device = next(model.parameters()).device
-    measures: dict[str, float] = {}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if heldout is not None:
-            totals: dict[str, list[float]] = {}
-            for start in range(0, len(heldout), batch_size):
-                epoch_B, row_B = heldout.order(start, min(batch_size, len(heldout) - start))
-                terms = objective(model, heldout.batch(epoch_B, row_B).to(device)).terms
-                for name, term in terms.items():
-                    total = totals.setdefault(name, [0.0, 0.0, term.weight])
-                    total[0] += float(term.total)
-                    total[1] += term.count
-            measures["heldout_loss"] = sum(weight * total / count for total, count, weight in totals.values())
-        if evaluate is not None:
-            measures |= evaluate(model.encoder)
-    return measures
+) -> dict[str, Any]:
+    """What config.json says: the settings, what `auto` has picked, and what was trained on."""
+    return dataclasses.asdict(config) | {
+        "precision": precision,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.count(),
+        "steps": steps,
+        "sentences_per_step": config.step_size,
+        "noise_ratio": dataset.noise_ratio,
+        "max_length": dataset.max_length,
+        "corpus_fingerprint": dataset.corpus.fingerprint(),
+        "heldout_fingerprint": heldout.corpus.fingerprint() if heldout else None,
+    }
 
 
-class Window:
-    """What happened since the last log: kept on the device, fetched once."""
+def _open_run(config: TrainConfig, settings: dict[str, Any], parts: dict[str, Any]) -> tuple[Run | None, int]:
+    """The run folder, in the first process and unless training is in memory; and the steps done, with their state."""
+    if config.output is None:
+        return None, 0
+    folder, saved = Path(config.output), None
+    resume = config.resume and holds_run(folder)
+    if resume:
+        stored = stored_settings(folder)
+        check_same(stored, settings)
+        saved = Checkpoints(folder).newest()
+        if saved is None and "finished" in stored:
+            raise ValueError(f"{folder} is finished and holds no whole checkpoint to go on from")
+    done = saved["step"] if saved else 0
+    distributed.check_equal(str(done), "the newest checkpoint; the run folder has to lie on a disk that all share")
+    if saved:
+        check_same(saved["settings"], settings)
+        if done > settings["steps"]:
+            raise ValueError(f"--steps {settings['steps']:,}: the run has made {done:,} steps already")
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+        except (RuntimeError, ValueError) as error:  # PyTorch's own words fill pages
+            raise ValueError(f"the model or objective is not the one that {folder} was started with") from error
+    if not distributed.is_first():
+        return None, done
+    run = Run(folder, settings, config.overwrite, resume)
+    if resume:
+        print_note(f"going on after step {done:,}" if done else "no whole checkpoint yet: going on from the start")
+        run.go_on(saved)
+    if config.tensorboard:
+        run.watch(done)
+    return run, done
 
-    def __init__(self, device: torch.device) -> None:
-        self._losses: list[Tensor] = []
-        self._norms: list[Tensor] = []
-        self._tokens, self._since = 0, time.perf_counter()
-        self._skipped, self._skipped_in_row = 0, 0
 
-    def add(self, loss: Tensor, norm: Tensor, batches: list[Batch]) -> None:
-        self._losses.append(loss)
-        self._norms.append(norm.detach())
-        self._tokens += sum(batch.noisy.token_count + batch.target.token_count for batch in batches)
-
-    def restart_clock(self) -> None:
-        """Leaves the time that an evaluation took out of the speed."""
-        self._since = time.perf_counter()
-
-    def close(self, done: int, fp16: bool, name_sentences: Callable[[int], str]) -> dict[str, float]:
-        """Fetches the window, which ends with step ``done``, and starts the next. Raises NonFiniteLoss."""
-        losses, norms = torch.stack([torch.stack(self._losses), torch.stack(self._norms).to(self._losses[0])]).tolist()
-        first = done - len(losses) + 1
-        finite = [math.isfinite(loss) and math.isfinite(norm) for loss, norm in zip(losses, norms, strict=True)]
-        for number, is_finite in enumerate(finite, start=first):
-            self._skipped_in_row = 0 if is_finite else self._skipped_in_row + 1
-            self._skipped += not is_finite
-            if not is_finite and not fp16:
-                loss, norm = losses[number - first], norms[number - first]
-                raise NonFiniteLoss(
-                    f"the loss or gradient of step {number:,} is not finite (loss {loss}, norm {norm}); the weights "
-                    f"were not touched by it. Its sentences: {name_sentences(number)}"
-                )
-            if self._skipped_in_row >= FP16_BAD_STEPS:
-                raise NonFiniteLoss(
-                    f"{FP16_BAD_STEPS} fp16 steps in a row overflowed, the last of them step {number:,}; "
-                    "use --precision bf16 or fp32"
-                )
-        good = [loss for loss, is_finite in zip(losses, finite, strict=True) if is_finite]
-        row = {
-            "loss": sum(good) / len(good) if good else math.nan,
-            "gradient_norm": norms[-1],
-            "tokens_per_second": self._tokens / max(time.perf_counter() - self._since, 1e-9),
-        }
-        if fp16:
-            row["skipped_steps"] = self._skipped
-        self._losses, self._norms, self._tokens, self._since = [], [], 0, time.perf_counter()
-        return row
+def _report(
+    run: Run | None,
+    model: TSDAE,
+    done: int,
+    measures: dict[str, float],
+    best: BestSoFar,
+    early_stop: BestSoFar | None,
+) -> None:
+    """Prints and logs what was measured, and keeps the best model."""
+    if early_stop:
+        check_names({"--early-stop": early_stop.name}, list(measures))
+        early_stop.update(measures)
+    if measures:
+        print_note(f"step {done:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
+    is_best = best.update(measures)
+    if run and measures:
+        run.log({"step": done} | measures)
+        if is_best:
+            run.save_best(model, {"step": done} | measures)
 
 
 def _sentences(dataset: DenoisingDataset, config: TrainConfig, step: int) -> str:
     """The texts of step ``step`` (counted from 1), found again by their place in the keyed order."""
-    size = config.accumulate * config.batch_size
-    epoch_B, row_B = dataset.order((step - 1) * size, size)
+    epoch_B, row_B = dataset.order((step - 1) * config.step_size, config.step_size)
     return "; ".join(
         f"row {row} {dataset.text(row, epoch)[1]!r}"
         for epoch, row in zip(epoch_B.tolist(), row_B.tolist(), strict=True)
     )
-
-
-def _is_better(name: str, value: float, best: float | None) -> bool:
-    if math.isnan(value):
-        return False
-    return best is None or (value < best if name.endswith("loss") else value > best)
-
-
-@contextlib.contextmanager
-def _catch_signals(enabled: bool) -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that a step is finished and written first; a second Ctrl-C quits at once."""
-    caught: list[int] = []
-    if not enabled or threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-
-    def note(number: int, frame: object) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.write("stopping after this step; once more to quit at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,58 @@
+"""Two runs of the same settings, compared in all that a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tsdae.runs import Checkpoints
+
+CLOCK = "tokens_per_second"  # of all that is logged, what depends on the time of day
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without the clock."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != CLOCK} for line in lines]
+
+
+def assert_same_run(first: Path, second: Path, best: bool = True) -> None:
+    """Bit for bit: weights, optimiser state, metrics, and the best model unless none was chosen."""
+    assert rows(first) == rows(second)
+    names = ["encoder/model.safetensors", "decoder.safetensors"] + ["best/encoder/model.safetensors"] * best
+    for name in names:
+        weights = load_file(first / name)
+        assert_equal(weights, load_file(second / name), name)
+        assert any(weight.abs().max() > 0 for weight in weights.values())
+    if best:
+        measures = [json.loads((folder / "best" / "measures.json").read_text()) for folder in (first, second)]
+        assert measures[0] == measures[1]
+    assert_equal(state(first), state(second), "checkpoint")
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint, without the folder's name and the digits of the clock."""
+    found = Checkpoints(folder).newest()
+    assert found is not None
+    return {name: value for name, value in found.items() if name not in ("settings", "metrics_bytes")}
+
+
+def assert_equal(first: Any, second: Any, where: str) -> None:
+    """Nested tables, lists and tensors, bit for bit."""
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for name in first:
+            assert_equal(first[name], second[name], f"{where}.{name}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for place, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_equal(one, other, f"{where}[{place}]")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where

@@ -1,0 +1,299 @@
+"""Several processes train what one process trains; a rank that dies or a signal to all loses nothing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo  # PyTorch imports it with the first optimizer: a second that a process need not take
+from torch import Tensor, nn
+
+from tests import tiny
+from tests.runs import assert_equal, assert_same_run, rows, state
+from tests.scripts import SCRIPTS, contents
+from tests.tolerances import FLOAT64
+from tsdae import distributed
+from tsdae.autoencoder import TSDAE
+from tsdae.dataset import Batch
+from tsdae.objectives import LossSum, tsdae
+from tsdae.signals import Interrupted
+from tsdae.training import TrainConfig, train
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a fork server")
+
+PATIENCE_S = 60.0
+PLACE = "tests.test_distributed"
+
+
+class Partial(nn.Module):
+    """An objective that leaves most of the decoder unused, and has an unused parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.idle = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+
+    def forward(self, model: TSDAE, batch: Batch) -> LossSum:
+        loss_B = (self.scale.sum() * model.encode(batch.noisy)).square().sum(1)
+        return LossSum(loss_B.sum(), len(loss_B), "size")
+
+    @staticmethod
+    def counts(batch: Batch) -> dict[str, int]:
+        return {"size": len(batch.noisy)}
+
+
+class StopsAt:
+    """The paper's objective, and a signal to this process alone in one of its steps."""
+
+    counts = staticmethod(tsdae.counts)
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
+        self.left -= model.training
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return tsdae(model, batch)
+
+
+def print_seed(model: TSDAE, batch: Batch) -> LossSum:
+    print("seed", torch.initial_seed(), file=sys.stderr)
+    return tsdae(model, batch)
+
+
+print_seed.counts = tsdae.counts
+
+
+def process(rank: int, count: int, port: int, output: str, model: dict[str, Any], settings: dict[str, Any]) -> None:
+    """One of ``count`` processes of a run, as torchrun starts them. Writes what it has learned to OUTPUT.RANK.pt."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    sys.stderr = open(f"{output}.{rank}.log", "a", buffering=1)  # noqa: SIM115  # open as long as the process
+    objectives = {"partial": Partial(), "seeds": print_seed, "stops": StopsAt(9 if rank == 1 else -1)}
+    objective = objectives.get(settings.pop("objective", ""))
+    recipe: dict[str, Any] = {
+        **{"steps": 50, "batch_size": 8, "device": "cpu", "precision": "fp64", "learning_rate": 1e-3},
+        **{"eval_every": 20, "save_every": 20, "output": output},
+    }
+    made = tiny.model(**({"dropout": 0.0, "attention_dropout": 0.0, "dtype": torch.float64} | model))
+    try:
+        train(made, tiny.dataset(), TrainConfig(**(recipe | settings)), objective, heldout=tiny.dataset())
+    except Interrupted as stop:
+        sys.exit(128 + stop.signal)
+    finally:
+        torch.save(made.state_dict(), f"{output}.{rank}.pt")
+    distributed.leave()
+
+
+Start = Callable[..., list[int]]
+
+
+@pytest.fixture(scope="module")
+def server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PLACE])
+    return context
+
+
+@pytest.fixture
+def start(server: ForkServerContext) -> Start:
+    def started(count: int, output: Path, model: dict[str, Any] | None = None, **settings: Any) -> list[int]:
+        """The exit codes of a run of so many processes."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = [
+            server.Process(target=process, args=(rank, count, port, str(output), model or {}, settings))
+            for rank in range(count)
+        ]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(PATIENCE_S)
+            child.kill()
+        return [child.exitcode or 0 for child in children]
+
+    return started
+
+
+def weights(output: Path, rank: int = 0) -> dict[str, Tensor]:
+    """What a process has learned, without the key biases: their true gradient is zero, Adam makes noise of it."""
+    found: dict[str, Tensor] = torch.load(f"{output}.{rank}.pt", weights_only=True)
+    width = 24
+    for name, value in found.items():
+        if name.endswith("attention.project.bias"):
+            value[width : 2 * width] = 0.0
+    return found
+
+
+def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], **FLOAT64, msg=name)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "the paper's": {},
+    "untied, fewer layers": {"model": {"tie": False, "decoder_layers": 2}},
+    "mean": {"model": {"pooling": "mean"}},
+    "micro-batches": {"accumulate": 2},
+    "unused parameters": {"objective": "partial"},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_two_processes_are_one_of_twice_the_batch(case: dict[str, Any], start: Start, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert start(1, one, **case) == [0]
+    assert start(2, two, **case, batch_size=4) == [0, 0]
+    before = tiny.model(**case.get("model", {})).state_dict()
+    assert any((value != before[name]).any() for name, value in weights(one).items())
+    assert_close(weights(one), weights(two))
+    assert_equal(torch.load(f"{two}.0.pt", weights_only=True), torch.load(f"{two}.1.pt", weights_only=True), "ranks")
+    # The log, the best model and the held-out loss are those of one process, written once.
+    for first, second in zip(rows(one), rows(two), strict=True):
+        assert first.keys() == second.keys()
+        assert list(first.values()) == pytest.approx(list(second.values()), rel=1e-5)
+    assert contents(one).keys() == contents(two).keys()
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_processes(first: int, then: int, start: Start, tmp_path: Path) -> None:
+    assert start(1, tmp_path / "whole") == [0]
+    assert start(first, tmp_path / "run", batch_size=8 // first, steps=23) == [0] * first
+    assert start(then, tmp_path / "run", batch_size=8 // then, resume=True) == [0] * then
+    assert_close(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_bit_for_bit(start: Start, tmp_path: Path) -> None:
+    """With dropout, whose masks differ between the processes and are the same again at the same number of them."""
+    settings: dict[str, Any] = {"batch_size": 4, "precision": "fp32", "objective": "stops"}
+    model = {"dropout": 0.2, "attention_dropout": 0.2, "dtype": torch.float32}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert start(2, whole, model, **(settings | {"objective": ""})) == [0, 0]
+    assert start(2, run, model, **settings) == [143, 143]
+    assert state(run)["step"] == 10, "asked at a row of the log"
+    assert start(2, run, model, **(settings | {"objective": "", "resume": True})) == [0, 0]
+    assert_same_run(whole, run)
+
+
+def test_every_process_and_step_has_masks_of_its_own(start: Start, tmp_path: Path) -> None:
+    """And the same ones again in another run: dropout is keyed by (seed, step, process) as the noise is by its keys."""
+    seeds = []
+    for name in ("first", "second"):
+        assert start(2, tmp_path / name, steps=5, batch_size=4, objective="seeds", eval_every=0) == [0, 0]
+        seeds.append([Path(f"{tmp_path / name}.{rank}.log").read_text().split("seed ")[1:] for rank in range(2)])
+    (first, second), again = seeds
+    assert len({seed.split()[0] for seed in first + second}) == 10
+    assert [[seed.split()[0] for seed in rank] for rank in again] == [
+        [seed.split()[0] for seed in rank] for rank in (first, second)
+    ]
+
+
+def test_processes_that_disagree_are_found(server: ForkServerContext, tmp_path: Path) -> None:
+    children = [server.Process(target=disagree, args=(rank, str(tmp_path / "store"))) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(PATIENCE_S)
+    assert [child.exitcode for child in children] == [7, 7]
+
+
+def disagree(rank: int, store: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    model = nn.Linear(3, 3)
+    nn.init.constant_(model.weight, 0.5)
+    nn.init.zeros_(model.bias)
+    distributed.check_agreement(model)
+    if rank == 1:
+        with torch.no_grad():
+            model.weight[1, 2] += 1e-7
+    try:
+        distributed.check_agreement(model)
+    except RuntimeError as error:
+        sys.exit(7 if "the processes disagree about the weights: [1]" in str(error) else 8)
+
+
+def test_objectives_without_counts_need_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "join", lambda: None)
+    with pytest.raises(ValueError, match=r"or several processes, an objective needs a function `counts"):
+        train(tiny.model(), tiny.dataset(), TrainConfig(), lambda model, batch: tsdae(model, batch))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Under torchrun
+
+
+def torchrun(place: Path, arguments: str) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPTS.parent)}
+    return subprocess.Popen(
+        [*launcher, str(SCRIPTS / "train.py"), *arguments.split()],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_torchrun_stops_resumes_and_ends_when_a_process_dies(place: Path) -> None:
+    """The whole way, as a user goes it: stopped by SIGTERM, resumed, one process killed, resumed again."""
+    (place / "mine.py").write_text(
+        "import os, time\n\nfrom tsdae.objectives import tsdae\n\n\ndef slow(model, batch):\n    time.sleep(0.02)\n"
+        "    return tsdae(model, batch)\n\n\nslow.counts = tsdae.counts\n"
+    )
+    flags = "--corpus text.txt --model model --device cpu --precision fp32 --batch-size 1 --heldout 2 --steps 400"
+    job = torchrun(place, f"{flags} --save-every 20 --eval-every 100 --output run --objective mine.py:slow")
+    wait_for_steps(place / "run", 30, job)
+    job.send_signal(signal.SIGTERM)
+    out, _ = job.communicate(timeout=PATIENCE_S)
+    command = "torchrun --nproc-per-node 2 scripts/train.py --resume --output run --objective mine.py:slow"
+    assert f"checkpoint and model are in run; go on with: {command}" in out
+    assert "2 processes, batches of 1 in each" in out
+    stopped_at = state(place / "run")["step"]
+    assert 30 <= stopped_at < 400
+
+    job = torchrun(place, command.split("train.py ")[1])
+    wait_for_steps(place / "run", stopped_at + 25, job)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    begun = time.monotonic()
+    out, _ = job.communicate(timeout=PATIENCE_S)
+    assert time.monotonic() - begun < 60
+    assert job.returncode != 0
+    assert "Signal 9 (SIGKILL)" in out
+    assert state(place / "run")["step"] >= stopped_at, "the last checkpoint is whole"
+
+    job = torchrun(place, command.split("train.py ")[1])
+    out, _ = job.communicate(timeout=PATIENCE_S)
+    assert job.returncode == 0, out
+    assert out.count("The trained encoder is run/encoder") == 1
+    assert json.loads((place / "run" / "config.json").read_text())["finished"] == 400
+    assert [row["step"] for row in rows(place / "run") if "loss" in row] == list(range(10, 401, 10))
+
+
+def wait_for_steps(folder: Path, steps: int, job: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not (folder / "metrics.jsonl").is_file() or rows(folder)[-1]["step"] < steps:
+        assert job.poll() is None, job.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.02)

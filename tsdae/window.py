@@ -1,0 +1,80 @@
+"""What happened since the last row of the log: kept on the device, fetched once.
+
+# B sentences, T packed tokens
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsdae.dataset import Batch
+
+FP16_BAD_STEPS = 20  # skipped steps in a row after which fp16 training is given up
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or gradient that is not a number; the weights have not seen it."""
+
+
+class Window:
+    """The steps since the last row of metrics.jsonl; with a state, since a checkpoint may fall between two rows."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._since = device, time.perf_counter()
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._tokens, self._skipped, self._skipped_in_row = 0, 0, 0
+
+    def add(self, loss: Tensor, norm: Tensor, batches: list[Batch]) -> None:
+        self._losses.append(loss)
+        self._norms.append(norm.detach())
+        self._tokens += sum(batch.noisy.token_count + batch.target.token_count for batch in batches)
+
+    def restart_clock(self) -> None:
+        """Leaves the time that an evaluation took out of the speed."""
+        self._since = time.perf_counter()
+
+    def close(self, done: int, fp16: bool, name_sentences: Callable[[int], str]) -> dict[str, float]:
+        """Fetches the window, which ends with step ``done``, and starts the next. Raises NonFiniteLoss."""
+        losses, norms = torch.stack([torch.stack(self._losses), torch.stack(self._norms).to(self._losses[0])]).tolist()
+        first = done - len(losses) + 1
+        finite = [math.isfinite(loss) and math.isfinite(norm) for loss, norm in zip(losses, norms, strict=True)]
+        for number, is_finite in enumerate(finite, start=first):
+            self._skipped_in_row = 0 if is_finite else self._skipped_in_row + 1
+            self._skipped += not is_finite
+            if not is_finite and not fp16:
+                loss, norm = losses[number - first], norms[number - first]
+                raise NonFiniteLoss(
+                    f"the loss or gradient of step {number:,} is not finite (loss {loss}, norm {norm}); the weights "
+                    f"were not touched by it. Its sentences: {name_sentences(number)}"
+                )
+            if self._skipped_in_row >= FP16_BAD_STEPS:
+                raise NonFiniteLoss(
+                    f"{FP16_BAD_STEPS} fp16 steps in a row overflowed, the last of them step {number:,}; "
+                    "use --precision bf16 or fp32"
+                )
+        good = [loss for loss, is_finite in zip(losses, finite, strict=True) if is_finite]
+        row = {
+            "loss": sum(good) / len(good) if good else math.nan,
+            "gradient_norm": norms[-1],
+            "tokens_per_second": self._tokens / max(time.perf_counter() - self._since, 1e-9),
+        }
+        if fp16:
+            row["skipped_steps"] = self._skipped
+        self._losses, self._norms, self._tokens, self._since = [], [], 0, time.perf_counter()
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        counts = {"tokens": self._tokens, "skipped": self._skipped, "skipped_in_row": self._skipped_in_row}
+        return {"losses": self._losses, "norms": self._norms} | counts
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._losses, self._norms = ([x.to(self._device) for x in state[name]] for name in ("losses", "norms"))
+        self._tokens, self._skipped = state["tokens"], state["skipped"]
+        self._skipped_in_row = state["skipped_in_row"]

@@ -169,7 +169,7 @@ MUTANTS = (
     Mutant("training-in-evaluation-mode", "tsdae/training.py", "                    trained.train()\n", "", TRAINING),
     Mutant("evaluation-moves-the-random-state", "tsdae/training.py",
            "            torch.manual_seed(", "            step or torch.manual_seed(", TRAINING),
-    Mutant("the-same-batches-again", "tsdae/dataset.py", "            position += at_once\n", "", DATASET),
+    Mutant("the-same-batches-again", "tsdae/dataset.py", "            position += count\n", "", DATASET),
     Mutant("higher-loss-is-better", "tsdae/measures.py", "value < self.value if lower else value > self.value",
            "value > self.value", TRAINING),
     # resume, several processes

@@ -150,8 +150,9 @@ def test_one_string_is_not_a_corpus() -> None:
 def test_the_stream_of_batches_is_the_order_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are noised at once, and wherever the stream is entered."""
     data = tiny.dataset(seed=5)
-    for at_once in (1, 7, 1024):
+    for at_once, tokens in ((1, 2**20), (7, 2**20), (1024, 2**20), (1024, 50), (1024, 1)):
         monkeypatch.setattr(dataset, "NOISED_AT_ONCE", at_once)
+        monkeypatch.setattr(dataset, "TOKENS_AT_ONCE", tokens)
         for position in (0, 6):
             stream = data.batches(position, 3)
             for number in range(9):

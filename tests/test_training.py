@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,25 @@ def test_a_log_file_is_not_filled_with_bars(capsys: pytest.CaptureFixture[str]) 
     """Where stderr is no terminal a bar is drawn at its begin, its end, and every 30 seconds."""
     train(tiny.model(), tiny.dataset(), config(steps=20, log_every=1))
     assert 1 <= capsys.readouterr().err.count("training:") <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: RssAnon")
+def test_memory_stays_flat_over_5000_steps_and_their_evaluations() -> None:
+    from benchmarks.flat_memory import anonymous_megabytes  # planted bugs are tested without the benchmarks
+
+    memory: list[float] = []
+
+    def evaluate(encoder: SentenceEncoder) -> dict[str, float]:
+        encoder.encode(tiny.SENTENCES * 20)
+        memory.append(anonymous_megabytes())
+        return {}
+
+    sentences = [" ".join(tiny.WORDS[i : i + 1 + i % 17]) for i in range(40)]  # batches of ever other lengths
+    settings = config(steps=5000, eval_every=500, precision="fp32")
+    train(tiny.model(dtype=torch.float32), tiny.dataset(sentences), settings, evaluate=evaluate)
+    assert len(memory) == 10
+    assert memory[-1] < 1.02 * memory[0], memory
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:

@@ -20,6 +20,7 @@ from tsdae.tokenization import Vocabulary, token_ids, truncate, vocabulary_of
 
 FEISTEL_TURNS = 12  # fewer leave neighbours together too often in corpora of a few rows (6: 3 % at 6 rows, measured)
 NOISED_AT_ONCE = 1024  # sentences
+TOKENS_AT_ONCE = 2**20  # but no more tokens than these, unless one batch has more: lines may be a megabyte long
 ORDER = 0x0DE2  # a word in the key that sets the draws of the order apart from those of the noise
 
 
@@ -118,10 +119,14 @@ class DenoisingDataset:
         """
         at_once = max(1, NOISED_AT_ONCE // batch_size) * batch_size
         while True:
-            noisy, target = self.noised(*self.order(position, at_once))
+            epoch_B, row_B = self.order(position, at_once)
+            tokens_B = np.cumsum(self.corpus.boundaries[row_B + 1] - self.corpus.boundaries[row_B])
+            fitting = int(np.searchsorted(tokens_B, TOKENS_AT_ONCE, side="right")) // batch_size * batch_size
+            count = max(batch_size, fitting)
+            noisy, target = self.noised(epoch_B[:count], row_B[:count])
             for noisy_B, target_B in zip(noisy.split(batch_size), target.split(batch_size), strict=True):
                 yield Batch(noisy_B.to("cpu"), target_B.to("cpu"))
-            position += at_once
+            position += count
 
     def order(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """(epoch_B, row_B) of the next ``count`` places of the endless stream that starts at ``position``.

@@ -41,6 +41,8 @@ def read_sentence_settings(folder: Path) -> SentenceSettings:
     for module in modules:
         kind = str(module.get("type")).rsplit(".", 1)[-1]
         place = folder / module.get("path", "")
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{folder}/modules.json: the path {module['path']!r} points outside of the folder")
         if kind == "Transformer":
             settings["model_folder"] = module.get("path", "")
         elif kind == "Pooling":

@@ -75,6 +75,8 @@ class AutoModelEncoder:
         self.pooling = pooling or settings.pooling or "cls"
         self.normalize, self.device = settings.normalize, device
         place = folder / settings.model_folder
+        if read_json(place / "config.json").get("auto_map"):
+            raise ValueError(f"{folder} comes with code of its own (auto_map in config.json), which is never run")
         self.tokenizer = load_tokenizer(place, settings.lowercase)
         transformers_logging.disable_progress_bar()
         verbosity = transformers_logging.get_verbosity()

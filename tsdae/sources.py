@@ -21,6 +21,12 @@ LONGER_THAN = 10  # the article keeps split sentences of more than 10 characters
 HUB_LIMIT = 100_000  # sentences taken from the hub unless told otherwise, as in the article
 SPLITS = ("lines", "regex")
 TEXT_COLUMNS = ("text", "sentence")  # taken without --column where a file has one of them
+LONGEST_LINE = 2**26  # bytes; what is longer is no text, and has to fit into memory several times
+PACKED_AT_MOST, UNPACKED_FREELY = (
+    200,
+    2**27,
+)  # how often text can be its compressed size (logs: 100), from so many bytes
+PARQUET_ROWS = 256  # read at a time, since a cell can be large
 TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
@@ -127,6 +133,8 @@ def _json_records(path: Path) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError as error:
             what = error.msg.removesuffix(" at")
             raise ValueError(f"{path}, line {number}: not valid JSON at column {error.colno}: {what}") from error
+        except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
+            raise ValueError(f"{path}, line {number}: not valid JSON: {error}") from error
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: a JSON object was expected, not {type(record).__name__}")
         # JSON can spell half of a surrogate pair (a cut-off emoji), which is no text: no tokenizer takes it.
@@ -137,7 +145,7 @@ def _json_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _separated_records(path: Path, suffix: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(2**31 - 1)  # the default refuses cells of more than 128 KiB
+    csv.field_size_limit(LONGEST_LINE)  # the default refuses cells of more than 128 KiB
     # Tab-separated files are not quoted as a rule: a quote in a sentence is a quote. In csv, strict: a quote that is
     # never closed would otherwise swallow the rest of the file without a word.
     style: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {"strict": True}
@@ -193,7 +201,15 @@ def numbered_lines(source: str) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with _open(source) as file:
-            for number, raw in enumerate(file, start=1):
+            unpacked = 0
+            for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+                if len(raw) > LONGEST_LINE:
+                    raise ValueError(
+                        f"{_name(source)}, line {number}: longer than {LONGEST_LINE / 2**20:.0f} MiB; is this text?"
+                    )
+                unpacked += len(raw)
+                if source.endswith(".gz"):
+                    _check_size(Path(source), unpacked)
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -205,6 +221,14 @@ def numbered_lines(source: str) -> Iterator[tuple[int, str]]:
                 yield number, line
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{_name(source)} cannot be read after line {number}: {error}") from error
+
+
+def _check_size(path: Path, unpacked: int) -> None:
+    """ValueError if a compressed file turns out to hold more than text can be compressed to."""
+    if unpacked > UNPACKED_FREELY and unpacked > PACKED_AT_MOST * path.stat().st_size:
+        raise ValueError(
+            f"{path} unpacks to more than {PACKED_AT_MOST} times its size; if that is meant, unpack it beforehand"
+        )
 
 
 @contextlib.contextmanager
@@ -225,10 +249,13 @@ def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+            unpacked = 0
+            for batch in file.iter_batches(PARQUET_ROWS):
+                unpacked += batch.nbytes
+                _check_size(path, unpacked)
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
+        raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
 
 
 def reach_hub(name: str) -> None:

@@ -8,7 +8,7 @@ Works on any fast Hugging Face tokenizer; padding and truncation are ours, so th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ def tokenize(sentences: Sequence[str], tokenizer: Any) -> tuple[Packed[np.ndarra
     Words are the tokenizer's own (its pre-tokenizer's pieces): in BERT's, runs of letters and single punctuation
     marks. A special token that the text itself spells out is a word like any other.
     """
-    encodings = _plain_backend(tokenizer).encode_batch(list(sentences))
+    encodings = _encoded(sentences, _plain_backend(tokenizer).encode_batch)
     tokens = Packed.from_lists([encoding.ids for encoding in encodings])
     # All sentences in one array: a few array operations per sentence took a third of the time of the whole.
     word_T = np.array([word for encoding in encodings for word in encoding.word_ids], dtype=np.float64)
@@ -68,11 +68,27 @@ def tokenize(sentences: Sequence[str], tokenizer: Any) -> tuple[Packed[np.ndarra
 
 def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None = None) -> Packed[np.ndarray]:
     """Token ids with special tokens, truncated to ``max_length``: what an encoder reads."""
-    encodings = _plain_backend(tokenizer).encode_batch_fast(list(sentences))
+    encodings = _encoded(sentences, _plain_backend(tokenizer).encode_batch_fast)
     tokens = Packed.from_lists([encoding.ids for encoding in encodings])
     if max_length is None or tokens.longest <= max_length:
         return tokens
     return truncate(tokens, max_length, vocabulary_of(tokenizer).tail)
+
+
+def _encoded(sentences: Sequence[str], encode_batch: Callable[[list[str]], list[Any]]) -> list[Any]:
+    """ValueError, with its number, for a sentence that is no text, or holds half of a surrogate pair."""
+    try:
+        return encode_batch(list(sentences))
+    except TypeError as error:
+        for number, sentence in enumerate(sentences):
+            if not isinstance(sentence, str):
+                raise ValueError(f"sentence {number} is {type(sentence).__name__}, not text: {sentence!r}") from error
+            if sentence.encode("utf-8", "replace").decode() != sentence:
+                raise ValueError(
+                    f"sentence {number} holds half of a surrogate pair (a cut-off emoji), which is no text: "
+                    f"{sentence[:80]!r}"
+                ) from error
+        raise
 
 
 def _plain_backend(tokenizer: Any) -> Any:

@@ -20,7 +20,14 @@ from tsdae import distributed
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.dataset import Batch, DenoisingDataset
-from tsdae.device import autocast_dtype, choose_device, choose_precision, compile_parts, keep_freed_memory
+from tsdae.device import (
+    autocast_dtype,
+    choose_device,
+    choose_precision,
+    compile_parts,
+    give_back_freed_memory,
+    keep_freed_memory,
+)
 from tsdae.measures import BestSoFar, check_names, measure
 from tsdae.noise import keyed
 from tsdae.objectives import Counts, Objective, check_counts, step_counts, tsdae
@@ -221,6 +228,7 @@ def train(
 
             # evaluate, keep the best
             if config.eval_every and (done % config.eval_every == 0 or done == steps):
+                give_back_freed_memory()
                 if distributed.is_first():
                     measures = measure(model, objective, evaluate, heldout)
                     trained.train()

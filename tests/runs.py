@@ -28,6 +28,7 @@ def assert_same_run(first: Path, second: Path, best: bool = True) -> None:
         weights = load_file(first / name)
         assert_equal(weights, load_file(second / name), name)
         assert any(weight.abs().max() > 0 for weight in weights.values())
+        assert (first / name).read_bytes() == (second / name).read_bytes()
     if best:
         measures = [json.loads((folder / "best" / "measures.json").read_text()) for folder in (first, second)]
         assert measures[0] == measures[1]

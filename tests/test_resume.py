@@ -310,7 +310,7 @@ def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> 
     result = run("train", f"{FLAGS} --output run --objective mine.py:mine")
     assert result.code == 130
     command = "python scripts/train.py --resume --output run --objective mine.py:mine"
-    assert f"run folder run; if it is stopped, go on with: {command}" in result.err
+    assert "run folder run; if it is stopped, go on with --resume --output run\n" in result.err
     last = result.err.splitlines()[-1]
     assert last == f"stopped after step 5 of 14; checkpoint and model are in run; go on with: {command}"
 
@@ -393,6 +393,43 @@ def test_bad_flags(flags: str, message: str, run: Run, place: Path) -> None:
     assert result.code == 2
     assert message in result.err.splitlines()[-1]
     assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("steps", "forty"), ("steps", None), ("save_every", "4"), ("learning_rate", "3e-5"), ("model", 7)],
+        *[("heldout", 2), ("noise", {}), ("finished", None), ("keep", 1.5), ("processes", "two"), ("tie", "no")],
+        *[("pooling", "last"), ("steps", True)],
+    ],
+)
+def test_an_edited_config_gets_one_line(name: str, value: object, run: Run, place: Path) -> None:
+    assert run("train", f"{FLAGS} --output run --steps 1").code == 0
+    path = place / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    result = run("train", "--resume --output run")
+    assert result.code == 2
+    assert f"run/config.json: {name} cannot be {value!r}; was the file edited?" in result.err
+
+
+def test_a_log_that_lost_its_end_goes_on_with_whole_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopped(tmp_path / "run", 7)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    os.truncate(metrics, metrics.stat().st_size - 5)
+    capsys.readouterr()
+    trained(tmp_path / "run", resume=True)
+    assert "metrics.jsonl has lost rows of the steps before 7" in capsys.readouterr().err
+    assert [row["step"] for row in rows(tmp_path / "run")] == [4, 8, 10, 12, 14, 14]
+
+
+def test_nothing_to_go_on_with_is_not_promised(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(path: Path, *_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    result = run("train", f"{FLAGS} --output run")
+    assert result.code == 2
+    assert result.err.splitlines()[-1] == "train.py: error: [Errno 30] Read-only file system: 'run'"
 
 
 # ---------------------------------------------------------------------------------------------------------------

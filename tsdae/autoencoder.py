@@ -14,6 +14,7 @@ In the order of the paper (section 3):
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 from safetensors import safe_open
@@ -103,7 +104,8 @@ class TSDAE(nn.Module):
         """Writes all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
-        save_file(own, path, {"tie": str(self.tie), "decoder_layers": str(self.decoder_layers)})
+        shape = {"tie": self.tie, "decoder_layers": self.decoder_layers}
+        save_file(own, path, {"decoder": json.dumps(shape)})  # one entry: several are written in random order
 
     @classmethod
     def from_pretrained(cls, run_folder: str | Path) -> TSDAE:
@@ -114,9 +116,9 @@ class TSDAE(nn.Module):
             raise ValueError(f"{folder} is not a run folder: it has no decoder.safetensors")
         encoder = SentenceEncoder.from_pretrained(folder / "encoder")
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            shape = json.loads(file.metadata()["decoder"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        model = cls(encoder, metadata["tie"] == "True", int(metadata["decoder_layers"]))
+        model = cls(encoder, shape["tie"], shape["decoder_layers"])
         own = {name for name in model.state_dict() if not name.startswith("encoder.")}
         if own != state.keys():
             raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(own ^ state.keys())[:5])}")

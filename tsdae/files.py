@@ -26,7 +26,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (RecursionError, ValueError) as error:  # broken, not UTF-8, or nested too deeply
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected was a {kind.__name__}")

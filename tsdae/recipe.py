@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -122,13 +122,14 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     output = config.output or distributed.from_first(lambda: str(next_run_folder()))
     config = dataclasses.replace(config, output=output)
     command = resume_command(data, method, output)
-    print_note(f"run folder {output}; if it is stopped, go on with: {command}")
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
     try:
         train(model, dataset, config, _objective(method.objective), evaluate, heldout, settings)
     except Interrupted as stop:
         raise Interrupted(stop.signal, f"{stop}; go on with: {command}") from stop
     except OSError as error:
+        if not holds_run(Path(output)):
+            raise
         raise OSError(f"{error}; what was saved before is whole, go on with: {command}") from error
     distributed.leave()
     if not distributed.is_first():
@@ -166,6 +167,10 @@ def resumed(
             raise ValueError(f"--resume: {folder} holds no run to go on with; to start one, give its settings as well")
         return data, method, config
     stored = stored_settings(folder)
+    for kind in (DataConfig, MethodConfig, TrainConfig):
+        for name, hint in get_type_hints(kind).items():
+            if name in stored and not _fits(stored[name], hint):
+                raise ValueError(f"{folder / 'config.json'}: {name} cannot be {stored[name]!r}; was the file edited?")
     filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
     now = {name: value for name, value in filled.items() if name in given and value != "auto"}
     check_same(stored, now)
@@ -183,6 +188,17 @@ def resumed(
         return _filled(DataConfig, merged), _filled(MethodConfig, merged), _filled(TrainConfig, merged)
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} does not say {error}; it is of another version") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(_fits(value, kind) for kind in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _filled(kind: type[Config], settings: dict[str, Any]) -> Config:

@@ -181,6 +181,8 @@ class Run:
             os.truncate(metrics, length)
         elif length:
             print_note(f"{metrics} has lost rows of the steps before {step:,}")
+            if metrics.is_file():  # perhaps in the middle of one
+                os.truncate(metrics, metrics.read_bytes().rfind(b"\n") + 1)
         if state is None:
             remove(self.folder / "best")
         elif state["versions"] != versions():
@@ -241,6 +243,9 @@ def stored_settings(folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = read_json(folder / "config.json")
     if "learning_rate" not in settings:
         raise ValueError(f"{folder / 'config.json'} is not of a run; --resume needs --output RUN")
+    for name in ("finished", "processes", "sentences_per_step"):
+        if not isinstance(settings.get(name, 1), int):
+            raise ValueError(f"{folder / 'config.json'}: {name} cannot be {settings[name]!r}; was the file edited?")
     return settings
 
 

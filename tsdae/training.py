@@ -86,8 +86,10 @@ class TrainConfig:
         for name in ("weight_decay", "clip"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"--learning-rate must be positive, got {self.learning_rate}")
+        if self.seed >= 2**63:
+            raise ValueError(f"--seed must be below 2**63, got {self.seed}")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise ValueError(f"--epochs must be positive, got {self.epochs}")
         if not 1 <= self.log_every <= 50:
@@ -320,6 +322,7 @@ def _open_run(config: TrainConfig, settings: dict[str, Any], parts: dict[str, An
     if not distributed.is_first():
         return None, done
     run = Run(folder, settings, config.overwrite, resume)
+    print_note(f"run folder {folder}; if it is stopped, go on with --resume --output {folder}")
     if resume:
         print_note(f"going on after step {done:,}" if done else "no whole checkpoint yet: going on from the start")
         run.go_on(saved)

@@ -14,8 +14,6 @@ from torch import nn
 
 from tsdae import distributed
 
-# Of oneDNN, one for each length and product under bf16; its own 1,024 take 100 MB more (measured).
-KERNELS_KEPT = 128
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -68,7 +66,6 @@ def keep_freed_memory() -> None:
 
     A bf16 step on a CPU then takes 5 % less (measured). Other C libraries have no such switch; they are left alone.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
     if mallopt := _of_glibc("mallopt"):
         mallopt(MALLOPT_TRIM_THRESHOLD, 2**28)  # bytes; what a large step needed besides goes back
         mallopt(MALLOPT_MMAP_THRESHOLD, 2**25)  # the largest it takes

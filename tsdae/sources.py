@@ -8,6 +8,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import re
 import sys
 import textwrap
@@ -201,15 +202,16 @@ def numbered_lines(source: str) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with _open(source) as file:
-            unpacked = 0
+            # By how much a compressed file may grow is looked up once: there are millions of lines.
+            unpacked, most = 0, _most_unpacked(Path(source)) if source.endswith(".gz") else math.inf
             for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
                 if len(raw) > LONGEST_LINE:
                     raise ValueError(
                         f"{_name(source)}, line {number}: longer than {LONGEST_LINE / 2**20:.0f} MiB; is this text?"
                     )
                 unpacked += len(raw)
-                if source.endswith(".gz"):
-                    _check_size(Path(source), unpacked)
+                if unpacked > most:
+                    raise _unpacks_to_too_much(Path(source))
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -223,12 +225,15 @@ def numbered_lines(source: str) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{_name(source)} cannot be read after line {number}: {error}") from error
 
 
-def _check_size(path: Path, unpacked: int) -> None:
-    """ValueError if a compressed file turns out to hold more than text can be compressed to."""
-    if unpacked > UNPACKED_FREELY and unpacked > PACKED_AT_MOST * path.stat().st_size:
-        raise ValueError(
-            f"{path} unpacks to more than {PACKED_AT_MOST} times its size; if that is meant, unpack it beforehand"
-        )
+def _most_unpacked(path: Path) -> int:
+    """Bytes that a compressed file of text can hold; more, and a few bytes are meant to fill the memory."""
+    return max(UNPACKED_FREELY, PACKED_AT_MOST * path.stat().st_size)
+
+
+def _unpacks_to_too_much(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} unpacks to more than {PACKED_AT_MOST} times its size; if that is meant, unpack it beforehand"
+    )
 
 
 @contextlib.contextmanager
@@ -249,10 +254,11 @@ def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            unpacked = 0
+            unpacked, most = 0, _most_unpacked(path)
             for batch in file.iter_batches(PARQUET_ROWS):
                 unpacked += batch.nbytes
-                _check_size(path, unpacked)
+                if unpacked > most:
+                    raise _unpacks_to_too_much(path)
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error

@@ -9,22 +9,20 @@ evaluation there, and exits with 1 if after the last step it is more than 2 % ab
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
-from tsdae import DenoisingDataset, SentenceEncoder, TrainConfig, load_stsb, train
-from tsdae.assets import MINILM, fetch
-from tsdae.autoencoder import TSDAE
-from tsdae.evaluation import evaluate_sts
-from tsdae.recipe import sample_sentences
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of benchmarks/, which is a package of it
+
+from benchmarks.workers import memory_of_process  # noqa: E402  # the root has to be on the path first
+from tsdae import DenoisingDataset, SentenceEncoder, TrainConfig, load_stsb, train  # noqa: E402
+from tsdae.assets import MINILM, fetch  # noqa: E402
+from tsdae.autoencoder import TSDAE  # noqa: E402
+from tsdae.evaluation import evaluate_sts  # noqa: E402
+from tsdae.recipe import sample_sentences  # noqa: E402
 
 EVERY, ALLOWED = 500, 1.02
-
-
-def anonymous_megabytes() -> float:
-    """RssAnon of this process: memory that no file stands behind."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("RssAnon:"))) / 1024
 
 
 def main() -> int:
@@ -38,9 +36,9 @@ def main() -> int:
     memory: list[float] = []
 
     def evaluate(encoder: SentenceEncoder) -> dict[str, float]:
-        memory.append(anonymous_megabytes())
+        memory.append(memory_of_process("RssAnon") / 2**20)
         spearman = evaluate_sts(encoder, stsb["dev"], intervals=False).spearman
-        after = anonymous_megabytes()
+        after = memory_of_process("RssAnon") / 2**20
         print(f"step {EVERY * len(memory):,}: {memory[-1]:,.1f} MB, {after:,.1f} MB after its evaluation", flush=True)
         return {"stsb_dev": spearman}
 

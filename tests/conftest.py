@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import shutil
 import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's client is imported
@@ -25,6 +27,17 @@ def _away_from_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     if "real" not in request.keywords:
         monkeypatch.setenv("TSDAE_CACHE", str(tmp_path / "tsdae-cache"))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+@pytest.fixture(scope="session")
+def server() -> ForkServerContext:
+    """Forks processes from one that has imported everything, so that each lives as long as its own work takes.
+
+    There is one such server, and it imports what it is told before its first child: so all that any test needs.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_kill", "tests.test_distributed"])
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -34,7 +33,6 @@ from tsdae.training import TrainConfig, train
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a fork server")
 
 PATIENCE_S = 60.0
-PLACE = "tests.test_distributed"
 
 
 class Partial(nn.Module):
@@ -99,13 +97,6 @@ def process(rank: int, count: int, port: int, output: str, model: dict[str, Any]
 
 
 Start = Callable[..., list[int]]
-
-
-@pytest.fixture(scope="module")
-def server() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PLACE])
-    return context
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ The runs are forked from a server that has imported everything, so that a life t
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -53,13 +52,6 @@ def life(output: str, slow: float, largest_file: int | None, settings: dict[str,
         **{"eval_every": 7, "save_every": 4, "log_every": 1, "output": output, "resume": True},
     }
     train(model, tiny.dataset(BATCH), TrainConfig(**(recipe | settings)), heldout=tiny.dataset())
-
-
-@pytest.fixture(scope="module")
-def server() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 @pytest.fixture

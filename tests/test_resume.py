@@ -25,8 +25,9 @@ from tsdae import recipe, runs
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
+from tsdae.files import sha256_of
 from tsdae.objectives import LossSum, tsdae
-from tsdae.runs import Checkpoints, digest_of
+from tsdae.runs import Checkpoints
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, train
 
@@ -138,12 +139,12 @@ def malicious(path: Path) -> None:
 
     with path.open("wb") as file:
         pickle.dump({"format": 1, "trained": Evil()}, file)
-    (path.parent / "state.sha256").write_text(digest_of(path) + "\n")
+    (path.parent / "state.sha256").write_text(sha256_of(path) + "\n")
 
 
 def of_the_future(path: Path) -> None:
     torch.save({"format": 99}, path)
-    (path.parent / "state.sha256").write_text(digest_of(path))
+    (path.parent / "state.sha256").write_text(sha256_of(path))
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -276,6 +277,22 @@ def test_a_disk_with_too_little_space_is_noticed_before_writing(
     ]
     trained(tmp_path / "run", resume=True)
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a loss of power needs it, which no test can cause."""
+    happened = []
+    replace_folder = runs.replace_folder
+
+    def renamed(staged: Path, path: Path) -> None:
+        happened.append(f"{staged.name} -> {path.name}")
+        replace_folder(staged, path)
+
+    monkeypatch.setattr(runs, "sync", lambda path: happened.append(path.name))
+    monkeypatch.setattr(runs, "replace_folder", renamed)
+    Checkpoints(tmp_path).save(3, {"weight": torch.ones(2)}, keep=1)
+    name = "step-00000003"
+    assert happened == ["state.pt", "state.sha256", f"{name}.part", f"{name}.part -> {name}", "checkpoints"]
 
 
 def test_the_needed_space_is_that_of_the_tensors(tmp_path: Path) -> None:

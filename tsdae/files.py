@@ -1,4 +1,6 @@
-"""Files of a model folder: JSON, and tables of named weights. What cannot be used ends in a ValueError that says why.
+"""Files of models and runs: JSON, tables of named weights, and folders that are replaced whole.
+
+What cannot be used ends in a ValueError that says why.
 
 Weights come from safetensors, or from pytorch_model.bin with ``weights_only=True``; no code of a file is ever run.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -46,13 +49,22 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def replace_folder(staged: Path, path: Path) -> None:
-    """Renames ``staged`` (a folder or a file) to ``path``; what stood there goes only afterwards."""
-    replaced = path.with_name(f"{path.name}.old")
-    remove(replaced)
-    if path.exists():
-        path.rename(replaced)
-    staged.rename(path)
-    remove(replaced)
+    """Renames ``staged`` (a folder or a file) to ``path``; what stood there goes only when the new one is in place."""
+    replaced = path.with_name(f"{path.name}.{os.getpid()}.old")
+    try:
+        if path.exists():
+            path.rename(replaced)
+        staged.rename(path)
+    finally:
+        if replaced.exists() and not path.exists():  # stopped between the two renames
+            replaced.rename(path)
+        remove(replaced)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(path: Path) -> None:

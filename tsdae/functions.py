@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 
+def names_function(name: str) -> bool:
+    """module:function, and not a file whose path has a colon."""
+    return ":" in name and not Path(name).exists()
+
+
 def named_function(name: str, role: str) -> Callable[..., Any]:
     """Imports the function that ``name`` spells; the current folder is searched first.
 

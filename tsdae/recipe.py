@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import torch
 
@@ -22,17 +20,16 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
 from tsdae.files import write_json
 from tsdae.folders import model_folder
-from tsdae.functions import named_function
+from tsdae.functions import named_function, names_function
 from tsdae.inference import entry, resolve_model, score
 from tsdae.measures import check_names
 from tsdae.objectives import Objective, check_counts, tsdae
 from tsdae.preparation import TextConfig, build_corpora, check_heldout, check_text, open_prepared, read_text
 from tsdae.progress import print_note
-from tsdae.runs import check_output, check_same, holds_run, next_run_folder, stored_settings, summary_writer
+from tsdae.resuming import finished_line, resume_command
+from tsdae.runs import check_output, holds_run, next_run_folder, summary_writer
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, flag, train
-
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     ValueError says what cannot be done, before anything is downloaded or written.
     """
     check(data, method, config)
-    if config.resume and (finished := _finished(data, config)):
+    if config.resume and (finished := finished_line(data, config)):
         print_note(finished)
         return Path(str(config.output))
     if config.threads is not None:
@@ -150,102 +147,6 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     return Path(output)
 
 
-def resumed(
-    data: DataConfig, method: MethodConfig, config: TrainConfig, given: set[str]
-) -> tuple[DataConfig, MethodConfig, TrainConfig]:
-    """With --resume, the settings of the run in --output, beside those ``given`` now (names of flags).
-
-    ValueError if one that is given would make another run of it. Code that the run's folder names (noise, objective,
-    evaluate) is run only if the user names it again: the folder may be a stranger's.
-    """
-    if not config.resume:
-        return data, method, config
-    folder = Path(str(config.output))
-    check_output(folder, resume=True)
-    if not holds_run(folder):
-        if given <= {"resume", "output"}:
-            raise ValueError(f"--resume: {folder} holds no run to go on with; to start one, give its settings as well")
-        return data, method, config
-    stored = stored_settings(folder)
-    for kind in (DataConfig, MethodConfig, TrainConfig):
-        for name, hint in get_type_hints(kind).items():
-            if name in stored and not _fits(stored[name], hint):
-                raise ValueError(f"{folder / 'config.json'}: {name} cannot be {stored[name]!r}; was the file edited?")
-    filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
-    now = {name: value for name, value in filled.items() if name in given and value != "auto"}
-    check_same(stored, now)
-    for name in ("noise", "objective", "evaluate"):
-        if name not in now and isinstance(stored.get(name), str) and _names_function(stored[name]):
-            raise ValueError(f"the run's --{name} is code; name it again: --{name} {shlex.quote(stored[name])}")
-    if "steps" in now:
-        stored["epochs"] = None
-    try:
-        if not {"batch_size", "accumulate"} & now.keys():
-            stored |= _shared_out(stored)
-        merged = stored | now
-        step_size = merged["batch_size"] * merged["accumulate"] * distributed.count()
-        check_same(stored, {"sentences_per_step": step_size})
-        return _filled(DataConfig, merged), _filled(MethodConfig, merged), _filled(TrainConfig, merged)
-    except KeyError as error:
-        raise ValueError(f"{folder / 'config.json'} does not say {error}; it is of another version") from error
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of a field's type."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_args(hint):
-        return any(_fits(value, kind) for kind in get_args(hint))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _filled(kind: type[Config], settings: dict[str, Any]) -> Config:
-    return kind(**{field.name: settings[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
-
-
-def _shared_out(stored: dict[str, Any]) -> dict[str, int]:
-    """Batch size and accumulation with which a step keeps its number of sentences under another process count."""
-    each, rest = divmod(stored["sentences_per_step"], distributed.count())
-    if rest:
-        raise ValueError(
-            f"the run takes {stored['sentences_per_step']} sentences a step, which {distributed.count()} processes "
-            "cannot share equally"
-        )
-    size = max(size for size in range(1, min(stored["batch_size"], each) + 1) if each % size == 0)
-    if distributed.count() != stored["processes"]:
-        print_note(
-            f"{stored['processes']} processes before, {distributed.count()} now: batches of {size}, "
-            f"{each // size} of them a step in each process"
-        )
-    return {"batch_size": size, "accumulate": each // size}
-
-
-def _finished(data: DataConfig, config: TrainConfig) -> str | None:
-    """What to say if the run to resume has nothing left to do."""
-    folder = Path(str(config.output))
-    stored = stored_settings(folder) if holds_run(folder) else {}
-    lengths = ("steps", "epochs", "patience")
-    if "finished" not in stored or any(stored[name] != getattr(config, name) for name in lengths):
-        return None
-    has_table = (folder / "evaluation.json").is_file()
-    wants_table = data.evaluate not in ("heldout", "none") and (data.evaluate or data.corpus is None)
-    if wants_table and not has_table and (folder / "checkpoints").is_dir():
-        return None
-    return f"{folder} is finished: {stored['finished']:,} steps. Its encoder is {folder / 'encoder'}"
-
-
-def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
-    """What to type to go on with a run that was stopped."""
-    start = ["python"]
-    if distributed.count() > 1:
-        start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count()))]
-    named = {"--noise": method.noise, "--objective": method.objective, "--evaluate": data.evaluate}
-    code = [part for flag, name in named.items() if name and _names_function(name) for part in (flag, name)]
-    return shlex.join([*start, "scripts/train.py", "--resume", "--output", output, *code])
-
-
 def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     """ValueError for every setting that can be known to fail before a download."""
     if _is_prepared(data):
@@ -270,7 +171,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     if evaluate == "heldout" and data.heldout == "0":
         raise ValueError("--evaluate heldout needs held-out sentences, and --heldout 0 keeps none")
     if evaluate is not None and evaluate not in ("stsb", "heldout", "none"):
-        if _names_function(evaluate):
+        if names_function(evaluate):
             named_function(evaluate, "evaluate")
         else:
             load_pairs(evaluate)
@@ -358,11 +259,6 @@ def _objective(name: str) -> Objective:
     return tsdae if name == "tsdae" else named_function(name, "objective")
 
 
-def _names_function(evaluate: str) -> bool:
-    """module:function, and not a file whose path has a colon."""
-    return ":" in evaluate and not Path(evaluate).exists()
-
-
 def _evaluation(
     data: DataConfig, stsb: dict[str, Pairs], encoder: SentenceEncoder
 ) -> tuple[dict[str, Pairs], Callable[[Any], dict[str, float]] | None, list[str]]:
@@ -372,7 +268,7 @@ def _evaluation(
         return {}, None, []
     if evaluate == "stsb":
         splits, watched, measure = {split: stsb[split] for split in ("dev", "test")}, stsb["dev"], "stsb_dev"
-    elif _names_function(evaluate):
+    elif names_function(evaluate):
         function = named_function(evaluate, "evaluate")
         return {}, function, distributed.from_first(lambda: _names_of(function, evaluate, encoder))
     else:

@@ -7,7 +7,6 @@ Whatever a reader may open is written beside, synced and renamed, so a process m
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ import transformers
 from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
-from tsdae.files import load_plain, read_json, remove, replace_folder, write_json, writing
+from tsdae.files import load_plain, read_json, remove, replace_folder, sha256_of, write_json, writing
 from tsdae.progress import print_note
 
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
@@ -57,9 +56,9 @@ def check_output(folder: Path, overwrite: bool = False, resume: bool = False) ->
         raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
     if any((folder / name).exists() for name in MARKS_OF_A_MODEL):
         raise ValueError(f"--output {folder} holds a model, not a run; choose another folder")
-    holds = [name for name in MARKS_OF_A_RUN if (folder / name).exists()]
     if resume:
         return
+    holds = [name for name in MARKS_OF_A_RUN if (folder / name).exists()]
     if holds and not overwrite:
         raise ValueError(
             f"--output {folder} already holds a run ({', '.join(holds)}); --resume it, choose another folder, or "
@@ -95,13 +94,16 @@ def check_same(then: dict[str, Any], now: dict[str, Any], free: set[str] = FREE)
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, of which the newest ``keep`` stay."""
+    """The checkpoints of one run folder."""
 
-    def __init__(self, run_folder: str | Path, keep: int = 2) -> None:
-        self.folder, self.keep = Path(run_folder) / "checkpoints", keep
+    def __init__(self, run_folder: str | Path) -> None:
+        self.folder = Path(run_folder) / "checkpoints"
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes one, then removes the oldest. OSError if the disk is full; those that were there are whole then."""
+    def save(self, step: int, state: dict[str, Any], keep: int) -> None:
+        """Writes one, then removes all but the newest ``keep``.
+
+        OSError if the disk is full; those that were there are whole then.
+        """
         self.folder.mkdir(exist_ok=True)
         needed, free = size_of(state) + SPARE_BYTES, shutil.disk_usage(self.folder).free
         if free < needed:
@@ -117,7 +119,7 @@ class Checkpoints:
         try:
             with writing(staged / STATE):
                 torch.save({"format": FORMAT, "step": step} | state, staged / STATE)
-            (staged / DIGEST).write_text(digest_of(staged / STATE) + "\n", encoding="ascii")
+            (staged / DIGEST).write_text(sha256_of(staged / STATE) + "\n", encoding="ascii")
             for path in (staged / STATE, staged / DIGEST, staged):
                 sync(path)
         except OSError:
@@ -125,14 +127,14 @@ class Checkpoints:
             raise
         replace_folder(staged, folder)
         sync(self.folder)
-        for old in self._found()[: -self.keep]:
+        for old in self._found()[:-keep]:
             remove(old)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest whole one, None if there is none; a damaged one is named on stderr."""
         for folder in reversed(self._found()):
             try:
-                if (folder / DIGEST).read_text(encoding="ascii").strip() != digest_of(folder / STATE):
+                if (folder / DIGEST).read_text(encoding="ascii").strip() != sha256_of(folder / STATE):
                     raise ValueError("its bytes do not have the SHA-256 that was written with them")
                 state = load_plain(folder / STATE)
                 if state["format"] != FORMAT:
@@ -163,7 +165,7 @@ class Run:
         check_output(self.folder, overwrite, resume)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.settings = settings
-        self.checkpoints = Checkpoints(self.folder, settings.get("keep", 2))
+        self.checkpoints = Checkpoints(self.folder)
         for left in (path for pattern in LEFTOVERS for path in self.folder.glob(pattern)):
             remove(left)
         if not resume:
@@ -202,14 +204,14 @@ class Run:
                 self._board.add_scalar(name, value, row["step"])
             self._board.flush()
 
-    def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
+    def save_checkpoint(self, step: int, state: dict[str, Any], keep: int) -> None:
         """``state`` with what a resumed run has to compare and to undo."""
         metrics = self.folder / "metrics.jsonl"
         if metrics.is_file():
             sync(metrics)
         length = metrics.stat().st_size if metrics.is_file() else 0
         about = {"settings": self.settings, "versions": versions(), "metrics_bytes": length}
-        self.checkpoints.save(step, state | about)
+        self.checkpoints.save(step, state | about, keep)
 
     def save_last(self, model: TSDAE) -> None:
         """encoder/ and decoder.safetensors."""
@@ -275,11 +277,6 @@ def size_of(state: Any) -> int:
     if isinstance(state, dict):
         return sum(size_of(value) for value in state.values())
     return sum(size_of(value) for value in state) if isinstance(state, (list, tuple)) else 0
-
-
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -168,8 +168,10 @@ def train(
     parts: dict[str, Any] = {"trained": trained, "optimizer": optimizer, "scaler": scaler}
     parts |= {"window": window, "best": best} | ({"early_stop": early_stop} if early_stop else {})
 
-    settings = _resolved(config, device, precision, steps, dataset, heldout) | (settings or {})
-    run, done = _open_run(config, settings, parts)
+    run, done = None, 0
+    if config.output is not None:
+        settings = _resolved(config, device, precision, steps, dataset, heldout) | (settings or {})
+        run, done = _open_run(Path(config.output), config, settings, parts)
     if config.compile:
         compile_parts([part for part in trained.modules() if isinstance(part, Layer)], device)
     wrapped = distributed.wrap(trained, device, all_used=objective is tsdae)
@@ -245,7 +247,7 @@ def train(
             stopping = stopping or done == steps
             due = config.save_every and (done % config.save_every == 0 or stopping)
             if run and (signalled or due):
-                run.save_checkpoint(done, {name: part.state_dict() for name, part in parts.items()})
+                run.save_checkpoint(done, {name: part.state_dict() for name, part in parts.items()}, config.keep)
             if signalled or stopping:
                 break
     trained.eval()
@@ -296,11 +298,11 @@ def _resolved(
     }
 
 
-def _open_run(config: TrainConfig, settings: dict[str, Any], parts: dict[str, Any]) -> tuple[Run | None, int]:
-    """The run folder, in the first process and unless training is in memory; and the steps done, with their state."""
-    if config.output is None:
-        return None, 0
-    folder, saved = Path(config.output), None
+def _open_run(
+    folder: Path, config: TrainConfig, settings: dict[str, Any], parts: dict[str, Any]
+) -> tuple[Run | None, int]:
+    """The run folder, in the first process only; and the steps done, with their state."""
+    saved = None
     resume = config.resume and holds_run(folder)
     if resume:
         stored = stored_settings(folder)

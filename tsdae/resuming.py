@@ -1,0 +1,117 @@
+"""Going on with a run from the command line: whose settings hold, and what to type."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from tsdae import distributed
+from tsdae.functions import names_function
+from tsdae.progress import print_note
+from tsdae.runs import check_output, check_same, holds_run, stored_settings
+from tsdae.training import TrainConfig
+
+if TYPE_CHECKING:
+    from tsdae.recipe import DataConfig, MethodConfig
+
+Config = TypeVar("Config", "DataConfig", "MethodConfig", TrainConfig)
+
+
+def resumed(
+    data: DataConfig, method: MethodConfig, config: TrainConfig, given: set[str]
+) -> tuple[DataConfig, MethodConfig, TrainConfig]:
+    """With --resume, the settings of the run in --output, beside those ``given`` now (names of flags).
+
+    ValueError if one that is given would make another run of it. Code that the run's folder names (noise, objective,
+    evaluate) is run only if the user names it again: the folder may be a stranger's.
+    """
+    if not config.resume:
+        return data, method, config
+    folder = Path(str(config.output))
+    check_output(folder, resume=True)
+    if not holds_run(folder):
+        if given <= {"resume", "output"}:
+            raise ValueError(f"--resume: {folder} holds no run to go on with; to start one, give its settings as well")
+        return data, method, config
+    stored = stored_settings(folder)
+    for config_now in (data, method, config):
+        for name, hint in get_type_hints(type(config_now)).items():
+            if name in stored and not _fits(stored[name], hint):
+                raise ValueError(f"{folder / 'config.json'}: {name} cannot be {stored[name]!r}; was the file edited?")
+    filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
+    now = {name: value for name, value in filled.items() if name in given and value != "auto"}
+    check_same(stored, now)
+    for name in ("noise", "objective", "evaluate"):
+        if name not in now and isinstance(stored.get(name), str) and names_function(stored[name]):
+            raise ValueError(f"the run's --{name} is code; name it again: --{name} {shlex.quote(stored[name])}")
+    if "steps" in now:
+        stored["epochs"] = None
+    try:
+        if not {"batch_size", "accumulate"} & now.keys():
+            stored |= _shared_out(stored)
+        merged = stored | now
+        step_size = merged["batch_size"] * merged["accumulate"] * distributed.count()
+        check_same(stored, {"sentences_per_step": step_size})
+        return _filled(data, merged), _filled(method, merged), _filled(config, merged)
+    except KeyError as error:
+        raise ValueError(f"{folder / 'config.json'} does not say {error}; it is of another version") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(_fits(value, kind) for kind in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _filled(config: Config, settings: dict[str, Any]) -> Config:
+    """``config`` with all its fields taken from ``settings``."""
+    return dataclasses.replace(config, **{field.name: settings[field.name] for field in dataclasses.fields(config)})
+
+
+def _shared_out(stored: dict[str, Any]) -> dict[str, int]:
+    """Batch size and accumulation with which a step keeps its number of sentences under another process count."""
+    each, rest = divmod(stored["sentences_per_step"], distributed.count())
+    if rest:
+        raise ValueError(
+            f"the run takes {stored['sentences_per_step']} sentences a step, which {distributed.count()} processes "
+            "cannot share equally"
+        )
+    size = max(size for size in range(1, min(stored["batch_size"], each) + 1) if each % size == 0)
+    if distributed.count() != stored["processes"]:
+        print_note(
+            f"{stored['processes']} processes before, {distributed.count()} now: batches of {size}, "
+            f"{each // size} of them a step in each process"
+        )
+    return {"batch_size": size, "accumulate": each // size}
+
+
+def finished_line(data: DataConfig, config: TrainConfig) -> str | None:
+    """What to say if the run to resume has nothing left to do."""
+    folder = Path(str(config.output))
+    stored = stored_settings(folder) if holds_run(folder) else {}
+    lengths = ("steps", "epochs", "patience")
+    if "finished" not in stored or any(stored[name] != getattr(config, name) for name in lengths):
+        return None
+    has_table = (folder / "evaluation.json").is_file()
+    wants_table = data.evaluate not in ("heldout", "none") and (data.evaluate or data.corpus is None)
+    if wants_table and not has_table and (folder / "checkpoints").is_dir():
+        return None
+    return f"{folder} is finished: {stored['finished']:,} steps. Its encoder is {folder / 'encoder'}"
+
+
+def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
+    """What to type to go on with a run that was stopped."""
+    start = ["python"]
+    if distributed.count() > 1:
+        start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count()))]
+    named = {"--noise": method.noise, "--objective": method.objective, "--evaluate": data.evaluate}
+    code = [part for flag, name in named.items() if name and names_function(name) for part in (flag, name)]
+    return shlex.join([*start, "scripts/train.py", "--resume", "--output", output, *code])

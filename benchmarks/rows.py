@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import subprocess
 import tarfile
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tsdae.device import machine_name
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "benchmarks" / "rows"
@@ -113,7 +114,8 @@ def origin(command: str, gpu: str | None, copied_commit: str | None = None) -> O
     versions: dict[str, str | None] = {"python": platform.python_version()}
     versions |= {name.replace("-", "_"): _version(name) for name in PACKAGES}
     date = datetime.now(UTC).strftime("%Y-%m-%d")
-    return Origin(versions, _cpu(), gpu, commit or copied_commit or "unknown", clean, sources_here(), date, command)
+    cpu = machine_name()
+    return Origin(versions, cpu, gpu, commit or copied_commit or "unknown", clean, sources_here(), date, command)
 
 
 def check_writable(taken: Origin) -> None:
@@ -207,20 +209,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    """The processor's name, how many cores this process may use, and the instructions that decide about bf16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name, flags = platform.processor() or platform.machine(), ""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        if key.strip() == "flags":
-            flags = "".join(f", {flag}" for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in value.split())
-    return f"{name}, {cores} cores{flags}"

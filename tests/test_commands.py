@@ -293,7 +293,7 @@ BAD = [
     Bad("train", f"{TRAIN} more.txt", "unknown argument more.txt; see --help"),
     Bad("train", f"{TRAIN} --noise scramble", "unknown noise 'scramble'; there are delete, mask, replace, swap, ins"),
     Bad("train", f"{TRAIN} --noise nowhere:f", "noise 'nowhere:f': nowhere cannot be imported"),
-    Bad("train", f"{TRAIN} --objective other", "objective 'other' must have the form module:function"),
+    Bad("train", f"{TRAIN} --objective other", "unknown objective 'other'; there are tsdae, mlm and file.py:function"),
     Bad("train", f"{TRAIN} --evaluate nowhere.tsv", "no file nowhere.tsv"),
     Bad("train", f"{TRAIN} --evaluate table.csv", "table.csv: no column sentence1, sentence2, score; there are a, b"),
     Bad("train", f"{TRAIN} --steps 0", "--steps must be at least 1, got 0"),

@@ -96,7 +96,7 @@ def test_its_batches_are_the_same(tmp_path: Path, noise: str) -> None:
     ]
     assert datasets[2].truncated == datasets[0].truncated > 0
     for position in (0, 5, 13):
-        for first, *others in zip(*(data.batch(*data.order(position, 5)) for data in datasets), strict=True):
+        for first, *others in zip(*(data.batch(*data.order(position, 5))[:2] for data in datasets), strict=True):
             for other in others:
                 assert other.token_ids_T.tolist() == first.token_ids_T.tolist()
                 assert other.boundaries.tolist() == first.boundaries.tolist()

@@ -13,6 +13,7 @@ from tests.mutant_list import MUTANTS
 from tsdae.recipe import DataConfig, MethodConfig, run_training
 from tsdae.training import TrainConfig
 
+ROOMS = Path(__file__).parents[1] / "benchmarks" / "rooms.md"
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"<!-- run by tests/test_readme.py -->\n```python\n(.*?)```", README.read_text("utf-8"), re.S)
 
@@ -44,7 +45,7 @@ def test_the_readmes_noise_and_objective(here: Path) -> None:
 
 
 def test_its_counts_are_true() -> None:
-    text = README.read_text("utf-8")
+    text = README.read_text("utf-8") + ROOMS.read_text("utf-8")
     assert f"# plants {len(MUTANTS)} one-line bugs" in text
     rows = re.findall(r"^\| `(tsdae/\w+\.py)` \| .* \| (\d+) \|$", text, re.M)
     files = {path.relative_to(README.parent).as_posix() for path in (README.parent / "tsdae").glob("*.py")}

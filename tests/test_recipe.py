@@ -146,7 +146,7 @@ def test_a_prepared_text_gives_the_batches_of_the_text(
             continue
         assert len(first) == len(second)
         for position in range(0, 2 * len(first), 8):
-            batches = [data.batch(*data.order(position, 8)) for data in (first, second)]
+            batches = [data.batch(*data.order(position, 8))[:2] for data in (first, second)]
             for ours, theirs in zip(*batches, strict=True):
                 assert list(ours.sentences()) == list(theirs.sentences())
 

@@ -321,7 +321,7 @@ def test_resume_and_output_are_enough(run: Run, place: Path) -> None:
 def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> None:
     (place / "mine.py").write_text(
         "import signal\n\nfrom tsdae.objectives import tsdae\n\ncalls = []\n\n\ndef mine(model, batch):\n"
-        "    calls.extend([1] * model.training)\n    if len(calls) == 5:\n        signal.raise_signal(signal.SIGINT)\n"
+        "    calls.extend([1] * model.training)\n    if len(calls) == 6:\n        signal.raise_signal(signal.SIGINT)\n"
         "    return tsdae(model, batch)\n"
     )
     result = run("train", f"{FLAGS} --output run --objective mine.py:mine")
@@ -527,7 +527,7 @@ def test_the_measures_of_a_function_are_known_at_the_start(run: Run, place: Path
     for stop in ("quality", "heldout_loss"):
         result = run("train", f"{FLAGS} --evaluate mine.py:quality --early-stop {stop} --overwrite --output run")
         assert result.code == 0, result.err
-        assert "measured every 4 steps: quality, heldout_loss; best/ is chosen by heldout_loss" in result.err
+        assert "measured every 4 steps: quality, heldout_loss, reconstruction_loss, " in result.err
     result = run("train", f"{FLAGS} --evaluate mine.py:quality --early-stop qualit --output new")
     assert "--early-stop qualit is not measured; there are quality, heldout_loss" in result.err
     result = run("train", f"{FLAGS} --evaluate mine.py:wrong --output new")

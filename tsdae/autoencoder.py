@@ -17,6 +17,7 @@ import copy
 import json
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from tsdae.bert import Bert, OneVectorAttention, initialise
 from tsdae.dataset import Batch
+from tsdae.dropout import draws
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
 from tsdae.packing import Layout, Packed, filling
@@ -36,6 +38,8 @@ class TSDAE(nn.Module):
     tie: the decoder runs *the encoder's own layers and embeddings* with a causal mask (the paper's choice); False:
         a copy of them, made here and trained apart.
     decoder_layers: how many of the layers the decoder has, the first ones; None: all.
+    decoder_input_noise: share of the tokens x_<t, the first aside, that the decoder reads as the mask token. A decoder
+        that sees less of the prefix needs more of s (word dropout: Bowman et al. 2016, section 3.1). The paper: 0.
     seed: draws the new weights (cross-attention; the language-model head where the checkpoint has none).
 
     Is it not cheating that the decoder sees the clean prefix x_<t? It could model the language from that alone, but
@@ -44,7 +48,12 @@ class TSDAE(nn.Module):
     """
 
     def __init__(
-        self, encoder: SentenceEncoder, tie: bool = True, decoder_layers: int | None = None, seed: int = 0
+        self,
+        encoder: SentenceEncoder,
+        tie: bool = True,
+        decoder_layers: int | None = None,
+        seed: int = 0,
+        decoder_input_noise: float = 0.0,
     ) -> None:
         super().__init__()
         config = encoder.bert.config
@@ -52,7 +61,12 @@ class TSDAE(nn.Module):
             raise ValueError(
                 f"decoder_layers must lie between 1 and the encoder's {config.layers}, got {decoder_layers}"
             )
+        if not 0.0 <= decoder_input_noise <= 1.0:
+            raise ValueError(f"decoder_input_noise must lie in [0, 1], got {decoder_input_noise}")
+        if decoder_input_noise and encoder.vocabulary.mask_id is None:
+            raise ValueError("decoder_input_noise needs a mask token, and the tokenizer has none")
         self.tie, self.decoder_layers = tie, decoder_layers or config.layers
+        self.decoder_input_noise = decoder_input_noise
         self.encoder = encoder
         self.untied: Bert | None = None
         if not tie:
@@ -80,10 +94,19 @@ class TSDAE(nn.Module):
         prefix = target.without_last()
         layout = Layout.of(prefix)
         bert = self.decoder_bert
-        hidden_TD = bert.embeddings(prefix.token_ids_T, layout)
+        hidden_TD = bert.embeddings(self._read_by_decoder(prefix), layout)
         for layer, cross in zip(bert.layers, self.crosses, strict=False):  # as many as there are crosses
             hidden_TD = layer(hidden_TD, layout, causal=True, cross=cross, sentence_BD=sentence_BD)
         return layout.tokens(hidden_TD)
+
+    def _read_by_decoder(self, prefix: Packed[Tensor]) -> Tensor:
+        """x_<t with some tokens masked: never the first of a sentence, and the same ones in each evaluation."""
+        ids_T, mask_id = prefix.token_ids_T, self.encoder.vocabulary.mask_id
+        if self.decoder_input_noise == 0.0 or mask_id is None:
+            return ids_T
+        keep_T = draws(len(ids_T), self.training, ids_T.device) >= self.decoder_input_noise
+        keep_T[prefix.boundaries[:-1]] = True
+        return torch.where(keep_T, ids_T, mask_id)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """E . head(h_t): logits_TV, with the decoder's word-embedding matrix as E."""
@@ -104,7 +127,8 @@ class TSDAE(nn.Module):
         """Writes all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
-        shape = {"tie": self.tie, "decoder_layers": self.decoder_layers}
+        shape: dict[str, float] = {"tie": self.tie, "decoder_layers": self.decoder_layers}
+        shape["decoder_input_noise"] = self.decoder_input_noise
         save_file(own, path, {"decoder": json.dumps(shape)})  # one entry: several are written in random order
 
     @classmethod
@@ -118,7 +142,7 @@ class TSDAE(nn.Module):
         with safe_open(path, framework="pt") as file:
             shape = json.loads(file.metadata()["decoder"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        model = cls(encoder, shape["tie"], shape["decoder_layers"])
+        model = cls(encoder, **shape)
         own = {name for name in model.state_dict() if not name.startswith("encoder.")}
         if own != state.keys():
             raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(own ^ state.keys())[:5])}")

@@ -32,10 +32,19 @@ class Pair(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a training step reads: B noisy sentences for the encoder, the same B clean ones for the decoder."""
+    """What a training step reads: B noisy sentences for the encoder, the same B clean ones for the decoder.
+
+    more_views: further noisings of the same sentences, for an objective that asks for them by its ``views``.
+    """
 
     noisy: Packed[Tensor]
     target: Packed[Tensor]
+    more_views: tuple[Packed[Tensor], ...] = ()
+
+    @property
+    def views(self) -> tuple[Packed[Tensor], ...]:
+        """All noisings of these sentences, the first of them ``noisy``."""
+        return (self.noisy, *self.more_views)
 
     @classmethod
     def from_texts(
@@ -44,11 +53,11 @@ class Batch(NamedTuple):
         """A batch from pairs of texts that were noised elsewhere."""
         if len(noisy) != len(target):
             raise ValueError(f"{len(noisy)} noisy sentences for {len(target)} clean ones")
-        packed = [token_ids(texts, tokenizer, max_length).to("cpu") for texts in (noisy, target)]
-        return cls(*packed)
+        first, clean = (token_ids(texts, tokenizer, max_length).to("cpu") for texts in (noisy, target))
+        return cls(first, clean)
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(self.noisy.to(device), self.target.to(device))
+        return Batch(self.noisy.to(device), self.target.to(device), tuple(view.to(device) for view in self.more_views))
 
 
 class DenoisingDataset:
@@ -97,22 +106,34 @@ class DenoisingDataset:
         """How many sentences are longer than ``max_length`` and lose their end."""
         return self.corpus.longer_than(self.max_length)
 
-    def noised(self, epoch_B: np.ndarray, row_B: np.ndarray) -> tuple[Packed[np.ndarray], Packed[np.ndarray]]:
-        """The noisy and the clean sentences of these rows, in a few array operations for the whole batch."""
+    def noised(
+        self, epoch_B: np.ndarray, row_B: np.ndarray, view: int = 0
+    ) -> tuple[Packed[np.ndarray], Packed[np.ndarray]]:
+        """The noisy and the clean sentences of these rows, in a few array operations for the whole batch.
+
+        view: which of several noisings, each with draws of its own.
+        """
         clean, word_T = self.corpus.rows(row_B)
-        draw = Draw(self.seed, epoch_B, row_B, clean, word_T)
+        draw = Draw(self.seed, epoch_B, row_B, clean, word_T, view)
         noisy = self.noise(clean, word_T, draw, self.noise_ratio, self.vocabulary)
         if self.noise not in NOISES.values():
             check_noise(noisy, clean, self.vocabulary)
         tail = self.vocabulary.tail
         return truncate(noisy, self.max_length, tail), truncate(clean, self.max_length, tail)
 
-    def batch(self, epoch_B: np.ndarray, row_B: np.ndarray) -> Batch:
-        """The `Batch` of these rows, on the CPU."""
-        noisy, target = self.noised(epoch_B, row_B)
-        return Batch(noisy.to("cpu"), target.to("cpu"))
+    def batch(self, epoch_B: np.ndarray, row_B: np.ndarray, views: int = 1) -> Batch:
+        """The `Batch` of these rows, on the CPU, with so many noisings of each."""
+        return next(self._cut(epoch_B, row_B, len(row_B), views))
 
-    def batches(self, position: int, batch_size: int) -> Iterator[Batch]:
+    def _cut(self, epoch_B: np.ndarray, row_B: np.ndarray, batch_size: int, views: int) -> Iterator[Batch]:
+        """These rows noised at once, in batches of ``batch_size``."""
+        noisy, target = self.noised(epoch_B, row_B)
+        more = [self.noised(epoch_B, row_B, view)[0] for view in range(1, views)]
+        for parts in zip(*(packed.split(batch_size) for packed in (noisy, target, *more)), strict=True):
+            first, clean, *others = (part.to("cpu") for part in parts)
+            yield Batch(first, clean, tuple(others))
+
+    def batches(self, position: int, batch_size: int, views: int = 1) -> Iterator[Batch]:
         """The endless stream of batches, on the CPU, that begins at ``position`` of the order.
 
         Many are noised at once: for a batch of 8 the array operations take as long as for a hundred of them.
@@ -123,9 +144,7 @@ class DenoisingDataset:
             tokens_B = np.cumsum(self.corpus.boundaries[row_B + 1] - self.corpus.boundaries[row_B])
             fitting = int(np.searchsorted(tokens_B, TOKENS_AT_ONCE, side="right")) // batch_size * batch_size
             count = max(batch_size, fitting)
-            noisy, target = self.noised(epoch_B[:count], row_B[:count])
-            for noisy_B, target_B in zip(noisy.split(batch_size), target.split(batch_size), strict=True):
-                yield Batch(noisy_B.to("cpu"), target_B.to("cpu"))
+            yield from self._cut(epoch_B[:count], row_B[:count], batch_size, views)
             position += count
 
     def order(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +169,8 @@ class DenoisingDataset:
 
     def collate(self, pairs: Sequence[Pair]) -> Batch:
         """For a DataLoader: packs pairs into a `Batch`."""
-        return Batch(*(Packed.from_lists(lists).to("cpu") for lists in zip(*pairs, strict=True)))
+        noisy, target = (Packed.from_lists(lists).to("cpu") for lists in zip(*pairs, strict=True))
+        return Batch(noisy, target)
 
     def text(self, row: int, epoch: int = 0) -> tuple[str, str]:
         """The noisy and the clean sentence as text."""

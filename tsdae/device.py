@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -112,3 +113,20 @@ def describe(device: torch.device, precision: str) -> str:
     if device.type == "cpu" and shutil.which("nvidia-smi"):
         line += "; an NVIDIA driver is installed, but this PyTorch does not see a card: is it a CPU build?"
     return line
+
+
+def machine_name() -> str:
+    """The processor's name, how many cores this process may use, and the instructions that decide about bf16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name, flags = platform.processor() or platform.machine(), ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+        if key.strip() == "flags":
+            flags = "".join(f", {flag}" for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in value.split())
+    return f"{name}, {cores} cores{flags}"

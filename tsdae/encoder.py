@@ -66,10 +66,10 @@ class SentenceEncoder(nn.Module):
         self.checkpoint = bert if isinstance(bert, Checkpoint) else Checkpoint(bert)
         self.bert = self.checkpoint.bert
         config = self.bert.config
-        vocabulary = vocabulary_of(tokenizer)  # refuses a tokenizer that adds no special tokens
-        if vocabulary.size > config.vocabulary_size:
+        self.vocabulary = vocabulary_of(tokenizer)  # refuses a tokenizer that adds no special tokens
+        if self.vocabulary.size > config.vocabulary_size:
             raise ValueError(
-                f"the tokenizer has ids up to {vocabulary.size - 1}, "
+                f"the tokenizer has ids up to {self.vocabulary.size - 1}, "
                 f"the model has {config.vocabulary_size} word embeddings"
             )
         if max_length is not None and not 3 <= max_length <= config.longest_sentence:

@@ -126,20 +126,30 @@ def bootstrap(
     cosines_B: np.ndarray, scores_B: np.ndarray, seed: int = 0
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """95 % percentile intervals of Spearman and Pearson over resampled pairs."""
+    spearman_S, pearson_S = resampled_correlations(cosines_B, scores_B, seed)
+    return interval(spearman_S), interval(pearson_S)
+
+
+def resampled_correlations(cosines_B: np.ndarray, scores_B: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Spearman and Pearson of each of 1,000 resamples of the pairs, [S] each.
+
+    The k-th resample draws the same pairs for every model, so that the difference of two models is paired by k.
+    """
     generator = np.random.default_rng(seed)
     size = len(scores_B)
     at_once = max(1, 2_000_000 // size)  # resamples held in memory at a time
-    spearman: list[np.ndarray] = []
-    pearson: list[np.ndarray] = []
+    collected: list[tuple[np.ndarray, np.ndarray]] = []
     for start in range(0, RESAMPLES, at_once):
         rows_SB = generator.integers(0, size, (min(at_once, RESAMPLES - start), size))
-        for collected, values in zip(
-            (spearman, pearson), correlations(cosines_B[rows_SB], scores_B[rows_SB]), strict=True
-        ):
-            collected.append(values)
-    low_high = [np.nanpercentile(np.concatenate(values), (2.5, 97.5)) for values in (spearman, pearson)]
-    spearman_ci, pearson_ci = ((float(low), float(high)) for low, high in low_high)
-    return spearman_ci, pearson_ci
+        collected.append(correlations(cosines_B[rows_SB], scores_B[rows_SB]))
+    spearman_S, pearson_S = (np.concatenate(values) for values in zip(*collected, strict=True))
+    return spearman_S, pearson_S
+
+
+def interval(values_S: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of resampled values; those that are not defined are left out."""
+    low, high = np.nanpercentile(values_S, (2.5, 97.5))
+    return float(low), float(high)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from torch import nn
 
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import DenoisingDataset
-from tsdae.objectives import Objective
+from tsdae.objectives import Objective, tsdae, views_of
+from tsdae.probes import PROBED, THE_LOWER_THE_BETTER, label_free, probe_of
 
 
 @torch.no_grad()
@@ -32,19 +33,26 @@ def measure(
         totals: dict[str, list[float]] = {}
         for start in range(0, len(heldout), batch_size):
             epoch_B, row_B = heldout.order(start, min(batch_size, len(heldout) - start))
-            terms = objective(model, heldout.batch(epoch_B, row_B).to(device)).terms
+            terms = objective(model, heldout.batch(epoch_B, row_B, views_of(objective)).to(device)).terms
             for name, term in terms.items():
                 total = totals.setdefault(name, [0.0, 0.0, term.weight])
                 total[0] += float(term.total)
                 total[1] += term.count
         measures["heldout_loss"] = sum(weight * total / count for total, count, weight in totals.values())
+        if len(totals) > 1:
+            measures |= {f"heldout_{name}_loss": total / count for name, (total, count, _) in totals.items()}
+        if len(heldout) > 1:
+            probe = probe_of(heldout)
+            is_known = objective is tsdae and probe is heldout and len(heldout) <= PROBED
+            known_loss = measures["heldout_loss"] if is_known else None
+            measures |= label_free(model, probe, "reconstruction" in totals, known_loss)
     if evaluate is not None:
         measures |= evaluate(model.encoder)
     return measures
 
 
 class BestSoFar:
-    """The best value of one measure, and how many evaluations there were since. ``*loss``: the lower the better."""
+    """The best value of one measure, and how many evaluations there were since; of some, the lower is the better."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,7 +62,7 @@ class BestSoFar:
     def update(self, measures: dict[str, float]) -> bool:
         """Whether the measure is better than ever before; NaN never is."""
         value = measures.get(self.name, math.nan)
-        lower = self.name.endswith("loss")
+        lower = self.name.endswith("loss") or self.name in THE_LOWER_THE_BETTER
         better = not math.isnan(value) and (self.value is None or (value < self.value if lower else value > self.value))
         self.value, self.since = (value, 0) if better else (self.value, self.since + 1)
         return better

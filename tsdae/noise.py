@@ -28,6 +28,7 @@ from tsdae.tokenization import Vocabulary
 
 Noise = Callable[[Packed[np.ndarray], np.ndarray, "Draw", float, Vocabulary], Packed[np.ndarray]]
 
+VIEW = 0x71E3  # a word in the key that sets the draws of further noisings of a sentence apart from the first's
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the increment of SplitMix64
 
 
@@ -47,16 +48,22 @@ def keyed(*keys: int | np.ndarray) -> np.ndarray:
 
 
 class Draw:
-    """Uniform numbers in [0, 1) that depend on (seed, epoch, sentence, word, stream) and on nothing else.
+    """Uniform numbers in [0, 1) that depend on (seed, epoch, sentence, word, stream, view) and on nothing else.
 
     So a sentence gets the same noise in any batch, worker or process, and a resumed run continues exactly.
-    ``stream`` numbers the independent draws that one noise makes.
+    ``stream`` numbers the independent draws that one noise makes, ``view`` the noisings of one sentence.
     """
 
     def __init__(
-        self, seed: int, epoch_B: np.ndarray, row_B: np.ndarray, tokens: Packed[np.ndarray], word_T: np.ndarray
+        self,
+        seed: int,
+        epoch_B: np.ndarray,
+        row_B: np.ndarray,
+        tokens: Packed[np.ndarray],
+        word_T: np.ndarray,
+        view: int = 0,
     ) -> None:
-        self._sentence_key_B = keyed(seed, epoch_B, row_B)
+        self._sentence_key_B = keyed(seed, epoch_B, row_B, *((VIEW, view) if view else ()))
         sentence_T = np.repeat(np.arange(len(tokens)), tokens.lengths_B)
         begins_T = (word_T >= 0) & (np.diff(word_T, prepend=-1) != 0)
         self.first_W = np.flatnonzero(begins_T)  # first token of each word

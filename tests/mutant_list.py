@@ -23,6 +23,8 @@ INVARIANCES, BOTTLENECK = "tests/test_invariances.py", "tests/test_bottleneck.py
 OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
 OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
 RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
+MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_probes.py"
+ABLATION = "tests/test_ablation.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 
 MUTANTS = (
@@ -36,9 +38,9 @@ MUTANTS = (
            "keep_T = (draw.tokens() >= ratio) | (word_T < 0)", NOISE),
     Mutant("specials-deleted", "tsdae/noise.py", "return np.append(chosen_W, False)[word_T]",
            "return np.append(chosen_W, True)[word_T]", NOISE),
-    Mutant("same-noise-each-epoch", "tsdae/noise.py", "keyed(seed, epoch_B, row_B)", "keyed(seed, 0, row_B)",
+    Mutant("same-noise-each-epoch", "tsdae/noise.py", "keyed(seed, epoch_B, row_B,", "keyed(seed, 0, row_B,",
            NOISE),
-    Mutant("same-noise-for-every-seed", "tsdae/noise.py", "keyed(seed, epoch_B, row_B)", "keyed(0, epoch_B, row_B)",
+    Mutant("same-noise-for-every-seed", "tsdae/noise.py", "keyed(seed, epoch_B, row_B,", "keyed(0, epoch_B, row_B,",
            NOISE),
     Mutant("noise-from-global-state", "tsdae/noise.py",
            "return _uniform(keyed(self._sentence_key_B[self.sentence_W], 2 * stream, self._place_W))",
@@ -53,8 +55,8 @@ MUTANTS = (
     Mutant("insert-before-the-word", "tsdae/noise.py", "last_T = np.diff(word_T, append=-1) != 0",
            "last_T = np.diff(word_T, prepend=-1) != 0", NOISE),
     # dataset, tokenization
-    Mutant("noise-follows-the-batch", "tsdae/dataset.py", "draw = Draw(self.seed, epoch_B, row_B, clean, word_T)",
-           "draw = Draw(self.seed, epoch_B, np.arange(len(row_B)), clean, word_T)", NOISE),
+    Mutant("noise-follows-the-batch", "tsdae/dataset.py", "draw = Draw(self.seed, epoch_B, row_B, clean, word_T, view)",
+           "draw = Draw(self.seed, epoch_B, np.arange(len(row_B)), clean, word_T, view)", NOISE),
     Mutant("noisy-not-truncated", "tsdae/dataset.py", "return truncate(noisy, self.max_length, tail),",
            "return noisy,", DATASET),
     Mutant("same-order-each-epoch", "tsdae/dataset.py", "keyed(self.seed, ORDER, epoch_B)",
@@ -212,6 +214,27 @@ MUTANTS = (
     Mutant("mask-without-scale", "tsdae/dropout.py", ".mul_(2**16 / (2**16 - dropped))", "", DROPOUT),
     Mutant("attention-to-the-padding", "tsdae/bert.py", "layout.padding_bias_BL.repeat_interleave(self.heads, 0)[:, None]",
            "0 * layout.real_BL.float().repeat_interleave(self.heads, 0)[:, None]", PACKING),
+    # other objectives, other decoders, measures without labels
+    Mutant("predicts-special-tokens", "tsdae/objectives.py", "place_T[special_B] += 1.0", "place_T[special_B] += 0.0", MLM),
+    Mutant("predicts-what-it-reads", "tsdae/objectives.py", "batch.target.token_ids_T.index_select(0, chosen_C)",
+           "noisy.token_ids_T.index_select(0, chosen_C)", MLM),
+    Mutant("masks-all-that-is-chosen", "tsdae/objectives.py", "fate_C < MASKED", "fate_C < 1.0", MLM),
+    Mutant("evaluates-on-other-draws-each-time", "tsdae/dropout.py", "generator = None if training else",
+           "generator = None if True else", OPTIONS),
+    Mutant("masks-the-decoders-first-token", "tsdae/autoencoder.py", "keep_T[prefix.boundaries[:-1]] = True", "pass",
+           OPTIONS),
+    Mutant("decoder-reads-what-it-should-not", "tsdae/autoencoder.py", "ids_T.device) >= self.decoder_input_noise",
+           "ids_T.device) < self.decoder_input_noise", OPTIONS),
+    Mutant("all-views-are-the-same", "tsdae/noise.py", "(VIEW, view) if view else ()", "(VIEW, view) if False else ()",
+           OPTIONS),
+    Mutant("the-trial-changes-the-objective", "tsdae/objectives.py", "copy.deepcopy(objective)(model, batch)",
+           "objective(model, batch)", OPTIONS),
+    Mutant("probes-under-the-runs-own-noise", "tsdae/probes.py", "return heldout if same else probe", "return heldout",
+           PROBES),
+    Mutant("a-pair-with-itself", "tsdae/probes.py", "different_BB = ~torch.eye(size, dtype", "different_BB = torch.ones(size, size, dtype", PROBES),
+    Mutant("rows-of-other-settings", "tsdae/ablation.py", "flat.get(key) != value]", "False]", ABLATION),
+    Mutant("arms-do-not-share-seeds", "tsdae/ablation.py", '{**settings, "seed": seed}',
+           '{**settings, "seed": seed + len(settings)}', ABLATION),
     # evaluation, recipe
     Mutant("pearson-for-spearman", "tsdae/evaluation.py",
            "spearman_S = _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1))", "spearman_S = pearson_S", EVALUATION),

@@ -13,6 +13,7 @@ are paired. Each run is an ordinary run folder, trained in a process of its own,
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import json
 import multiprocessing
@@ -155,8 +156,9 @@ def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
         name, equals, text = axis.partition("=")
         name = name.replace("-", "_")
         if name not in hints or name in NO_AXES:
-            near = ", ".join(sorted(hints.keys() - NO_AXES))
-            raise ValueError(f"--grid {axis}: {name!r} is no setting that can be an axis; there are {near}")
+            near = difflib.get_close_matches(name, hints.keys() - NO_AXES, n=1)
+            hint = f"did you mean {near[0]}?" if near else "the flags of train.py that say how to train can"
+            raise ValueError(f"--grid {axis}: {name!r} is no setting that can be an axis; {hint}")
         if not equals or not text:
             raise ValueError(f"--grid {axis}: no values; write {name}=VALUE,VALUE")
         if name in axes:

@@ -57,8 +57,8 @@ def label_free(
     noisy, clean = [], []
     total, count = 0.0, 0
     for batch in _batches(probe, next(model.parameters()).device):
-        noisy.append(model.encode(batch.noisy).float())
-        clean.append(model.encode(batch.target).float())
+        noisy.append(model.encode(batch.noisy))
+        clean.append(model.encode(batch.target))
         if reconstructs and known_loss is None:
             term = tsdae(model, batch).terms["reconstruction"]
             total, count = total + float(term.total), count + term.count

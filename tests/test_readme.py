@@ -35,9 +35,7 @@ def test_training_in_python(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_the_readmes_noise_and_objective(here: Path) -> None:
     Path("my_ideas.py").write_text(BLOCKS[1])
-    method = MethodConfig(
-        model="model", noise="my_ideas.py:keep_the_beginning", objective="my_ideas.py:with_contrast"
-    )
+    method = MethodConfig(model="model", noise="my_ideas.py:keep_the_beginning", objective="my_ideas.py:with_contrast")
     data = tiny.dataset(noise="my_ideas.py:keep_the_beginning", noise_ratio=0.5)
     assert data.text(7)[0] == "is the house very"
     run = run_training(DataConfig(corpus="my.txt"), method, TrainConfig(steps=3, batch_size=2, output="run"))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,10 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.runs import assert_equal
-from tests.scripts import Run
+from tests.scripts import SCRIPTS, Run
 from tsdae import ablation
-from tsdae.ablation import AblationConfig, arms_of, parse_grid
 from tsdae.evaluation import evaluate_sts, load_pairs
+from tsdae.grid import AblationConfig, arms_of, parse_grid
 from tsdae.inference import load_encoder
 from tsdae.recipe import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
@@ -23,7 +27,7 @@ FLAGS = (
     "--corpus text.txt --model model --evaluate pairs.tsv --steps 3 --batch-size 2 --eval-every 2 --log-every 1 "
     "--heldout 2 --precision fp32 --threads 1 --device cpu"
 )
-GRID = "--grid noise_ratio=0.3 objective=mine.py:scaled --seeds 2 --jobs 2 --output ablation"
+GRID = "--grid noise_ratio=0.3 objective=mine.py:scaled --seeds 2 --no-intervals --jobs 2 --output ablation"
 MINE = "from tsdae.objectives import tsdae\n\n\ndef scaled(model, batch):\n    return 0.5 * tsdae(model, batch)\n"
 
 
@@ -44,6 +48,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     assert "7 runs, 0 of them finished, 2 at once" in dry.err
     assert "estimated: 0.0 hours" in dry.err
     assert not (place / "ablation").exists()
+    assert not (place / ".ablation.trials").exists()
 
     monkeypatch.setattr(ablation, "estimated_seconds", lambda *_: 3600.0)  # it takes three short runs each time
     result = run("ablate", f"{FLAGS} {GRID}")
@@ -56,6 +61,8 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
         for folder in (place / "alone", place / "ablation" / "runs" / "noise_ratio=0.3,seed=1")
     )
     assert_equal(alone, arm, "weights")
+    assert "noise_ratio=0.3" in (place / "ablation" / "report.md").read_text(encoding="utf-8")
+    assert (place / "ablation" / "report.html").is_file()
     row = made["noise_ratio=0.3,seed=1"]
     assert (row["settings"], row["seed"], row["config"]["noise_ratio"]) == ({"noise_ratio": 0.3}, 1, 0.3)
     assert [entry["step"] for entry in row["curve"]] == [2, 3]
@@ -89,6 +96,41 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     assert rows() == made
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM in the middle of two runs: both write checkpoints, and end as if they had never been stopped."""
+    flags = f"{FLAGS.replace('--steps 3', '--steps 120')} --grid noise_ratio=0.3 --seeds 1 --no-intervals --jobs 2"
+    monkeypatch.setattr(ablation, "estimated_seconds", lambda *_: 3600.0)
+    assert run("ablate", f"{flags} --output whole").code == 0
+
+    start = (
+        f"import runpy, sys, tsdae.ablation as a; a.estimated_seconds = lambda *_: 0.0; sys.path.insert(0, '')\n"
+        f"sys.argv = ['ablate.py', *{flags.split()!r}, '--output', 'ablation']\n"
+        f"runpy.run_path({str(SCRIPTS / 'ablate.py')!r}, run_name='__main__')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", start], stderr=subprocess.PIPE, text=True)
+    runs = place / "ablation" / "runs"
+    names = ["base,seed=0", "noise_ratio=0.3,seed=0"]
+    deadline = time.monotonic() + 120
+    while not all((runs / name / "metrics.jsonl").is_file() for name in names):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "stopped; the same command goes on" in said
+    assert set(rows() if (place / "ablation" / "results.jsonl").is_file() else {}) <= {"untrained"}
+    assert any((runs / name / "checkpoints").is_dir() for name in names)
+
+    assert run("ablate", f"{flags} --output ablation").code == 0
+    logs = [(runs / f"{name}.log").read_text(encoding="utf-8") for name in names]
+    assert any("going on after step" in log for log in logs)
+    for name, row in rows(Path("whole")).items():
+        assert (rows()[name]["scores"], rows()[name]["curve"]) == (row["scores"], row["curve"])
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
@@ -106,6 +148,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
         ("objective=mlm noise_ratio=0.3 --product", "--noise-ratio: the objective mlm masks tokens by --mlm-ratio"),
         ("noise=shuffle", "unknown noise 'shuffle'"),
         ("tie=false --seeds 0", "--seeds must be at least 1, got 0"),
+        ("tie=false --seeds 2", "--seeds 2: an interval over seeds needs 3; --no-intervals does without"),
         ("tie=false --evaluate none", "an ablation compares by labelled pairs"),
         ("tie=false --resume", "an ablation goes on by itself where it was stopped"),
     ],
@@ -131,7 +174,7 @@ def test_the_values_of_an_axis_have_its_type() -> None:
 def test_one_axis_at_a_time_or_all_of_them(product: bool, expected: int) -> None:
     base = (DataConfig(), MethodConfig(), TrainConfig(seed=5))
     axes = parse_grid(["tie=true,false", "noise_ratio=0.3,0.9"])
-    arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=2, product=product)))
+    arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=2, intervals=False, product=product)))
     assert len(arms) == len({arm.id for arm in arms}) == expected
     assert arms[0].name == "untrained"
     assert {arm.seed for arm in arms[1:]} == {5, 6}

@@ -8,25 +8,21 @@ are paired. Each run is an ordinary run folder, trained in a process of its own,
     FOLDER/results.jsonl    a row a run: configuration, versions, scores, learning curve
     FOLDER/resamples/       Spearman of 1,000 resamples of the pairs, the same ones for every run
     FOLDER/runs/            the run folders
+    FOLDER/report.md, .html tables with intervals and verdicts (see `report`)
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import itertools
 import json
 import multiprocessing
 import os
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 
@@ -35,60 +31,17 @@ from tsdae.device import machine_name
 from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
 from tsdae.files import read_json, remove, sha256_of, write_json
 from tsdae.functions import names_function
+from tsdae.grid import NO_AXES, AblationConfig, Arm, Configs, arms_of, parse_grid
 from tsdae.inference import load_encoder
 from tsdae.progress import print_note, progress_bar
 from tsdae.recipe import DataConfig, MethodConfig, check, run_training
+from tsdae.report import write_report
 from tsdae.runs import holds_run, stored_settings, versions
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig
 
-NO_AXES = {"output", "resume", "overwrite", "seed", "threads", "tensorboard", "device"}
 # What may differ between two runs that are compared as the same: where they are written and how they are watched.
 BESIDE = NO_AXES | {"corpus", "keep", "save_every", "log_every"}
-UNTRAINED = "untrained"
-Configs = tuple[DataConfig, MethodConfig, TrainConfig]
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """Which settings to compare. --output is the folder of them all, --seed the first of the seeds."""
-
-    grid: list[str] = field(metadata={"help": "axes, as field=value,value or field=first:last:step; see train.py"})
-    seeds: int = field(default=5, metadata={"help": "runs of each setting; intervals need 3"})
-    product: bool = field(default=False, metadata={"help": "all combinations; default: one axis at a time"})
-    jobs: int = field(default=1, metadata={"help": "runs at once, which share the CPU's threads"})
-    dry_run: bool = field(default=False, metadata={"help": "print the runs and the estimated hours, and stop"})
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "jobs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One run: settings that differ from the base, and a seed (None: the model as it is, untrained)."""
-
-    settings: dict[str, Any]
-    seed: int | None
-    configs: Configs
-
-    @property
-    def name(self) -> str:
-        if self.seed is None:
-            return UNTRAINED
-        return ",".join(f"{name}={_shown(value)}" for name, value in self.settings.items()) or "base"
-
-    @property
-    def id(self) -> str:
-        """A file name."""
-        whole = self.name if self.seed is None else f"{self.name},seed={self.seed}"
-        return "".join(letter if letter.isalnum() or letter in "=,._-" else "_" for letter in whole)
-
-    @property
-    def flat(self) -> dict[str, Any]:
-        """All settings in one table."""
-        return {name: value for config in self.configs for name, value in dataclasses.asdict(config).items()}
 
 
 def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: AblationConfig) -> Path:
@@ -111,14 +64,12 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     about = {"versions": versions(), "text": text_hash(base[0])}
     done = finished_rows(folder, arms, about)
     waiting = [arm for arm in arms if arm.id not in done]
-    if config.seeds < 3:
-        print_note(f"{config.seeds} seeds: an interval needs 3, so the report will give none")
     print_note(f"{len(arms):,} runs, {len(done):,} of them finished, {config.jobs} at once, {threads} threads each")
     for arm in arms:
         print(arm.id + (" (finished)" if arm.id in done else ""))
     if waiting:
         print_note("measuring the time of a run")
-        hours = estimated_seconds(base, waiting, folder) / config.jobs / 3600
+        hours = estimated_seconds(base, waiting, folder, config.jobs) / 3600
         print_note(f"estimated: {hours:.1f} hours")
     if config.dry_run:
         return folder
@@ -131,6 +82,10 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     failed = _run_all(waiting, folder, config.jobs, done, about)
     if failed:
         raise ValueError(f"{len(failed)} of {len(waiting)} runs failed: " + "; ".join(failed))
+    write_report(folder)
+    print_note(
+        f"rows: {folder / 'results.jsonl'}; report: {folder / 'report.md'} and report.html, the same with charts"
+    )
     return folder
 
 
@@ -140,104 +95,6 @@ def _labelled(data: DataConfig) -> DataConfig:
     if evaluate in ("heldout", "none") or names_function(evaluate):
         raise ValueError(f"an ablation compares by labelled pairs: --evaluate stsb or FILE, not {evaluate}")
     return dataclasses.replace(data, evaluate=evaluate)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The grid
-
-
-def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
-    """{"noise": ["delete", "mask"], ...} of ``noise=delete,mask`` and ``noise_ratio=0.1:0.9:0.1``."""
-    if not grid:
-        raise ValueError("--grid is empty; give axes such as noise=delete,mask noise_ratio=0.1:0.9:0.1")
-    hints = {name: hint for config in (DataConfig, MethodConfig, TrainConfig) for name, hint in _hints(config).items()}
-    axes: dict[str, list[Any]] = {}
-    for axis in grid:
-        name, equals, text = axis.partition("=")
-        name = name.replace("-", "_")
-        if name not in hints or name in NO_AXES:
-            near = difflib.get_close_matches(name, hints.keys() - NO_AXES, n=1)
-            hint = f"did you mean {near[0]}?" if near else "the flags of train.py that say how to train can"
-            raise ValueError(f"--grid {axis}: {name!r} is no setting that can be an axis; {hint}")
-        if not equals or not text:
-            raise ValueError(f"--grid {axis}: no values; write {name}=VALUE,VALUE")
-        if name in axes:
-            raise ValueError(f"--grid names {name} twice")
-        values = _range(axis, text) if text.count(":") == 2 and "," not in text else text.split(",")
-        axes[name] = list(dict.fromkeys(_value(name, value, hints[name]) for value in values))
-    return axes
-
-
-def _hints(config: Any) -> dict[str, Any]:
-    return {name: hint for name, hint in get_type_hints(config).items() if name in config.__dataclass_fields__}
-
-
-def _range(axis: str, text: str) -> list[str]:
-    """first:last:step, the last one included."""
-    try:
-        first, last, step = (float(part) for part in text.split(":"))
-    except ValueError:
-        return text.split(",")  # file.py:function of a drive, or nothing numeric
-    if step <= 0 or last < first:
-        raise ValueError(f"--grid {axis}: a range is first:last:step, upwards")
-    return [f"{first + step * k:.10g}" for k in range(int((last - first) / step + 1e-9) + 1)]
-
-
-def _value(name: str, text: str, hint: Any) -> Any:
-    """``text`` as a value of the field's type."""
-    kinds = get_args(hint) if get_origin(hint) is not Literal else (hint,)
-    for kind in kinds or (hint,):
-        if kind is type(None) and text.lower() in ("none", "all"):
-            return None
-        if get_origin(kind) is Literal and text in get_args(kind):
-            return text
-        if kind is bool and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        if kind is str:
-            return text
-        if kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    choices = get_args(hint) if get_origin(hint) is Literal else ()
-    wanted = ", ".join(choices) or " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds or (hint,))
-    raise ValueError(f"--grid {name}: {text!r} is none of its values ({wanted})")
-
-
-def arms_of(base: Configs, axes: dict[str, list[Any]], config: AblationConfig) -> Iterator[Arm]:
-    """The untrained model, the base, then every value of every axis (or every combination), each with all seeds."""
-    start = Arm({}, None, base)
-    yield start
-    differing = {
-        name: [{name: value} for value in values if value != start.flat[name]] for name, values in axes.items()
-    }
-    chosen: list[dict[str, Any]] = [{}]
-    if config.product:
-        for parts in itertools.product(*([{}, *values] for values in differing.values())):
-            settings = {name: value for part in parts for name, value in part.items()}
-            chosen += [settings] if settings else []
-    else:
-        chosen += itertools.chain(*differing.values())
-    for seed in range(base[2].seed, base[2].seed + config.seeds):
-        for settings in chosen:
-            yield Arm(settings, seed, _with(base, {**settings, "seed": seed}))
-
-
-def _with(configs: Configs, settings: dict[str, Any]) -> Configs:
-    data, method, train = configs
-    own = [
-        {name: value for name, value in settings.items() if name in config.__dataclass_fields__} for config in configs
-    ]
-    return (
-        dataclasses.replace(data, **own[0]),
-        dataclasses.replace(method, **own[1]),
-        dataclasses.replace(train, **own[2]),
-    )
-
-
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -450,25 +307,27 @@ def _last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def estimated_seconds(base: Configs, waiting: list[Arm], folder: Path) -> float:
-    """From three short runs of the base: a start, ten steps more, an evaluation more."""
+def estimated_seconds(base: Configs, waiting: list[Arm], folder: Path, jobs: int) -> float:
+    """From three short runs of the base, as many at once as will be: a start, ten steps more, an evaluation more."""
     data, method, train = base
-    place = folder.absolute().parent / f".{folder.name}.trial"
+    trials = folder.absolute().parent / f".{folder.name}.trials"
+    places = [trials / str(job) for job in range(jobs)]
     taken = []
     try:
         for steps, eval_every in ((2, 0), (12, 0), (2, 2)):
-            shutil.rmtree(place, ignore_errors=True)
-            short = dataclasses.replace(
-                train, output=str(place), steps=steps, epochs=None, eval_every=eval_every, save_every=0
-            )
-            process = _start(_trial, (data, method, short), place)
-            process.join()
-            if process.exitcode:
-                raise ValueError(f"a trial of the base failed: {_last_line(place.with_suffix('.log'))}")
-            taken.append(float(place.with_suffix(".seconds").read_text()))
+            short = dataclasses.replace(train, steps=steps, epochs=None, eval_every=eval_every, save_every=0)
+            processes = []
+            for place in places:
+                remove(place)
+                configs = data, method, dataclasses.replace(short, output=str(place))
+                processes.append(_start(_trial, configs, place))
+            for process, place in zip(processes, places, strict=True):
+                process.join()
+                if process.exitcode:
+                    raise ValueError(f"a trial of the base failed: {_last_line(place.with_suffix('.log'))}")
+            taken.append(max(float(place.with_suffix(".seconds").read_text()) for place in places))
     finally:
-        for path in (place, place.with_suffix(".log"), place.with_suffix(".seconds")):
-            remove(path)
+        remove(trials)
     start, longer, evaluated = taken
     step, evaluation = max(0.0, longer - start) / 10, max(0.0, evaluated - start)
     total = 0.0
@@ -476,7 +335,7 @@ def estimated_seconds(base: Configs, waiting: list[Arm], folder: Path) -> float:
         every = arm.configs[2].eval_every
         evaluations = _steps(arm) / every if every else 0.0
         total += start + step * _steps(arm) + evaluation * (evaluations + 2)  # 2: the scores at the end
-    return total
+    return total / jobs
 
 
 def _trial(configs: Configs, place: Path) -> None:

@@ -51,6 +51,11 @@ def measure(
     return measures
 
 
+def lower_is_better(name: str) -> bool:
+    """Of losses, and of some of the measures without labels."""
+    return name.endswith("loss") or name in THE_LOWER_THE_BETTER
+
+
 class BestSoFar:
     """The best value of one measure, and how many evaluations there were since; of some, the lower is the better."""
 
@@ -62,7 +67,7 @@ class BestSoFar:
     def update(self, measures: dict[str, float]) -> bool:
         """Whether the measure is better than ever before; NaN never is."""
         value = measures.get(self.name, math.nan)
-        lower = self.name.endswith("loss") or self.name in THE_LOWER_THE_BETTER
+        lower = lower_is_better(self.name)
         better = not math.isnan(value) and (self.value is None or (value < self.value if lower else value > self.value))
         self.value, self.since = (value, 0) if better else (self.value, self.since + 1)
         return better

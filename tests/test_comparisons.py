@@ -1,0 +1,103 @@
+"""Paired comparisons against scipy and obvious loops; what a verdict takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr, ttest_rel
+
+from tsdae.comparisons import Comparison, compare, detectable, holm
+from tsdae.foresight import foresight
+
+OURS, THEIRS = np.array([80.0, 82.5, 81.0, 79.5]), np.array([79.0, 80.0, 80.5, 79.6])
+
+
+def resampled(mean: float, spread: float = 0.2, seeds: int = 4) -> np.ndarray:
+    """[K, S] whose mean over the seeds is evenly spread around ``mean``."""
+    return np.tile(mean + spread * np.linspace(-1, 1, 1001), (seeds, 1))
+
+
+def test_over_seeds_it_is_the_paired_t_test() -> None:
+    one = compare("a", OURS, THEIRS, resampled(1.0))
+    expected = ttest_rel(OURS, THEIRS)
+    interval = expected.confidence_interval(0.95)
+    assert one.difference == pytest.approx(np.mean(OURS - THEIRS))
+    assert one.over_seeds == pytest.approx((interval.low, interval.high))
+    assert one.p == pytest.approx(expected.pvalue)  # larger than that of the resamples, none of which is below 0
+    assert one.over_seeds is not None
+    assert one.wider == one.over_seeds
+    assert one.seed_noise == pytest.approx(math.sqrt((np.var(OURS, ddof=1) + np.var(THEIRS, ddof=1)) / 2))
+
+
+def test_over_pairs_it_is_the_middle_of_the_resamples() -> None:
+    """With seeds that agree the pairs decide: of 1,001 means over the seeds, from -0.5 to 1.5, a quarter lie below 0."""
+    draws_KS = resampled(0.5, 1.0)
+    draws_KS[0] += 3.0
+    draws_KS[1] -= 3.0
+    one = compare("a", THEIRS + 0.5, THEIRS, draws_KS)
+    assert one.over_pairs == pytest.approx((0.5 - 0.95, 0.5 + 0.95))
+    assert one.p == pytest.approx(0.5, abs=0.003)
+    assert one.over_seeds == pytest.approx((0.5, 0.5))
+    assert one.wider == one.over_pairs
+    draws_KS[0, :500] = math.nan  # where there is no correlation, there is none of the mean either
+    assert compare("a", OURS, THEIRS, draws_KS).over_pairs[0] > 0.4
+
+
+def test_what_was_not_trained_stands_beside_every_seed() -> None:
+    one = compare("a", OURS, np.array([79.0]), resampled(1.75))
+    assert one.difference == pytest.approx(OURS.mean() - 79.0)
+    assert one.seed_noise == pytest.approx(OURS.std(ddof=1))
+
+
+def test_holm_multiplies_the_smallest_by_all() -> None:
+    compared = [dataclasses.replace(compare("a", OURS, THEIRS, resampled(1.0)), p=p) for p in (0.04, 0.01, 0.03, 0.9)]
+    assert [one.adjusted for one in holm(compared)] == pytest.approx([0.09, 0.04, 0.09, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "adjusted", "verdict"),
+    [
+        (2.0, 0.001, 0.01, "better"),
+        (-2.0, 0.001, 0.01, "worse"),
+        (-2.0, 0.03, 0.12, "worse, but not after correction"),
+        (0.5, 0.03, 0.12, "below seed noise"),
+        (2.0, 0.2, 0.2, "not shown"),
+    ],
+)
+def test_verdicts(difference: float, p: float, adjusted: float, verdict: str) -> None:
+    assert Comparison("a", difference, 3, (0.0, 1.0), (0.0, 1.0), 1.0, p, adjusted).verdict == verdict
+    assert "fewer than 3 seeds" in Comparison("a", difference, 2, None, (0.0, 1.0), 1.0, p, adjusted).verdict
+
+
+def test_two_seeds_give_no_interval_and_three_a_wide_one() -> None:
+    assert compare("a", OURS[:2], THEIRS[:2], resampled(1.0, seeds=2)).over_seeds is None
+    assert detectable(3) == pytest.approx(2.484, abs=1e-3)
+
+
+def test_foresight_is_rank_correlation_moves_and_loss() -> None:
+    """Four runs of two settings: alignment (the lower the better) follows dev, uniformity does not."""
+    dev = [[70.0, 74.0, 72.0], [71.0, 73.0, 71.0], [60.0, 61.0, 62.0], [59.0, 64.0, 60.0]]
+    uniformity = [[-1.0, -2.0, -3.0], [-2.0, -1.0, -2.5], [-1.0, -3.0, -2.0], [-2.0, -3.0, -1.0]]
+    runs = [
+        [{"step": 1, "stsb_dev": d, "alignment": 100 - d, "uniformity": u} for d, u in zip(*run, strict=True)]
+        for run in zip(dev, uniformity, strict=True)
+    ]
+    alignment, other = foresight(runs, ["a", "a", "b", "b"])
+    assert (alignment.measure, other.measure) == ("alignment", "uniformity")
+    assert alignment.correlation == pytest.approx(1.0)
+    assert (alignment.agreement, alignment.regret) == (1.0, 0.0)
+    expected = spearmanr([-run[-1] for run in uniformity], [run[-1] for run in dev]).statistic
+    assert other.correlation == pytest.approx(expected)
+    signs = [
+        (np.sign(u[k] - u[k + 1]), np.sign(d[k + 1] - d[k]))
+        for u, d in zip(uniformity, dev, strict=True)
+        for k in (0, 1)
+    ]
+    assert 0 < other.agreement == np.mean([a == b for a, b in signs]) < 1
+    kept = [d[int(np.argmin(u))] for u, d in zip(uniformity, dev, strict=True)]
+    assert other.regret == pytest.approx(np.mean([max(d) - k for d, k in zip(dev, kept, strict=True)]))
+    assert (other.runs, other.moves) == (4, 8)
+    assert other.ci95[0] <= other.correlation <= other.ci95[1]

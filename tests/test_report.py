@@ -1,0 +1,168 @@
+"""The report of an ablation whose rows are made up, so that every figure in it is known."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from tests.scripts import Run
+from tsdae import charts
+from tsdae.report import make_report, write_report
+
+BASE = {"model": "m", "corpus": "my.txt", "limit": None, "pooling": "cls", "objective": "tsdae", "batch_size": 8}
+BASE |= {"accumulate": 2, "threads": 1, "noise": "delete", "noise_ratio": 0.6, "steps": 20}
+# dev of cls and mean for three seeds; test is 5 lower, but for the arm that is best there and only there
+ARMS: dict[str, tuple[dict[str, Any], list[float], list[float]]] = {
+    "untrained": ({}, [70.0], [78.0]),
+    "base": ({}, [74.0, 75.0, 76.0], [60.0, 61.0, 62.0]),
+    "noise_ratio=0.3": ({"noise_ratio": 0.3}, [76.0, 77.1, 78.0], [60.0, 60.0, 60.0]),
+    "noise_ratio=0.9": ({"noise_ratio": 0.9}, [74.5, 74.0, 76.5], [60.0, 60.0, 60.0]),
+    "objective=mlm": ({"objective": "mlm"}, [50.0, 51.0, 52.0], [70.0, 71.0, 72.0]),
+}
+AXES = {"noise_ratio": [0.3, 0.6, 0.9], "objective": ["tsdae", "mlm"]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = []
+    (tmp_path / "resamples").mkdir()
+    for name, (settings, cls, mean) in ARMS.items():
+        for seed in [None] if name == "untrained" else [0, 1, 2]:
+            scores = {"cls": cls[seed or 0], "mean": mean[seed or 0]}
+            test_bonus = {"noise_ratio=0.9": 9.0}.get(name, 0.0) - 5.0
+            splits = {p: {"dev": {"spearman": x}, "test": {"spearman": x + test_bonus}} for p, x in scores.items()}
+            curve = [{"step": step, "stsb_dev": cls[seed or 0] - 20 + step, "alignment": 1 / step} for step in (10, 20)]
+            made = f"{name},{seed}"
+            offsets = 0.5 * np.linspace(-1, 1, 1000) * (1 + len(name) / 100)
+            values = [[x + offsets, x + test_bonus + offsets] for x in scores.values()]
+            np.save(tmp_path / "resamples" / f"{made}.npy", np.array(values, dtype=np.float32))
+            rows.append(
+                {"id": made, "arm": name, "settings": settings, "seed": seed, "steps": 20, "seconds": 60.0}
+                | {"config": BASE | settings, "versions": {"torch": "2"}, "text": "ab", "machine": "a box"}
+                | {"corpus_fingerprint": "cd", "scores": splits, "curve": curve if seed is not None else []}
+                | {"resamples": f"resamples/{made}.npy"}
+            )
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    grid = {"axes": AXES, "seeds": 3, "product": False, "command": "python scripts/ablate.py --grid ..."}
+    (tmp_path / "grid.json").write_text(json.dumps(grid))
+    return tmp_path
+
+
+def table(text: str, title: str) -> dict[str, list[str]]:
+    """The rows of a section's table by their first cell."""
+    section = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows[2:]}
+
+
+def test_every_cell_is_what_the_rows_say(folder: Path) -> None:
+    text = make_report(folder)["report.md"]
+    rows = table(text, "noise_ratio")
+    assert list(rows) == ["0.3", "0.6 (base) (published best)", "0.9"]
+    assert rows["0.6 (base) (published best)"][:2] == ["75.00 ± 1.00", "70.00 ± 1.00"]
+    difference = ttest_rel(ARMS["noise_ratio=0.3"][1], ARMS["base"][1])
+    interval = difference.confidence_interval(0.95)
+    assert rows["0.3"][2:5] == ["+2.03", "better", f"[{interval.low:+.2f}, {interval.high:+.2f}]"]
+    assert rows["0.9"][2:4] == ["+0.00", "below seed noise"]
+    assert "16 on my.txt; seeds 0, 1, 2, 12 runs, together 0.2 hours on a box" in text
+    assert "differences of about 2.5 standard deviations can show" in text
+
+
+def test_a_baseline_stands_with_its_better_pooling_on_dev(folder: Path) -> None:
+    text = make_report(folder)["report.md"]
+    assert table(text, "objective")["mlm (judged by mean)"][:3] == ["71.00 ± 1.00", "66.00 ± 1.00", "-4.00"]
+    rows = table(text, "Does training help?")
+    assert rows["base (cls) against the untrained model's cls vector"][2] == "+5.00"
+    assert rows["base (cls) against the untrained model's better one, mean"][2] == "-3.00"
+
+
+def test_dev_chooses_and_test_only_confirms(folder: Path) -> None:
+    """Another arm is the best on test; it is not the one that is reported."""
+    text = make_report(folder)["report.md"]
+    rows = table(text, "The setting that dev chooses")
+    assert list(rows) == [
+        "noise_ratio=0.3 against the base",
+        "noise_ratio=0.3 against untrained, cls",
+        "noise_ratio=0.3 against untrained, mean",
+    ]
+    assert rows["noise_ratio=0.3 against untrained, mean"][0] == "-0.97"
+
+
+def test_runs_in_one_only_are_left_out_of_a_difference(folder: Path) -> None:
+    """Paired means by the same seeds: an arm that lacks seed 0 is compared on the others."""
+    path = folder / "results.jsonl"
+    lines = [line for line in path.read_text().splitlines() if '"noise_ratio=0.3,0"' not in line]
+    path.write_text("\n".join(lines))
+    assert table(make_report(folder)["report.md"], "noise_ratio")["0.3"][2] == "+2.05"
+
+
+def test_all_combinations_stand_in_one_table(folder: Path) -> None:
+    grid = json.loads((folder / "grid.json").read_text())
+    (folder / "grid.json").write_text(json.dumps(grid | {"product": True}))
+    assert len(table(make_report(folder)["report.md"], "all combinations")) == 4
+
+
+def test_the_page_needs_nothing_else_and_its_charts_are_whole(folder: Path) -> None:
+    page = make_report(folder)["report.html"]
+    assert not re.search(r"(src|href)=|url\(|<script", page)
+    opened: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            opened.extend([tag] if tag not in ("meta", "html", "path", "circle") else [])
+
+        def handle_endtag(self, tag: str) -> None:
+            if tag not in ("html", "path", "circle"):
+                assert opened.pop() == tag
+
+    Checker().feed(page)
+    assert opened == []
+    drawings = re.findall(r"<svg.*?</svg>", page, re.S)
+    titles = [ElementTree.fromstring(drawing)[0].text for drawing in drawings]
+    assert "Score against noise_ratio" in titles
+    assert "Learning curves: objective" in titles
+    assert "noise_ratio: difference from the base" in titles
+    score = next(drawing for drawing in drawings if "Score against" in drawing)
+    heights = [float(y) for y in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', score)]
+    assert len(heights) == 6
+    assert heights[0] < heights[1] == pytest.approx(heights[2], abs=0.2)  # dev 77.03, 75.00, 75.00; up is smaller
+
+
+def test_ticks_are_round_and_inside() -> None:
+    drawing = charts.lines("t", "x", "y", [charts.Line("a", [(0.1, 79.83), (0.9, 82.17)], [(79.0, 81.0), None])])
+    assert {"79", "80", "81", "82", "0.2", "0.8"} <= set(re.findall(r">([\d.]+)</text>", drawing))
+    one_point = charts.lines("t", "x", "y", [charts.Line("a", [(1.0, 2.0)])])
+    assert ElementTree.fromstring(one_point) is not None
+
+
+def test_the_script_writes_and_checks(folder: Path, run: Run) -> None:
+    assert run("report", f"{folder} --check").code == 2  # nothing is there yet
+    assert run("report", str(folder)).code == 0
+    assert run("report", f"{folder} --check").code == 0
+    elsewhere = folder.parent / "copied"
+    shutil.copytree(folder, elsewhere)
+    text = (elsewhere / "report.html").read_text()
+    (elsewhere / "report.html").write_text(text.replace("75.00", "75.10", 1))
+    changed = run("report", f"{elsewhere} --check")
+    assert changed.code == 2
+    assert "report.html is not what its rows make" in changed.err
+
+
+@pytest.mark.parametrize("lost", ["untrained", "base"])
+def test_what_is_not_finished_says_so(folder: Path, lost: str) -> None:
+    path = folder / "results.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines() if f'"arm": "{lost}"' not in line))
+    with pytest.raises(ValueError, match=f"no row of {lost} yet"):
+        write_report(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"holds no results.jsonl"):
+        write_report(folder)

@@ -1,0 +1,96 @@
+"""Is one setting better than another? Paired differences with intervals over seeds and over sentence pairs.
+
+Two things vary: the seed of a run, and the choice of the sentence pairs on which it is scored. Each gives a 95 %
+interval of the mean difference, Student's t over the seeds and the bootstrap over the pairs, and the verdict rests on
+the less certain of the two. Differences are paired: both settings share seed, noise and batches, and both are scored on
+the same resample of the pairs.
+
+# K seeds, S resamples
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from tsdae.evaluation import interval
+
+LEVEL = 0.05
+FEWEST_SEEDS = 3  # of an interval: two seeds give a t value of 12.7, which nothing passes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting against another.
+
+    name: of the setting. difference: mean over the seeds, in points. count: how many seeds.
+    over_seeds, over_pairs: 95 % intervals of the mean difference; over_seeds None: fewer than 3 seeds.
+    seed_noise: standard deviation of single runs over their seeds, pooled over both settings.
+    p: the larger of the two p values; adjusted: by Holm over the whole table (see `holm`).
+    """
+
+    name: str
+    difference: float
+    count: int
+    over_seeds: tuple[float, float] | None
+    over_pairs: tuple[float, float]
+    seed_noise: float
+    p: float
+    adjusted: float = math.nan
+
+    @property
+    def wider(self) -> tuple[float, float]:
+        """The wider of the two intervals, on which the verdict rests."""
+        return max(self.over_seeds or self.over_pairs, self.over_pairs, key=lambda ends: ends[1] - ends[0])
+
+    @property
+    def verdict(self) -> str:
+        if self.over_seeds is None:
+            return f"not judged: fewer than {FEWEST_SEEDS} seeds"
+        direction = "better" if self.difference > 0 else "worse"
+        if self.adjusted < LEVEL:
+            return direction
+        if abs(self.difference) <= self.seed_noise:
+            return "below seed noise"
+        return f"{direction}, but not after correction" if self.p < LEVEL else "not shown"
+
+
+def compare(name: str, ours_K: np.ndarray, theirs_K: np.ndarray, resampled_KS: np.ndarray) -> Comparison:
+    """ours_K, theirs_K: scores of the same K seeds; theirs_K has one for all where nothing was trained.
+
+    resampled_KS: differences of the two on S resamples of the sentence pairs. NaN (no correlation) is left out.
+    """
+    difference_K = ours_K - theirs_K
+    mean, count = float(difference_K.mean()), len(difference_K)
+    mean_S = resampled_KS.mean(0)
+    mean_S = mean_S[~np.isnan(mean_S)]
+    beyond = min(np.sum(mean_S <= 0), np.sum(mean_S >= 0))  # the side of 0 on which fewer resamples lie
+    p_pairs = min(1.0, 2.0 * float(beyond + 1) / (len(mean_S) + 1))
+    over_seeds, p_seeds = None, 1.0
+    if count >= FEWEST_SEEDS:
+        error = float(difference_K.std(ddof=1)) / math.sqrt(count)
+        reach = float(student.ppf(1 - LEVEL / 2, count - 1)) * error
+        over_seeds = (mean - reach, mean + reach)
+        p_seeds = 2.0 * float(student.sf(abs(mean) / error, count - 1)) if error > 0 else float(mean == 0)
+    noise = math.sqrt(np.mean([scores_K.var(ddof=1) for scores_K in (ours_K, theirs_K) if len(scores_K) > 1] or [0.0]))
+    return Comparison(name, mean, count, over_seeds, interval(mean_S), noise, max(p_seeds, p_pairs))
+
+
+def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """With p values adjusted for there being many (Holm 1979): the smallest of m times m, the next times m - 1, ..."""
+    order = sorted(range(len(comparisons)), key=lambda k: comparisons[k].p)
+    adjusted, largest = [0.0] * len(order), 0.0
+    for place, k in enumerate(order):
+        largest = max(largest, min(1.0, comparisons[k].p * (len(order) - place)))
+        adjusted[k] = largest
+    return [dataclasses.replace(one, adjusted=p) for one, p in zip(comparisons, adjusted, strict=True)]
+
+
+def detectable(count: int) -> float:
+    """How many standard deviations of the paired differences a mean of ``count`` must reach to leave its interval."""
+    return float(student.ppf(1 - LEVEL / 2, count - 1)) / math.sqrt(count)

@@ -1,0 +1,86 @@
+"""How well does a measure without labels tell what labels would have said, over many runs?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tsdae.evaluation import RESAMPLES, correlations, interval
+from tsdae.measures import lower_is_better
+from tsdae.probes import GEOMETRY, RECONSTRUCTION
+
+LABELLED = ("stsb_dev", "pairs")  # measures of the log that are taken with labels
+MEASURES = ("heldout_loss", *RECONSTRUCTION, *GEOMETRY)
+
+
+class Foresight(NamedTuple):
+    """One measure as a guide to the labelled score; signs are such that the larger is the better guide.
+
+    correlation: Spearman over ``runs`` runs of the measure's last value and the last labelled score, in [-1, 1].
+    ci95: its interval over groups of runs (bootstrap). agreement: share of ``moves`` from one evaluation to the next in
+    which both rose or both fell. regret: labelled points lost, on average over the runs, by keeping the evaluation
+    that the measure calls best. NaN where there is nothing to count.
+    """
+
+    measure: str
+    correlation: float
+    ci95: tuple[float, float]
+    runs: int
+    agreement: float
+    moves: int
+    regret: float
+
+
+def labelled(entry: dict[str, Any]) -> str | None:
+    """The name of the measure of an evaluation that used labels."""
+    return next((name for name in LABELLED if name in entry), None)
+
+
+def foresight(runs: Sequence[Sequence[dict[str, Any]]], groups: Sequence[str], seed: int = 0) -> list[Foresight]:
+    """For each measure that the runs took.
+
+    runs: the evaluations of each run in their order, {"step": ..., measure: value, ...}.
+    groups: the setting of each run; runs of one setting are alike, so the bootstrap draws whole settings.
+    """
+    return [found for name in MEASURES if (found := _of_measure(name, runs, groups, seed)) is not None]
+
+
+def _of_measure(
+    name: str, runs: Sequence[Sequence[dict[str, Any]]], groups: Sequence[str], seed: int
+) -> Foresight | None:
+    sign = -1.0 if lower_is_better(name) else 1.0
+    taken = []  # (group, values, scores) of the runs that took it
+    for run, group in zip(runs, groups, strict=True):
+        both = [(sign * entry[name], entry[label]) for entry in run if name in entry and (label := labelled(entry))]
+        if both:
+            values, scores = (np.array(side, dtype=float) for side in zip(*both, strict=True))
+            taken.append((group, values, scores))
+    if not taken:
+        return None
+    last = {
+        group: [(v[-1], s[-1]) for g, v, s in taken if g == group] for group in dict.fromkeys(g for g, _, _ in taken)
+    }
+    correlation = _correlation([pair for pairs in last.values() for pair in pairs])
+    generator = np.random.default_rng(seed)
+    each = list(last.values())
+    drawn = [
+        _correlation([pair for k in generator.integers(0, len(each), len(each)) for pair in each[k]])
+        for _ in range(RESAMPLES)
+    ]
+    ci95 = (math.nan, math.nan) if np.isnan(drawn).all() else interval(np.array(drawn))
+    moves = [
+        (np.sign(v_move), np.sign(s_move))
+        for _, v, s in taken
+        for v_move, s_move in zip(np.diff(v), np.diff(s), strict=True)
+    ]
+    agreement = float(np.mean([a == b for a, b in moves])) if moves else math.nan
+    regret = float(np.mean([s.max() - s[v.argmax()] for _, v, s in taken]))
+    return Foresight(name, correlation, ci95, len(taken), agreement, len(moves), regret)
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    values, scores = (np.array([side], dtype=float) for side in zip(*pairs, strict=True))
+    return float(correlations(values, scores)[0][0]) / 100

@@ -1,0 +1,159 @@
+"""The grid of an ablation: which settings differ from the base, and the runs that follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from tsdae.comparisons import FEWEST_SEEDS
+from tsdae.recipe import DataConfig, MethodConfig
+from tsdae.training import TrainConfig
+
+NO_AXES = {"output", "resume", "overwrite", "seed", "threads", "tensorboard", "device"}
+UNTRAINED = "untrained"
+Configs = tuple[DataConfig, MethodConfig, TrainConfig]
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which settings to compare. --output is the folder of them all, --seed the first of the seeds."""
+
+    grid: list[str] = field(metadata={"help": "axes, as field=value,value or field=first:last:step; see train.py"})
+    seeds: int = field(default=5, metadata={"help": "runs of each setting; intervals over seeds need 3"})
+    intervals: bool = field(default=True, metadata={"help": "intervals over seeds; without them 1 or 2 seeds will do"})
+    product: bool = field(default=False, metadata={"help": "all combinations; default: one axis at a time"})
+    jobs: int = field(default=1, metadata={"help": "runs at once, which share the CPU's threads"})
+    dry_run: bool = field(default=False, metadata={"help": "print the runs and the estimated hours, and stop"})
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.intervals and self.seeds < FEWEST_SEEDS:
+            raise ValueError(
+                f"--seeds {self.seeds}: an interval over seeds needs {FEWEST_SEEDS}; --no-intervals does without"
+            )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run: settings that differ from the base, and a seed (None: the model as it is, untrained)."""
+
+    settings: dict[str, Any]
+    seed: int | None
+    configs: Configs
+
+    @property
+    def name(self) -> str:
+        if self.seed is None:
+            return UNTRAINED
+        return ",".join(f"{name}={shown(value)}" for name, value in self.settings.items()) or "base"
+
+    @property
+    def id(self) -> str:
+        """A file name."""
+        whole = self.name if self.seed is None else f"{self.name},seed={self.seed}"
+        return "".join(letter if letter.isalnum() or letter in "=,._-" else "_" for letter in whole)
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """All settings in one table."""
+        return {name: value for config in self.configs for name, value in dataclasses.asdict(config).items()}
+
+
+def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
+    """{"noise": ["delete", "mask"], ...} of ``noise=delete,mask`` and ``noise_ratio=0.1:0.9:0.1``."""
+    if not grid:
+        raise ValueError("--grid is empty; give axes such as noise=delete,mask noise_ratio=0.1:0.9:0.1")
+    hints = {name: hint for config in (DataConfig, MethodConfig, TrainConfig) for name, hint in _hints(config).items()}
+    axes: dict[str, list[Any]] = {}
+    for axis in grid:
+        name, equals, text = axis.partition("=")
+        name = name.replace("-", "_")
+        if name not in hints or name in NO_AXES:
+            near = difflib.get_close_matches(name, hints.keys() - NO_AXES, n=1)
+            hint = f"did you mean {near[0]}?" if near else "the flags of train.py that say how to train can"
+            raise ValueError(f"--grid {axis}: {name!r} is no setting that can be an axis; {hint}")
+        if not equals or not text:
+            raise ValueError(f"--grid {axis}: no values; write {name}=VALUE,VALUE")
+        if name in axes:
+            raise ValueError(f"--grid names {name} twice")
+        values = _range(axis, text) if text.count(":") == 2 and "," not in text else text.split(",")
+        axes[name] = list(dict.fromkeys(_value(name, value, hints[name]) for value in values))
+    return axes
+
+
+def _hints(config: Any) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(config).items() if name in config.__dataclass_fields__}
+
+
+def _range(axis: str, text: str) -> list[str]:
+    """first:last:step, the last one included."""
+    try:
+        first, last, step = (float(part) for part in text.split(":"))
+    except ValueError:
+        return text.split(",")  # file.py:function of a drive, or nothing numeric
+    if step <= 0 or last < first:
+        raise ValueError(f"--grid {axis}: a range is first:last:step, upwards")
+    return [f"{first + step * k:.10g}" for k in range(int((last - first) / step + 1e-9) + 1)]
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    """``text`` as a value of the field's type."""
+    kinds = get_args(hint) if get_origin(hint) is not Literal else (hint,)
+    for kind in kinds or (hint,):
+        if kind is type(None) and text.lower() in ("none", "all"):
+            return None
+        if get_origin(kind) is Literal and text in get_args(kind):
+            return text
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if kind is str:
+            return text
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    wanted = ", ".join(choices) or " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds or (hint,))
+    raise ValueError(f"--grid {name}: {text!r} is none of its values ({wanted})")
+
+
+def arms_of(base: Configs, axes: dict[str, list[Any]], config: AblationConfig) -> Iterator[Arm]:
+    """The untrained model, the base, then every value of every axis (or every combination), each with all seeds."""
+    start = Arm({}, None, base)
+    yield start
+    differing = {
+        name: [{name: value} for value in values if value != start.flat[name]] for name, values in axes.items()
+    }
+    chosen: list[dict[str, Any]] = [{}]
+    if config.product:
+        for parts in itertools.product(*([{}, *values] for values in differing.values())):
+            settings = {name: value for part in parts for name, value in part.items()}
+            chosen += [settings] if settings else []
+    else:
+        chosen += itertools.chain(*differing.values())
+    for seed in range(base[2].seed, base[2].seed + config.seeds):
+        for settings in chosen:
+            yield Arm(settings, seed, _with(base, {**settings, "seed": seed}))
+
+
+def _with(configs: Configs, settings: dict[str, Any]) -> Configs:
+    data, method, train = configs
+    own = [
+        {name: value for name, value in settings.items() if name in config.__dataclass_fields__} for config in configs
+    ]
+    return (
+        dataclasses.replace(data, **own[0]),
+        dataclasses.replace(method, **own[1]),
+        dataclasses.replace(train, **own[2]),
+    )
+
+
+def shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -25,8 +27,10 @@ from torch.nn import functional as F
 
 from tsdae.bert import Bert, OneVectorAttention, initialise
 from tsdae.dataset import Batch
+from tsdae.decoding import greedy
 from tsdae.dropout import draws
 from tsdae.encoder import SentenceEncoder
+from tsdae.files import first_line
 from tsdae.objectives import LossSum, tsdae
 from tsdae.packing import Layout, Packed, filling
 
@@ -123,6 +127,48 @@ class TSDAE(nn.Module):
     def forward(self, batch: Batch) -> LossSum:
         return tsdae(self, batch)
 
+    def reconstruct(
+        self, sentences_or_vectors: Sequence[str] | np.ndarray | Tensor, max_length: int = 75, batch_size: int = 64
+    ) -> list[str]:
+        """What the decoder writes from the sentence vector alone, greedily: the most probable token, again and again.
+
+        sentences_or_vectors: texts, which are encoded as given (noise them before, if wanted), or an array or tensor
+            [B, D] of un-normalised sentence vectors, as `encode` makes them.
+        max_length: longest reconstruction in tokens, special ones included; never more than there are positions.
+        Returns B texts without special tokens, computed without autocast or dropout.
+
+        With ``decoder_input_noise`` the decoder reads its own words masked as in evaluation. Which ones would depend on
+        the batch, so each sentence is then decoded by itself.
+        """
+        if isinstance(sentences_or_vectors, str):
+            raise ValueError("reconstruct takes a list of sentences, not one string")
+        if max_length < 2:
+            raise ValueError(f"max_length must be at least 2 (the first token and one more), got {max_length}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        config, parameter = self.encoder.bert.config, next(self.parameters())
+        vectors: np.ndarray | Tensor
+        if isinstance(sentences_or_vectors, (np.ndarray, Tensor)):
+            vectors = sentences_or_vectors
+        else:
+            vectors = self.encoder.encode(sentences_or_vectors, batch_size, normalize=False)
+        if vectors.ndim != 2 or vectors.shape[1] != config.width:
+            raise ValueError(
+                f"sentence vectors must have the shape [B, {config.width}], got {list(vectors.shape)}; texts are given "
+                "as a list"
+            )
+        sentence_BD = torch.as_tensor(vectors).to(parameter)
+        max_length = min(max_length, config.longest_sentence)
+        size = 1 if 0.0 < self.decoder_input_noise < 1.0 else batch_size
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.autocast(parameter.device.type, enabled=False):
+                written = [ids for part_BD in sentence_BD.split(size) for ids in greedy(self, part_BD, max_length)]
+        finally:
+            self.train(was_training)
+        return [self.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+
     def save_decoder(self, path: str | Path) -> None:
         """Writes all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
@@ -139,12 +185,16 @@ class TSDAE(nn.Module):
         if not path.is_file():
             raise ValueError(f"{folder} is not a run folder: it has no decoder.safetensors")
         encoder = SentenceEncoder.from_pretrained(folder / "encoder")
-        with safe_open(path, framework="pt") as file:
-            shape = json.loads(file.metadata()["decoder"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        try:
+            with safe_open(path, framework="pt") as file:
+                shape = json.loads(file.metadata()["decoder"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        except Exception as error:  # the reader raises its own kinds; all mean that the file cannot be used
+            raise ValueError(f"{path} cannot be read as a decoder: {first_line(error)}") from error
         model = cls(encoder, **shape)
-        own = {name for name in model.state_dict() if not name.startswith("encoder.")}
-        if own != state.keys():
-            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(own ^ state.keys())[:5])}")
+        own = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+        differ = {name for name, _ in own.items() ^ {name: tensor.shape for name, tensor in state.items()}.items()}
+        if differ:
+            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(differ)[:5])}")
         model.load_state_dict(state, strict=False)
         return model.eval()

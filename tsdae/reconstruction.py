@@ -1,0 +1,148 @@
+"""What a sentence vector holds: sentences are noised, encoded, and written again by the decoder.
+
+# B sentences, T packed tokens, S target tokens of one sentence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from tsdae.autoencoder import TSDAE
+from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
+from tsdae.device import choose_device
+from tsdae.encoder import SentenceEncoder
+from tsdae.files import read_json
+from tsdae.inference import encoder_folder
+from tsdae.noise import NOISES
+from tsdae.packing import Packed
+from tsdae.progress import print_note
+from tsdae.training import flag
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """Noises sentences, and shows what the decoder makes of their vectors."""
+
+    noisings: int = flag(3, "different noisings of each sentence")
+    noise: str | None = flag(
+        None, "delete, mask, replace, swap, insert, or module:function; default: the run's, else delete"
+    )
+    noise_ratio: float | None = flag(None, "share of words to change; default: the run's, else 0.6")
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, "default: what the folder says")
+    seed: int = flag(0, "of the noise, and of a decoder where there is none")
+    max_length: int = flag(75, "longest sentence in tokens, special ones included")
+    device: str = flag("auto", "auto, cuda, cpu or mps")
+
+    def __post_init__(self) -> None:
+        if self.noisings < 0:
+            raise ValueError(f"--noisings must not be negative, got {self.noisings}")
+        if self.noise_ratio is not None and not 0.0 <= self.noise_ratio < 1.0:
+            raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed must lie between 0 and 2**63 - 1, got {self.seed}")
+
+
+class Rebuilt(NamedTuple):
+    """One input of the encoder, and what the decoder makes of its vector.
+
+    read: what the encoder read, between its opening and closing special tokens. written: the greedy reconstruction.
+    tokens: the S target tokens, those of the clean sentence but for the first.
+    loss_S: - log p(x_t | x_<t, s) of each, in nats, the decoder having read the clean x_<t.
+    """
+
+    read: str
+    written: str
+    tokens: list[str]
+    loss_S: np.ndarray
+
+
+def rebuild(model: TSDAE, dataset: DenoisingDataset, row: int, noisings: int) -> list[Rebuilt]:
+    """A sentence of the dataset as it is, then under the noise of the epochs 0, 1, ... ``noisings`` - 1."""
+    epoch_B = np.arange(max(1, noisings))
+    noisy, targets = dataset.noised(epoch_B, np.full_like(epoch_B, row))
+    target = next(targets.sentences())
+    inputs = [target, *noisy.sentences()][: 1 + noisings]
+    device = next(model.parameters()).device
+    source, clean = (Packed.from_lists(lists).to(device) for lists in (inputs, [target] * len(inputs)))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            sentence_BD = model.encode(source)
+            loss_T = model.token_loss(model.decode(clean, sentence_BD), clean.without_first().token_ids_T)
+    finally:
+        model.train(was_training)
+    tokenizer, tail = model.encoder.tokenizer, model.encoder.vocabulary.tail
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(target[1:])
+    read = [tokenizer.decode(ids[1:-tail]) for ids in inputs]  # mask tokens are to be seen
+    written = model.reconstruct(sentence_BD, dataset.max_length)
+    loss_BS = loss_T.unflatten(0, (len(inputs), -1)).cpu().numpy()
+    return [
+        Rebuilt(*told, tokens, loss_S) for told, loss_S in zip(zip(read, written, strict=True), loss_BS, strict=True)
+    ]
+
+
+def show(name: str, sentences: Sequence[str], config: ReconstructConfig) -> None:
+    """Prints for each sentence what the encoder reads, what the decoder writes from the vector, and the loss.
+
+    name: a run folder (or its best/), or a model without a decoder, which then gets a new one.
+    """
+    blank = [number for number, sentence in enumerate(sentences, 1) if not sentence.strip()]
+    if blank:
+        raise ValueError(f"sentence {blank[0]} is empty")
+    check_lengths_and_words(config.max_length, "auto")
+    device = choose_device(config.device)
+    stored = _settings_of_run(Path(name))
+    noise, noise_ratio = _noise(config, stored)
+    model = load_model(name, config.pooling, config.seed).to(device)
+    if stored.get("objective") == "mlm":
+        print_note(f"{name} was trained by masked-language modelling: its decoder is untrained")
+    max_length = min(config.max_length, model.encoder.bert.config.longest_sentence)
+    dataset = DenoisingDataset(sentences, model.encoder.tokenizer, noise, noise_ratio, config.seed, max_length)
+    if dataset.corpus.without_words:
+        raise ValueError("a sentence has no word in it: it tokenises to nothing")
+    print(f"noise: {noise}, ratio {noise_ratio:g}. Loss: nats per target token, the decoder reading the clean prefix")
+    for row, sentence in enumerate(sentences):
+        print(f"\n{sentence}")
+        for number, rebuilt in enumerate(rebuild(model, dataset, row, config.noisings)):
+            print(f"  {f'noisy {number}' if number else 'clean':9}         {rebuilt.read}".rstrip())
+            print(f"    -> loss {rebuilt.loss_S.mean():6.2f}  {rebuilt.written}".rstrip())
+
+
+def load_model(name: str, pooling: str | None = None, seed: int = 0) -> TSDAE:
+    """Encoder and decoder of a run folder; of a model without a decoder, with a new one, and a note that says so."""
+    if (Path(name) / "decoder.safetensors").is_file():
+        model = TSDAE.from_pretrained(name)
+        model.encoder.pooling = pooling or model.encoder.pooling
+        return model
+    encoder = SentenceEncoder.from_pretrained(encoder_folder(name), pooling)
+    print_note(f"{name} has no decoder.safetensors: its decoder is new and untrained")
+    return TSDAE(encoder, seed=seed).eval()
+
+
+def _settings_of_run(folder: Path) -> dict[str, Any]:
+    """config.json of a run, or of the run whose best/ this is; empty if it is no run."""
+    path = (folder.parent if folder.name == "best" else folder) / "config.json"
+    settings: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return settings if "learning_rate" in settings else {}
+
+
+def _noise(config: ReconstructConfig, stored: dict[str, Any]) -> tuple[str, float]:
+    """Noise and ratio: what is given, else the run's. Code that the run names is not run: it may be a stranger's."""
+    noise, ratio = config.noise, config.noise_ratio
+    if noise is None:
+        noise = stored.get("noise", "delete")
+        if noise not in list(NOISES):  # whatever the file says; it may be no text at all
+            raise ValueError(f"the run's --noise is {noise!r}, and code is run only if you name it: give --noise")
+    if ratio is None:
+        ratio = stored.get("noise_ratio", 0.6)
+        if type(ratio) not in (int, float):
+            raise ValueError(f"the run's noise_ratio cannot be {ratio!r}; was its config.json edited?")
+    find_noise(noise)
+    return noise, ratio

@@ -1,14 +1,18 @@
-"""Compares models on STS-B (or on --pairs of your own): Spearman and Pearson x 100 with intervals."""
+"""Compares models on STS-B (or on --pairs of your own): figures x 100 with intervals, differences from the first.
+
+With --make-pairs it writes a sheet of pairs to score by hand instead.
+"""
 
 from tsdae.command import Parser
 from tsdae.inference import CompareConfig, compare
+from tsdae.trust import SheetConfig, make_sheet
 
 
 def main() -> None:
-    parser = Parser(CompareConfig, description=__doc__)
+    parser = Parser(CompareConfig, SheetConfig, description=__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="run folder, model folder or name on the hub")
-    config, rest = parser.configs()
-    parser.run(lambda: compare(rest.models, config))
+    config, sheet, rest = parser.configs()
+    parser.run(lambda: make_sheet(rest.models, sheet, config) if sheet.make_pairs else compare(rest.models, config))
 
 
 if __name__ == "__main__":

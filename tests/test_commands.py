@@ -31,6 +31,7 @@ from tsdae.window import NonFiniteLoss
 
 TRAIN = "--corpus text.txt --model model --device cpu --precision fp32 --steps 1"  # a missed error fails soon
 PREPARE = "--model model --output corpus"
+SHEET = "./a ./b --make-pairs 5 --corpus text.txt --sheet a.tsv"  # neither model is there: a missed error fails soon
 PREPARED = "--corpus prepared --model model --steps 1"
 
 
@@ -225,7 +226,7 @@ def test_an_interrupted_preparation_leaves_what_was_there(
     assert len(np.load(place / "corpus" / "heldout" / "boundaries.npy")) == 3 + 1
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "encode", "prepare"])
+@pytest.mark.parametrize("script", ["train", "evaluate", "encode", "prepare", "neighbours"])
 def test_help(run: Run, script: str) -> None:
     shown = run(script, "--help")
     assert shown.code == 0
@@ -317,7 +318,11 @@ BAD = [
     Bad("evaluate", "model --stsb nowhere", "the STS-B folder nowhere does not exist"),
     Bad("evaluate", "model --stsb glue", "these labels are hidden, as in GLUE's test split. Use the original STS-B or"),
     Bad("evaluate", "model --pairs nowhere.tsv", "no file nowhere.tsv"),
-    Bad("evaluate", "model --pairs table.csv", "table.csv: no column sentence1, sentence2, score; there are a, b"),
+    Bad("evaluate", "model --pairs three.csv", "three.csv: no column sentence1, sentence2, score; there are a, b, c"),
+    Bad("evaluate", "model --pairs table.csv", "table.csv has no scores, and retrieval needs two different texts at l"),
+    Bad("evaluate", "model --pairs unfilled.tsv", "unfilled.tsv: no score has been filled in yet (7 rows)"),
+    Bad("evaluate", "model --pairs pairs.tsv --stsb glue", "--stsb is about STS-B, and --pairs pairs.tsv takes its"),
+    Bad("evaluate", "model --pairs pairs.tsv --split dev", "--split is about STS-B, and --pairs pairs.tsv takes its"),
     Bad("evaluate", "model --pairs text.txt", "text.txt is no table"),
     Bad("evaluate", "model ./nowhere --pairs pairs.tsv", "the model ./nowhere does not exist"),
     Bad("evaluate", "model no-weights --pairs pairs.tsv --json a.json", "no-weights has no weights"),
@@ -326,6 +331,44 @@ BAD = [
     Bad("evaluate", "model --pairs pairs.tsv --json no/a.json", "--json no/a.json: there is no folder"),
     Bad("evaluate", "model --pairs pairs.tsv --splitt dev", "unknown argument --splitt; did you mean --split?"),
     Bad("evaluate", "model --pairs pairs.tsv --split all", "invalid choice: 'all'"),
+    Bad("evaluate", "a b --corpus text.txt", "--corpus is for --make-pairs; a sheet that has been filled in goes to"),
+    Bad("evaluate", "a b --column text", "--column is for --make-pairs"),
+    Bad("evaluate", "a b --sheet a.tsv", "--sheet is for --make-pairs"),
+    Bad("evaluate", "a b --make-pairs 5", "--make-pairs needs --corpus: the text from which the sentences come"),
+    Bad(
+        "evaluate", "a b --make-pairs 5 --corpus text.txt", "--make-pairs needs --sheet: the file to write, whose name"
+    ),
+    Bad("evaluate", SHEET.replace("a.tsv", "a.txt"), "--make-pairs needs --sheet: the file to write, whose name ends"),
+    Bad("evaluate", SHEET.replace("5", "2"), "--make-pairs must lie between 3 and 2,000, got 2"),
+    Bad("evaluate", SHEET.replace("5", "2001"), "--make-pairs must lie between 3 and 2,000, got 2001"),
+    Bad("evaluate", f"{SHEET} --pairs pairs.tsv", "writes a sheet and scores nothing: it has no use for --pairs"),
+    Bad("evaluate", f"{SHEET} --stsb glue", "writes a sheet and scores nothing: it has no use for --stsb"),
+    Bad("evaluate", f"{SHEET} --split dev", "writes a sheet and scores nothing: it has no use for --split"),
+    Bad("evaluate", f"{SHEET} --json a.json", "writes a sheet and scores nothing: it has no use for --json"),
+    Bad("evaluate", SHEET.replace("./b", ""), "--make-pairs needs two models at least: it looks for pairs about"),
+    Bad("evaluate", SHEET.replace("./b", "./a"), "--make-pairs needs two models at least: it looks for pairs about"),
+    Bad("evaluate", SHEET.replace("a.tsv", "pairs.tsv"), "--sheet pairs.tsv is there already, perhaps with scores"),
+    Bad("evaluate", SHEET.replace("a.tsv", "no/a.tsv"), "--sheet no/a.tsv: there is no folder"),
+    Bad("evaluate", SHEET.replace("text.txt", "nowhere.txt"), "no file nowhere.txt"),
+    Bad("evaluate", SHEET.replace("text.txt", "table.csv"), "the columns a, b; choose one with --column"),
+    Bad("evaluate", SHEET.replace("5", "9"), "--make-pairs 9 needs 9 different sentences; there are 8"),
+    Bad("evaluate", SHEET, "the model ./a does not exist"),
+    # neighbours.py
+    Bad("neighbours", "a b", "the following arguments are required: --corpus"),
+    Bad("neighbours", "a --corpus text.txt", "the following arguments are required: AFTER"),
+    Bad("neighbours", "model ./b --corpus text.txt", "the model ./b does not exist"),
+    Bad("neighbours", "a b --corpus nowhere.txt", "no file nowhere.txt"),
+    Bad(
+        "neighbours", "a b --corpus text.txt --neighbours 8", "--neighbours 8 needs 9 different sentences at least; the"
+    ),
+    Bad("neighbours", "a b --corpus text.txt --neighbours 0", "--neighbours must be at least 1, got 0"),
+    Bad("neighbours", "a b --corpus text.txt --queries 0", "--queries must be at least 1, got 0"),
+    Bad("neighbours", "a b --corpus text.txt --limit 0", "--limit must be at least 1, got 0"),
+    Bad(
+        "neighbours",
+        "a b --corpus text.txt --queries 2 --query dog",
+        "--queries draws sentences and --query gives them",
+    ),
     # encode.py
     Bad("encode", "model --output a.npy", "the following arguments are required: --input"),
     Bad("encode", "--input text.txt --output a.npy", "the following arguments are required: MODEL"),
@@ -356,7 +399,7 @@ BAD = [
     Bad("prepare", "latin.txt --model ./nowhere --output full", "full exists and holds no prepared corpus"),
     Bad("prepare", "latin.txt --model ./nowhere --output full --overwrite", "full exists and holds no prepared corpus"),
     Bad("prepare", "latin.txt --model ./nowhere --output prepared", "--output prepared already holds a corpus; choose"),
-    Bad("prepare", f"text.txt {PREPARE} --words auto", "unknown argument --words"),
+    Bad("prepare", f"text.txt {PREPARE} --word auto", "unknown argument --word; did you mean --words?"),
 ]
 
 
@@ -365,6 +408,9 @@ def broken_things(place: Path) -> None:
     (place / "blank.txt").write_text("\n  \n")
     (place / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
     (place / "table.csv").write_text("a,b\n1,2\n")
+    (place / "three.csv").write_text("a,b,c\n1,2,3\n")
+    unscored = [row.rpartition("\t")[0] + "\t\n" for row in PAIRS]
+    (place / "unfilled.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(unscored), encoding="utf-8")
     for folder, name in (("old-run", "metrics.jsonl"), ("full", "photo.jpg"), ("full.npy", "photo.jpg")):
         (place / folder).mkdir()
         (place / folder / name).touch()

@@ -20,7 +20,17 @@ from scipy import stats
 from tests.tolerances import FLOAT64
 from tsdae import evaluate_sts, load_stsb
 from tsdae import evaluation as module
-from tsdae.evaluation import Pairs, Score, bootstrap, correlations, cosines, load_pairs, table
+from tsdae.evaluation import (
+    Figure,
+    Pairs,
+    Score,
+    correlations,
+    cosines,
+    interval,
+    load_pairs,
+    resampled_correlations,
+    table,
+)
 
 
 def numbers(size: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +103,8 @@ def test_intervals_are_those_of_a_slow_loop() -> None:
     rows_SB = np.random.default_rng(3).integers(0, len(x), (module.RESAMPLES, len(x)))
     slow = [[100 * f(x[rows], y[rows]).statistic for rows in rows_SB] for f in (stats.spearmanr, stats.pearsonr)]
     expected = [np.percentile(values, (2.5, 97.5)) for values in slow]
-    np.testing.assert_allclose(bootstrap(x, y, seed=3), expected, **FLOAT64)
+    found = [interval(values_S) for values_S in resampled_correlations(x, y, seed=3)]
+    np.testing.assert_allclose(found, expected, **FLOAT64)
 
 
 def test_intervals_repeat_and_are_plausible() -> None:
@@ -118,9 +129,49 @@ def test_many_pairs_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
         return whole(x_SB, y_SB)
 
     monkeypatch.setattr(module, "correlations", watched)
-    (low, high), _ = bootstrap(*numbers(200_000))
+    low, high = interval(resampled_correlations(*numbers(200_000))[0])
     assert sizes == [10, 10, 5]
     assert 0 < high - low < 1
+
+
+def noisy(encode: Callable[[list[str]], np.ndarray], amount: float) -> Callable[[list[str]], np.ndarray]:
+    """The same vectors but for noise, so that two models agree in most."""
+
+    def encoded(sentences: list[str]) -> np.ndarray:
+        vectors = encode(sentences)
+        return vectors + amount * np.random.default_rng(4).normal(size=vectors.shape)
+
+    return encoded
+
+
+def test_differences_are_those_of_a_slow_loop() -> None:
+    """Paired: both models on the same resample, one scipy call a model and resample."""
+    pairs, encode = made_pairs()
+    first, second = evaluate_sts(encode, pairs), evaluate_sts(noisy(encode, 0.3), pairs)
+    difference = second.figures()["spearman"].minus(first.figures()["spearman"])
+    cosines_2B = [cosines(encode, pairs), cosines(noisy(encode, 0.3), pairs)]
+    rows_SB = np.random.default_rng(0).integers(0, 60, (module.RESAMPLES, 60))
+    slow_2S = [
+        [100 * stats.spearmanr(c_B[rows], pairs.scores[rows]).statistic for rows in rows_SB] for c_B in cosines_2B
+    ]
+    np.testing.assert_allclose(difference.value, second.spearman - first.spearman, **FLOAT64)
+    np.testing.assert_allclose(
+        difference.ci95, np.percentile(np.array(slow_2S[1]) - np.array(slow_2S[0]), (2.5, 97.5)), **FLOAT64
+    )
+    of_each = [score.ci95[1] - score.ci95[0] for score in (first, second)]
+    assert difference.ci95[1] - difference.ci95[0] < min(of_each) / 2, "the premise: pairing matters"
+
+
+def test_a_planted_difference_is_found_again() -> None:
+    values_S = np.random.default_rng(0).normal(50, 5, 1000)
+    values_S[3] = np.nan  # a resample of equal scores
+    lower, higher = Figure(50.0, interval(values_S), values_S), Figure(52.5, interval(values_S + 2.5), values_S + 2.5)
+    np.testing.assert_allclose([higher.minus(lower).value, *higher.minus(lower).ci95], [2.5] * 3, **FLOAT64)
+    np.testing.assert_allclose([lower.minus(higher).value, *lower.minus(higher).ci95], [-2.5] * 3, **FLOAT64)
+    assert higher.minus(higher) == Figure(0.0, (0.0, 0.0)), "exactly"
+    undefined = higher.minus(Figure(math.nan))
+    assert math.isnan(undefined.value)
+    assert np.isnan(undefined.ci95).all()
 
 
 def test_intervals_can_be_left_out() -> None:
@@ -384,6 +435,30 @@ def test_bad_pairs(tmp_path: Path, name: str, content: str, message: str) -> Non
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_pairs(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+def test_a_sheet_that_is_filled_in_by_and_by(name: str, tmp_path: Path) -> None:
+    """Rows without a score are left out and counted if somebody is told, and refused if not."""
+    notes: list[str] = []
+    scores = ["", "4", " ", "0", "2.5"] if name != "a.jsonl" else [None, 4, " ", 0, "2.5"]
+    records = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "score": score} for i, score in enumerate(scores)]
+    for filled in (True, False):
+        rows = records if filled else records[:1]
+        separator = "," if name == "a.csv" else "\t"
+        lines = [separator.join(rows[0]), *(separator.join(map(str, row.values())) for row in rows)]
+        text = "\n".join(map(json.dumps, rows) if name == "a.jsonl" else lines)
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"{name}, row 1: the score (''|None) is not a number"):
+            load_pairs(tmp_path / name)
+        if filled:
+            pairs = load_pairs(tmp_path / name, notes.append)
+            assert (pairs.first, pairs.second) == (["a1", "a3", "a4"], ["b1", "b3", "b4"])
+            assert pairs.scores.tolist() == [4.0, 0.0, 2.5]
+            assert notes == [f"{tmp_path / name}: 2 of 5 rows have no score yet and are left out"]
+        else:
+            with pytest.raises(ValueError, match=rf"{name}: no score has been filled in yet \(1 rows\)"):
+                load_pairs(tmp_path / name, notes.append)
 
 
 def test_pairs_that_are_no_file(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,12 @@ from torch import nn
 from transformers import AutoModel, MPNetConfig, MPNetModel
 
 from tests import tiny
+from tests.scripts import Run
 from tests.tolerances import FLOAT32
+from tsdae import evaluation
 from tsdae.encoder import SentenceEncoder
-from tsdae.inference import AutoModelEncoder, CompareConfig, compare, encoder_folder, load_encoder
+from tsdae.evaluation import Figure, load_pairs
+from tsdae.inference import AutoModelEncoder, CompareConfig, compare, encoder_folder, load_encoder, verdict
 
 CPU = torch.device("cpu")
 LONG = "the dog runs very slowly on " * 12
@@ -172,3 +177,107 @@ def test_a_run_that_was_stopped_before_its_end_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"learning_rate": 3e-05, "steps": 10}')
     with pytest.raises(ValueError, match="is a run without a trained model"):
         encoder_folder(str(tmp_path))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Differences between models
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (2.0, 0.1, 4.0, "better"),
+        (-2.0, -4.0, -0.1, "worse"),
+        (2.0, -0.1, 4.0, "no difference shown"),
+        (-2.0, -4.0, 0.1, "no difference shown"),
+        (0.0, 0.0, 0.0, "no difference shown"),
+        (float("nan"), float("nan"), float("nan"), "not defined"),
+    ],
+)
+def test_a_verdict_rests_on_the_interval(value: float, low: float, high: float, expected: str) -> None:
+    assert verdict(Figure(value, (low, high))) == expected
+
+
+def test_differences_from_the_first_model(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Printed and in JSON; each model's pairs are resampled once; the same model twice differs by exactly nothing."""
+    tiny.encoder(seed=1).save_pretrained(place / "other")
+    drawn: list[int] = []
+    resamples = evaluation.resamples
+
+    def watched(size: int, seed: int) -> Iterator[np.ndarray]:
+        drawn.append(size)
+        return resamples(size, seed)
+
+    monkeypatch.setattr(evaluation, "resamples", watched)
+    compared = run("evaluate", "model other model --pairs pairs.tsv --json a.json --device cpu")
+    assert compared.code == 0, compared.err
+    assert drawn == [7] * 3
+    first, second, third = json.loads((place / "a.json").read_text())
+    assert first.keys() == {"model", "pooling", "pairs"}
+    assert second.keys() == third.keys() == {"model", "pooling", "pairs", "difference"}
+    assert third["difference"] == {"from": "model", "pairs": {"spearman": 0.0, "ci95": [0.0, 0.0]}}
+    assert third["pairs"] == first["pairs"]
+    pairs = load_pairs("pairs.tsv")
+    of_each = [
+        evaluation.resampled_correlations(evaluation.cosines(load_encoder(name).encode, pairs), pairs.scores)[0]
+        for name in ("model", "other")
+    ]
+    low, high = np.nanpercentile(of_each[1] - of_each[0], (2.5, 97.5))
+    apart = second["pairs"]["spearman"] - first["pairs"]["spearman"]
+    assert second["difference"].keys() == {"from", "pairs"}
+    assert second["difference"]["pairs"]["spearman"] == pytest.approx(apart, abs=2e-4)
+    assert second["difference"]["pairs"]["ci95"] == pytest.approx([low, high], abs=1e-3)
+    assert apart != 0, "the premise: the models differ"
+    *_, caption, of_other, of_model, note = compared.out.splitlines()
+    assert caption.startswith("Difference from model (cls)")
+    assert re.split(r"\s{2,}| (?=\[)", of_other) == [
+        "other (cls)",
+        "pairs Spearman",
+        f"{apart:+.2f}",
+        f"[{low:+.2f}, {high:+.2f}]",
+        "no difference shown",
+    ]
+    assert of_model.split() == "model (cls) pairs Spearman +0.00 [+0.00, +0.00] no difference shown".split()
+    assert "scripts/ablate.py" in note
+
+
+def test_one_model_is_compared_with_nothing(run: Run, place: Path) -> None:
+    alone = run("evaluate", "model --pairs pairs.tsv --json a.json")
+    assert "ifference" not in alone.out + (place / "a.json").read_text()
+    assert len(alone.out.splitlines()) == 4
+
+
+def test_pairs_without_scores_are_retrieved(run: Run, place: Path) -> None:
+    tiny.encoder(seed=1).save_pretrained(place / "other")
+    rows = [f"{a}\t{b}\n" for a, b in zip(tiny.SENTENCES, [*tiny.SENTENCES[1:], LONG], strict=True)]
+    (place / "qa.tsv").write_text("title\tbody\n" + "".join(rows) + "nothing\t\n")
+    found = run("evaluate", "model other model --pairs qa.tsv --json a.json")
+    assert found.code == 0, found.err
+    assert "each text of 'title' has to find its 'body'; 1 rows with an empty text are left out" in found.err
+    assert found.err.count("1 sentences are longer than") == 3
+    entries = json.loads((place / "a.json").read_text())
+    for entry in entries:
+        assert entry["retrieval"].keys() == {"accuracy_at_1", "ci95", "mrr", "mrr_ci95", "n", "candidates"}
+        assert (entry["retrieval"]["n"], entry["retrieval"]["candidates"]) == (8, 8)
+    assert [entry.keys() - {"model", "pooling", "retrieval"} for entry in entries] == [set()] + [{"difference"}] * 2
+    nothing = {"accuracy_at_1": 0.0, "ci95": [0.0, 0.0], "mrr": 0.0, "mrr_ci95": [0.0, 0.0]}
+    assert entries[2]["difference"] == {"from": "model", "retrieval": nothing}
+    assert entries[1]["difference"]["retrieval"]["mrr"] == pytest.approx(
+        entries[1]["retrieval"]["mrr"] - entries[0]["retrieval"]["mrr"], abs=2e-4
+    )
+    lines = found.out.splitlines()
+    assert re.split(r"\s{2,}", lines[0].strip()) == ["retrieval accuracy@1", "retrieval MRR"]
+    figures = entries[0]["retrieval"]
+    assert lines[1].split() == ["model", "(cls)", f"{figures['accuracy_at_1']:.2f}", f"{figures['mrr']:.2f}"]
+    assert [line.split("  ")[1] for line in lines[-5:-1]] == ["retrieval accuracy@1", "retrieval MRR"] * 2
+
+
+def test_a_sheet_that_is_partly_filled_in_is_scored(run: Run, place: Path) -> None:
+    lines = (place / "pairs.tsv").read_text().splitlines()
+    lines[2] = lines[2].rpartition("\t")[0] + "\t"
+    (place / "partly.tsv").write_text("\n".join(lines) + "\n")
+    scored = run("evaluate", "model --pairs partly.tsv --json a.json")
+    assert scored.code == 0, scored.err
+    assert "partly.tsv: 1 of 7 rows have no score yet and are left out" in scored.err
+    ((row),) = json.loads((place / "a.json").read_text())
+    assert row["pairs"]["n"] == 6

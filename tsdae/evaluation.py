@@ -9,10 +9,10 @@ between cosine and gold score, x 100, as in the paper (section 4) and in SemEval
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from scipy.stats import rankdata
@@ -25,6 +25,8 @@ Encode = Callable[[list[str]], np.ndarray]
 RESAMPLES = 1000
 HUB_NAME = "sentence-transformers/stsb"
 HIDDEN = -1.0  # the score that GLUE's test split has in place of every label
+NOWHERE = (math.nan, math.nan)
+LABELS = {"spearman": "Spearman", "pearson": "Pearson", "accuracy_at_1": "accuracy@1", "mrr": "MRR"}
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
 
 
@@ -41,28 +43,67 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A figure x 100 with its 95 % interval. NaN where it is not defined.
+
+    value_S: the figure on each resample of the pairs, if they were drawn; resample k is the same for every model.
+    """
+
+    value: float
+    ci95: tuple[float, float] = NOWHERE
+    value_S: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def minus(self, other: Figure) -> Figure:
+        """The difference of two models on the same pairs; its interval is paired: over differences on one resample."""
+        if self.value_S is None or other.value_S is None:
+            return Figure(self.value - other.value)
+        difference_S = self.value_S - other.value_S
+        return Figure(self.value - other.value, interval(difference_S), difference_S)
+
+
+def json_row(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """Figures for JSON, NaN as null: the first one's interval is called ci95, another's NAME_ci95."""
+    row: dict[str, Any] = {}
+    for name, figure in figures.items():
+        value, low, high = (None if math.isnan(x) else round(x, 4) for x in (figure.value, *figure.ci95))
+        row |= {name: value, f"{name}_ci95" if row else "ci95": [low, high]}
+    return row
+
+
+class Scored(Protocol):
+    """What one model has on one set of pairs: figures by name, those of them that models are compared by, a row."""
+
+    caption: ClassVar[str]
+    compared: ClassVar[tuple[str, ...]]
+
+    def figures(self) -> dict[str, Figure]: ...
+
+    def row(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
 class Score:
-    """Correlations x 100 with 95 % bootstrap intervals over the pairs. NaN where they are not defined."""
+    """Correlations x 100 with 95 % bootstrap intervals over the pairs. NaN where they are not defined.
+
+    spearman_S: Spearman on each resample, for differences between models; None where it is not defined or not drawn.
+    """
 
     spearman: float
     pearson: float
     ci95: tuple[float, float]
     pearson_ci95: tuple[float, float]
     n: int
+    spearman_S: np.ndarray | None = field(default=None, repr=False, compare=False)
+    caption: ClassVar[str] = "Correlations x 100"
+    compared: ClassVar[tuple[str, ...]] = ("spearman",)
+
+    def figures(self) -> dict[str, Figure]:
+        spearman = Figure(self.spearman, self.ci95, self.spearman_S)
+        return {"spearman": spearman, "pearson": Figure(self.pearson, self.pearson_ci95)}
 
     def row(self) -> dict[str, Any]:
         """For JSON, with NaN as null."""
-
-        def clean(value: float) -> float | None:
-            return None if math.isnan(value) else round(value, 4)
-
-        return {
-            "spearman": clean(self.spearman),
-            "pearson": clean(self.pearson),
-            "ci95": [clean(x) for x in self.ci95],
-            "pearson_ci95": [clean(x) for x in self.pearson_ci95],
-            "n": self.n,
-        }
+        return json_row(self.figures()) | {"n": self.n}
 
 
 def evaluate_sts(encode: Encode | Any, pairs: Pairs, intervals: bool = True, seed: int = 0) -> Score:
@@ -76,11 +117,11 @@ def evaluate_sts(encode: Encode | Any, pairs: Pairs, intervals: bool = True, see
     check_labels(pairs)
     cosines_B = cosines(getattr(encode, "encode", encode), pairs)
     spearman, pearson = correlations(cosines_B[None], pairs.scores[None])
-    nowhere = (math.nan, math.nan)
-    ci95 = pearson_ci95 = nowhere
-    if intervals and not math.isnan(spearman[0]):
-        ci95, pearson_ci95 = bootstrap(cosines_B, pairs.scores, seed)
-    return Score(float(spearman[0]), float(pearson[0]), ci95, pearson_ci95, len(pairs))
+    values = float(spearman[0]), float(pearson[0])
+    if not intervals or math.isnan(spearman[0]):
+        return Score(*values, NOWHERE, NOWHERE, len(pairs))
+    spearman_S, pearson_S = resampled_correlations(cosines_B, pairs.scores, seed)
+    return Score(*values, interval(spearman_S), interval(pearson_S), len(pairs), spearman_S)
 
 
 def check_labels(pairs: Pairs) -> None:
@@ -96,12 +137,17 @@ def cosines(encode: Encode, pairs: Pairs) -> np.ndarray:
     """Cosine of each pair, [B]; a sentence that occurs in several pairs is encoded once."""
     distinct = list(dict.fromkeys(pairs.first + pairs.second))
     row_of = {sentence: row for row, sentence in enumerate(distinct)}
-    vectors = np.asarray(encode(distinct), dtype=np.float64)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # a vector that is not finite makes its cosines NaN; one of zeros makes them 0
-        vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms != 0)
+    vectors = unit(encode(distinct))
     first, second = ([row_of[sentence] for sentence in side] for side in (pairs.first, pairs.second))
     return np.einsum("bd,bd->b", vectors[first], vectors[second])
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [B, D] divided by their length, float64: one that is not finite makes cosines NaN, one of zeros 0."""
+    vectors = np.asarray(vectors, dtype=np.float64)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms != 0)
 
 
 def correlations(x_SB: np.ndarray, y_SB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,28 +168,22 @@ def _pearson(x_SB: np.ndarray, y_SB: np.ndarray) -> np.ndarray:
         return np.where(constant_S, np.nan, 100.0 * (x_SB * y_SB).sum(axis=1) / scale_S)
 
 
-def bootstrap(
-    cosines_B: np.ndarray, scores_B: np.ndarray, seed: int = 0
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """95 % percentile intervals of Spearman and Pearson over resampled pairs."""
-    spearman_S, pearson_S = resampled_correlations(cosines_B, scores_B, seed)
-    return interval(spearman_S), interval(pearson_S)
-
-
 def resampled_correlations(cosines_B: np.ndarray, scores_B: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Spearman and Pearson of each of 1,000 resamples of the pairs, [S] each.
 
     The k-th resample draws the same pairs for every model, so that the difference of two models is paired by k.
     """
-    generator = np.random.default_rng(seed)
-    size = len(scores_B)
-    at_once = max(1, 2_000_000 // size)  # resamples held in memory at a time
-    collected: list[tuple[np.ndarray, np.ndarray]] = []
-    for start in range(0, RESAMPLES, at_once):
-        rows_SB = generator.integers(0, size, (min(at_once, RESAMPLES - start), size))
-        collected.append(correlations(cosines_B[rows_SB], scores_B[rows_SB]))
+    collected = [correlations(cosines_B[rows_SB], scores_B[rows_SB]) for rows_SB in resamples(len(scores_B), seed)]
     spearman_S, pearson_S = (np.concatenate(values) for values in zip(*collected, strict=True))
     return spearman_S, pearson_S
+
+
+def resamples(size: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """1,000 draws of ``size`` rows with replacement, [S, B] of them held in memory at a time."""
+    generator = np.random.default_rng(seed)
+    at_once = max(1, 2_000_000 // size)
+    for start in range(0, RESAMPLES, at_once):
+        yield generator.integers(0, size, (min(at_once, RESAMPLES - start), size))
 
 
 def interval(values_S: np.ndarray) -> tuple[float, float]:
@@ -223,17 +263,22 @@ def _original_pairs(path: Path) -> Pairs:
     return _checked(first, second, scores, str(path))
 
 
-def load_pairs(path: str | Path) -> Pairs:
-    """Labelled pairs of the user's own: .tsv, .csv, .jsonl or .parquet with sentence1, sentence2 and score."""
+def load_pairs(path: str | Path, notes: Callable[[str], None] | None = None) -> Pairs:
+    """Labelled pairs of the user's own: .tsv, .csv, .jsonl or .parquet with sentence1, sentence2 and score.
+
+    notes: if given, rows whose score is still empty are left out, and it is called with one line that says how many.
+    ValueError says which row cannot be used; or that no score has been filled in yet.
+    """
     path = Path(path)
     check_file(path)
-    return _pairs(read_records(path), str(path))
+    return _pairs(read_records(path), str(path), notes=notes)
 
 
-def _pairs(records: Any, name: str, may_hide_scores: bool = False) -> Pairs:
+def _pairs(records: Any, name: str, may_hide_scores: bool = False, notes: Callable[[str], None] | None = None) -> Pairs:
     first: list[str] = []
     second: list[str] = []
     scores: list[float] = []
+    empty = 0
     for number, record in enumerate(records, start=1):
         score = "label" if "label" in record and "score" not in record else "score"  # label: GLUE on the hub
         if may_hide_scores and score not in record:
@@ -244,13 +289,25 @@ def _pairs(records: Any, name: str, may_hide_scores: bool = False) -> Pairs:
                 f"{name}: no column {', '.join(missing)}; there are {', '.join(record)}; "
                 "the first line of a csv or tsv file names them"
             )
+        if notes and (record[score] is None or not str(record[score]).strip()):
+            empty += 1
+            continue
         for column, sentences in (("sentence1", first), ("sentence2", second)):
-            if not isinstance(record[column], str):
-                kind = "nothing" if record[column] is None else type(record[column]).__name__
-                raise ValueError(f"{name}, row {number}: {column} holds {kind}, not text")
-            sentences.append(record[column])
+            sentences.append(text_of(record, column, f"{name}, row {number}"))
         scores.append(_number(record[score], name, number))
+    if empty and not scores:
+        raise ValueError(f"{name}: no score has been filled in yet ({empty:,} rows)")
+    if notes and empty:
+        notes(f"{name}: {empty:,} of {empty + len(scores):,} rows have no score yet and are left out")
     return _checked(first, second, scores, name)
+
+
+def text_of(record: dict[str, Any], column: str, where: str) -> str:
+    """The text in a column; ValueError if something else is there."""
+    text = record[column]
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: {column} holds {'nothing' if text is None else type(text).__name__}, not text")
+    return text
 
 
 def _number(text: Any, name: str | Path, number: int) -> float:
@@ -273,20 +330,21 @@ def _checked(first: Sequence[str], second: Sequence[str], scores: Sequence[float
 # Tables
 
 
-def table(rows: list[tuple[str, dict[str, Score]]]) -> str:
-    """A plain-text table: a row per model with Spearman and Pearson per split, and under it the intervals."""
-    splits = list(rows[0][1])
-    width = max(len(name) for name, _ in rows)
-    lines = [" " * width + "".join(f"{f'{split} {kind}':>18}" for split in splits for kind in ("Spearman", "Pearson"))]
-    for name, scores in rows:
-        cells = [(s.spearman, s.ci95, s.pearson, s.pearson_ci95) for s in (scores[split] for split in splits)]
-        lines.append(f"{name:<{width}}" + "".join(f"{cell[0]:18.2f}{cell[2]:18.2f}" for cell in cells))
-        lines.append(" " * width + "".join(f"{_interval(cell[1])}{_interval(cell[3])}" for cell in cells))
-    lines.append("Correlations x 100; [95 % bootstrap intervals over the pairs]")
-    if any(math.isnan(score.spearman) for _, scores in rows for score in scores.values()):
+def table(rows: Sequence[tuple[str, Mapping[str, Scored]]]) -> str:
+    """A plain-text table: a row per model with the figures of each split, and under it their intervals."""
+    of_rows = [(name, [f for scored in scores.values() for f in scored.figures().values()]) for name, scores in rows]
+    headings = [f"{split} {LABELS[name]}" for split, scored in rows[0][1].items() for name in scored.figures()]
+    width, wide = max(len(name) for name, _ in rows), max(18, *(len(heading) + 2 for heading in headings))
+    lines = [" " * width + "".join(heading.rjust(wide) for heading in headings)]
+    for name, figures in of_rows:
+        lines.append(f"{name:<{width}}" + "".join(f"{figure.value:{wide}.2f}" for figure in figures))
+        lines.append(" " * width + "".join(bracketed(figure.ci95).rjust(wide) for figure in figures))
+    lines.append(f"{next(iter(rows[0][1].values())).caption}; [95 % bootstrap intervals over the pairs]")
+    if any(math.isnan(figure.value) for _, figures in of_rows for figure in figures):
         lines.append("nan: no correlation is defined: all cosines or all scores are equal, or vectors are not finite")
     return "\n".join(lines)
 
 
-def _interval(ci95: tuple[float, float]) -> str:
-    return f"[{ci95[0]:.2f}, {ci95[1]:.2f}]".rjust(18)
+def bracketed(ci95: tuple[float, float], sign: str = "") -> str:
+    """An interval as text. sign "+": that of its ends is always shown."""
+    return f"[{ci95[0]:{sign}.2f}, {ci95[1]:{sign}.2f}]"

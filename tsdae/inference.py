@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,10 +22,24 @@ from tsdae.assets import fetch, model_asset
 from tsdae.checkpoints import UnsupportedArchitecture
 from tsdae.device import choose_device
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation import Pairs, Score, check_labels, evaluate_sts, load_pairs, load_stsb, table
+from tsdae.evaluation import (
+    LABELS,
+    Figure,
+    Pairs,
+    Score,
+    Scored,
+    bracketed,
+    check_labels,
+    evaluate_sts,
+    json_row,
+    load_pairs,
+    load_stsb,
+    table,
+)
 from tsdae.files import first_line, read_json, write_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.progress import print_note, progress_bar
+from tsdae.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
 from tsdae.sources import load_sentences
 from tsdae.tokenization import token_ids
 from tsdae.training import flag
@@ -62,6 +78,21 @@ def load_encoder(name: str, pooling: str | None = None, device: torch.device | N
         return SentenceEncoder.from_pretrained(folder, pooling).to(device or "cpu").eval()
     except UnsupportedArchitecture:
         return AutoModelEncoder(folder, pooling, device or torch.device("cpu"))
+
+
+def check_models(names: Sequence[str]) -> None:
+    """ValueError if one of the models can be known not to be there."""
+    for name in names:
+        if model_asset(name) is None:
+            model_folder(name)
+
+
+def load_encoders(
+    names: Sequence[str], pooling: str | None, device: torch.device | None = None
+) -> list[tuple[str, Encoder]]:
+    """All of them, before the first works for minutes: one of them may turn out to be broken."""
+    check_models(names)
+    return [(name, load_encoder(name, pooling, device)) for name in names]
 
 
 class AutoModelEncoder:
@@ -129,44 +160,88 @@ class AutoModelEncoder:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Scores models on STS-B, or on labelled pairs of your own."""
+    """Scores models on STS-B, or on pairs of your own."""
 
     pooling: Literal["cls", "mean", "max"] | None = flag(None, "for all models; default: what each folder says")
-    split: Literal["dev", "test", "both"] = flag("both", "of STS-B")
+    split: Literal["dev", "test", "both"] | None = flag(None, "of STS-B; default: both")
     stsb: str | None = flag(None, "folder with STS-B; default: cache, wheel, hub")
     pairs: str | None = flag(
-        None, "your own pairs instead of STS-B: tsv, csv or jsonl with sentence1, sentence2, score"
+        None,
+        "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with sentence1, sentence2, score; without score: "
+        "sentence1 has to find its sentence2",
     )
     json: str | None = flag(None, "write the figures to this file as well")
     device: str = flag("auto", "auto, cuda, cpu or mps")
 
+    def __post_init__(self) -> None:
+        for name in ("split", "stsb"):
+            if self.pairs is not None and getattr(self, name) is not None:
+                raise ValueError(f"--{name} is about STS-B, and --pairs {self.pairs} takes its place")
 
-def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Score]]]:
-    """Prints one table row per model, and writes the figures to ``config.json``."""
+
+def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Scored]]]:
+    """Prints a table row per model and the differences from the first; writes the figures to ``config.json``."""
     if config.json is not None:
-        _check_writable(Path(config.json), "--json")
+        check_writable(Path(config.json), "--json")
     device = choose_device(config.device)
     # What can be known to fail comes first: the user's own files, then names, then what is downloaded.
     splits = _splits(config) if config.pairs or config.stsb else None
-    for name in models:
-        if model_asset(name) is None:
-            model_folder(name)
+    check_models(models)
     splits = splits or _splits(config)
-    # All of them, before the first is scored for minutes: one of them may turn out to be broken.
-    encoders = {name: load_encoder(name, config.pooling, device) for name in models}
-    rows, entries = [], []
-    for name, encoder in encoders.items():
-        scores = {}
+    rows: list[tuple[str, dict[str, Scored]]] = []
+    entries = []
+    for name, encoder in load_encoders(models, config.pooling, device):
+        scores: dict[str, Scored] = {}
         for split, pairs in splits.items():
             print(f"{name} ({encoder.pooling}): {split}, {len(pairs):,} pairs", file=sys.stderr)
-            _note_truncated(pairs.first + pairs.second, encoder)
-            scores[split] = score(encoder, pairs)
+            note_truncated(pairs.first + pairs.second, encoder)
+            if isinstance(pairs, TextPairs):
+                scores[split] = evaluate_retrieval(functools.partial(encoder.encode, show_progress=True), pairs)
+            else:
+                scores[split] = score(encoder, pairs)
         rows.append((f"{name} ({encoder.pooling})", scores))
         entries.append(entry(name, encoder.pooling, scores))
+        if len(rows) > 1:
+            from_first = {split: json_row(of_split) for split, of_split in differences(scores, rows[0][1]).items()}
+            entries[-1]["difference"] = {"from": models[0]} | from_first
     print(table(rows))
+    if len(rows) > 1:
+        print(difference_table(rows))
     if config.json is not None:
         write_json(Path(config.json), entries)
     return rows
+
+
+def differences(scores: Mapping[str, Scored], first: Mapping[str, Scored]) -> dict[str, dict[str, Figure]]:
+    """One model's figures minus another's, {split: {name: difference}}: those by which models are compared, paired."""
+    return {
+        split: {name: scored.figures()[name].minus(first[split].figures()[name]) for name in scored.compared}
+        for split, scored in scores.items()
+    }
+
+
+def difference_table(rows: Sequence[tuple[str, Mapping[str, Scored]]]) -> str:
+    """How each further model differs from the first: value, interval and a verdict in words."""
+    first, scores_of_first = rows[0]
+    lines = [f"Difference from {first}; [95 % interval, both models on the same resamples of the pairs]"]
+    width = max(len(name) for name, _ in rows[1:])
+    for name, scores in rows[1:]:
+        for split, of_split in differences(scores, scores_of_first).items():
+            for figure, difference in of_split.items():
+                value, ends = f"{difference.value:+.2f}", bracketed(difference.ci95, "+")
+                lines.append(
+                    f"{name:<{width}}  {split} {LABELS[figure]:<10} {value:>7} {ends:>18}  {verdict(difference)}"
+                )
+    lines.append("(of these models as they are: another seed of training is another model; see scripts/ablate.py)")
+    return "\n".join(lines)
+
+
+def verdict(difference: Figure) -> str:
+    """What a difference between two models shows: its interval decides."""
+    low, high = difference.ci95
+    if math.isnan(difference.value):
+        return "not defined"
+    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
 
 
 def score(encoder: Encoder, pairs: Pairs) -> Score:
@@ -174,18 +249,20 @@ def score(encoder: Encoder, pairs: Pairs) -> Score:
     return evaluate_sts(functools.partial(encoder.encode, show_progress=True), pairs)
 
 
-def _splits(config: CompareConfig) -> dict[str, Pairs]:
+def _splits(config: CompareConfig) -> Mapping[str, Pairs | TextPairs]:
     if config.pairs is not None:
-        splits = {"pairs": load_pairs(config.pairs)}
+        if columns := columns_without_score(Path(config.pairs)):
+            return {"retrieval": load_text_pairs(Path(config.pairs), columns, print_note)}
+        splits = {"pairs": load_pairs(config.pairs, print_note)}
     else:
-        stsb = load_stsb(config.stsb)
-        splits = {split: stsb[split] for split in (("dev", "test") if config.split == "both" else (config.split,))}
+        stsb, split = load_stsb(config.stsb), config.split or "both"
+        splits = {name: stsb[name] for name in (("dev", "test") if split == "both" else (split,))}
     for pairs in splits.values():
         check_labels(pairs)
     return splits
 
 
-def entry(name: str, pooling: str, scores: dict[str, Score]) -> dict[str, Any]:
+def entry(name: str, pooling: str, scores: Mapping[str, Scored]) -> dict[str, Any]:
     """One model's figures for JSON."""
     return {"model": name, "pooling": pooling} | {split: score.row() for split, score in scores.items()}
 
@@ -215,13 +292,13 @@ def encode_file(model: str, config: EncodeConfig) -> np.ndarray:
     A blank line is a sentence too (an empty one), so that row i of the output is line i of the input.
     """
     output = Path(config.output)
-    _check_writable(output, "--output")
+    check_writable(output, "--output")
     device = choose_device(config.device)
     sentences = load_sentences(
         config.input, config.column, config.limit, sentences="lines", min_characters=0, notes=print_note
     )
     encoder = SentenceEncoder.from_pretrained(encoder_folder(model), config.pooling).to(device)
-    _note_truncated(sentences, encoder)
+    note_truncated(sentences, encoder)
     vectors = encoder.encode(sentences, config.batch_size, show_progress=True)
     staged = output.with_name(f"{output.name}.{os.getpid()}.part")
     try:
@@ -234,7 +311,7 @@ def encode_file(model: str, config: EncodeConfig) -> np.ndarray:
     return vectors
 
 
-def _check_writable(path: Path, flag: str) -> None:
+def check_writable(path: Path, flag: str) -> None:
     """ValueError if no file can be written there: better known before the work than after it."""
     if path.is_dir():
         raise ValueError(f"{flag} {path} is a folder; give the name of a file")
@@ -242,7 +319,7 @@ def _check_writable(path: Path, flag: str) -> None:
         raise ValueError(f"{flag} {path}: there is no folder {path.resolve().parent}")
 
 
-def _note_truncated(sentences: list[str], encoder: Encoder) -> None:
+def note_truncated(sentences: list[str], encoder: Encoder) -> None:
     """Says how many sentences are longer than the encoder reads."""
     # A token takes a byte at least, so only these can be too long; the rest need not be tokenised twice.
     long = [sentence for sentence in sentences if len(sentence.encode()) > encoder.max_length - 2]

@@ -134,7 +134,7 @@ def test_a_batch_from_texts() -> None:
         ({"noise_ratio": -0.1}, r"\[0, 1\)"),
         ({"noise": "erase"}, "unknown noise 'erase'"),
         ({"max_length": 2}, "at least 3"),
-        ({"words": "syllables"}, "words must be 'auto'"),
+        ({"words": "syllables"}, "words must be one of auto, tokens, characters, whitespace, or module:function"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:

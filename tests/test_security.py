@@ -133,12 +133,22 @@ def test_a_prepared_corpus_cannot_hold_a_pickle(run: Run, place: Path) -> None:
     assert not (place / "hacked").exists()
 
 
-@pytest.mark.parametrize("flag", ["objective", "noise", "evaluate"])
-def test_a_strangers_run_cannot_run_code(flag: str, run: Run, place: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "decoy"),
+    [(flag, decoy) for flag in ("objective", "noise", "evaluate", "words") for decoy in (False, True)],
+)
+def test_a_strangers_run_cannot_run_code(flag: str, decoy: bool, run: Run, place: Path) -> None:
+    """decoy: a file of the function's own name, beside the code, so that the name seems to be a file's."""
     assert run("train", TRAIN.replace("stranger", "model")).code == 0
-    added(place / "run" / "config.json", **{flag: "evil:Model"})
+    added(place / "run" / "config.json", **{flag: "evil.py:Model"})
     (place / "evil.py").write_text(EVIL_CODE)
+    if decoy:
+        (place / "evil.py:Model").write_text("")
     result = run("train", "--resume --output run --steps 2")
+    assert not (place / "hacked").exists()
+    if decoy and flag == "evaluate":  # read as a file of pairs, which it is not
+        assert (result.code, "is no table" in result.err) == (2, True)
+        return
     assert result.code == 2
     assert f"the run's --{flag} is code; name it again" in result.err
     assert not (place / "hacked").exists()

@@ -40,6 +40,7 @@ from tsdae.runs import holds_run, stored_settings, versions
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig
 
+CODE = ("noise", "objective", "words")  # settings that may name a function
 # What may differ between two runs that are compared as the same: where they are written and how they are watched.
 BESIDE = NO_AXES | {"corpus", "keep", "save_every", "log_every"}
 
@@ -75,7 +76,7 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "resamples").mkdir(exist_ok=True)
-    write_json(folder / "code.json", code_hashes(method, axes))
+    write_json(folder / "code.json", code_hashes(base, axes))
     grid = {"axes": axes, "base": {name: arms[0].flat[name] for name in axes}, "seeds": config.seeds}
     command = shlex.join(["python", *sys.argv])
     write_json(folder / "grid.json", grid | {"product": config.product, "command": command})
@@ -109,7 +110,7 @@ def finished_rows(folder: Path, arms: list[Arm], about: dict[str, Any]) -> dict[
             raise ValueError(f"--output {folder} is not empty and holds no ablation; choose another folder")
         return {}
     rows = {row["id"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
-    stored, now = read_json(folder / "code.json"), code_hashes(arms[0].configs[1], _axes_of(arms))
+    stored, now = read_json(folder / "code.json"), code_hashes(arms[0].configs, _axes_of(arms))
     changed = [name for name in sorted(stored.keys() | now.keys()) if stored.get(name) != now.get(name)]
     if rows and changed:
         raise ValueError(
@@ -135,17 +136,18 @@ def finished_rows(folder: Path, arms: list[Arm], about: dict[str, Any]) -> dict[
 
 def _axes_of(arms: list[Arm]) -> dict[str, list[Any]]:
     """The values that name code, by axis."""
-    return {key: [arm.settings[key] for arm in arms if key in arm.settings] for key in ("noise", "objective")}
+    return {key: [arm.settings[key] for arm in arms if key in arm.settings] for key in CODE}
 
 
-def code_hashes(method: MethodConfig, axes: dict[str, list[Any]]) -> dict[str, str]:
-    """SHA-256 of every file that decides about a run: the package, and the user's own objective and noise."""
+def code_hashes(base: Configs, axes: dict[str, list[Any]]) -> dict[str, str]:
+    """SHA-256 of every file that decides about a run: the package, and the user's own noise, objective, segmenter."""
     here = Path(__file__).parent
     hashes = {f"tsdae/{path.name}": sha256_of(path) for path in sorted(here.glob("*.py"))}
-    named = [method.noise, method.objective, *axes.get("noise", []), *axes.get("objective", [])]
+    data, method, _ = base
+    named = [method.noise, method.objective, data.words, *(name for key in CODE for name in axes.get(key, []))]
     for name in named:
-        path = Path(name.rpartition(":")[0])
-        if names_function(name) and path.suffix == ".py":
+        path = Path((name or "").rpartition(":")[0])
+        if path.suffix == ".py":
             hashes[str(path)] = sha256_of(path)
     return hashes
 

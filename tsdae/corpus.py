@@ -22,6 +22,7 @@ from tsdae.files import read_json, replace_folder, write_json
 from tsdae.packing import Packed, ranges
 from tsdae.progress import progress_bar
 from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, tokenize
+from tsdae.words import Figures, Words, notes
 
 CHUNK = 2048  # sentences tokenised in one call
 STRETCH = 2**20  # rows whose boundaries are looked at in one go
@@ -39,6 +40,8 @@ class Corpus:
     boundaries: int64 [R + 1].
     without_words: how many sentences were left out because they tokenise to nothing.
     tokenizer: `tokenization.fingerprint_of` the tokenizer that made the ids; empty: not known.
+    words: what a word is, one of `words.CHOICES` or module:function; it made the marks.
+    figures: what was counted on the way; None: a folder of an earlier version does not say.
     made_from: of which text, for which model and by which settings it was made; kept in corpus.json.
     stored_fingerprint: of a corpus on disk; it was computed when the corpus was written.
     """
@@ -48,20 +51,31 @@ class Corpus:
     boundaries: np.ndarray
     without_words: int = 0
     tokenizer: str = ""
+    words: str = "auto"
+    figures: Figures | None = None
     made_from: dict[str, Any] = field(default_factory=dict)
     stored_fingerprint: str | None = None
 
     @classmethod
-    def build(cls, sentences: Sequence[str], tokenizer: Any, show_progress: bool = False) -> Corpus:
-        """Tokenises; ValueError if nothing is left."""
+    def build(
+        cls, sentences: Sequence[str], tokenizer: Any, words: str = "auto", show_progress: bool = False
+    ) -> Corpus:
+        """Tokenises; ValueError if nothing is left, or if the user's segmenter among ``words`` does not do its work."""
+        definition = Words(words)
+        word_count = token_count = characters = unknown = 0
         # Grown in place: chunks that are joined at the end would all be held twice.
         ids, marks, lengths = bytearray(), bytearray(), bytearray()
         without_words = 0
         with progress_bar(len(sentences), "tokenising", " sentences", show_progress) as bar:
             for start in range(0, len(sentences), CHUNK):
                 chunk = sentences[start : start + CHUNK]
-                tokens, marks_T = tokenize(chunk, tokenizer)
+                tokens, marks_T = tokenize(chunk, tokenizer, definition)
                 words_B = np.add.reduceat(marks_T == BEGINS_WORD, tokens.boundaries[:-1], dtype=np.int64)
+                ordinary_T = marks_T != SPECIAL
+                word_count += int(words_B.sum())
+                token_count += int(ordinary_T.sum())
+                unknown += int((ordinary_T & (tokens.token_ids_T == tokenizer.unk_token_id)).sum())
+                characters += sum(len(sentence) - sentence.count(" ") for sentence in chunk)
                 kept_B = np.flatnonzero(words_B)
                 rows_T = ranges(tokens.boundaries[:-1][kept_B], tokens.lengths_B[kept_B])
                 ids += tokens.token_ids_T[rows_T].astype(TYPES["token_ids"]).tobytes()
@@ -75,7 +89,8 @@ class Corpus:
         boundaries = np.zeros(len(length_R) + 1, TYPES["boundaries"])
         np.cumsum(length_R, out=boundaries[1:])
         arrays = np.frombuffer(ids, TYPES["token_ids"]), np.frombuffer(marks, TYPES["marks"]), boundaries
-        return cls(*arrays, without_words, fingerprint_of(tokenizer))
+        figures = Figures(word_count, token_count, characters, unknown, dict(+definition.met))
+        return cls(*arrays, without_words, fingerprint_of(tokenizer), words, figures)
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -102,8 +117,18 @@ class Corpus:
                 raise ValueError("boundaries.npy does not rise from sentence to sentence")
             if not isinstance(says["made_from"], dict):
                 raise ValueError(f"made_from of {DESCRIPTION} is no table")
-            described = (says[name] for name in ("without_words", "tokenizer", "made_from", "fingerprint"))
-            return cls(token_ids, marks, boundaries, *described)
+            figures = says.get("figures")
+            return cls(
+                token_ids,
+                marks,
+                boundaries,
+                says["without_words"],
+                says["tokenizer"],
+                says.get("words", "auto"),  # an earlier version had no other
+                None if figures is None else Figures.checked(figures),
+                says["made_from"],
+                says["fingerprint"],
+            )
         except KeyError as error:
             raise ValueError(f"{folder} is damaged: {DESCRIPTION} does not say {error}; prepare it again") from error
         except (ValueError, TypeError, OSError) as error:  # TypeError: a number in corpus.json that is none
@@ -137,6 +162,8 @@ class Corpus:
             "without_words": self.without_words,
             "fingerprint": self.fingerprint(),
             "tokenizer": self.tokenizer,
+            "words": self.words,
+            "figures": self.figures and self.figures._asdict(),
             "made_from": self.made_from,
         }
         write_json(folder / DESCRIPTION, says)
@@ -172,6 +199,21 @@ class Corpus:
         for array in (self.token_ids, self.marks, self.boundaries):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def notes(self) -> list[str]:
+        """What a word is and how many sentences have none, in lines for the user."""
+        lines = notes(self.words, self.figures) if self.figures else []
+        if self.without_words:
+            lines.append(f"{self.without_words:,} sentences tokenise to nothing and are left out")
+        return lines
+
+    def check_words(self, words: str | None) -> None:
+        """ValueError if its marks were made by another definition of words than this one; None: any will do."""
+        if words not in (None, self.words):
+            raise ValueError(
+                f"this corpus was made with words {self.words!r}, and {words!r} is asked for; what a word is, is "
+                f"decided when a text is tokenised: make it again with words {words!r}, or ask for {self.words!r}"
+            )
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """ValueError if the ids were made by another tokenizer than this one; says which model they were made for."""

@@ -17,6 +17,7 @@ from tsdae.functions import named_function
 from tsdae.noise import NOISES, Draw, Noise, keyed, mix
 from tsdae.packing import Packed
 from tsdae.tokenization import Vocabulary, token_ids, truncate, vocabulary_of
+from tsdae.words import AUTO, Words
 
 FEISTEL_TURNS = 12  # fewer leave neighbours together too often in corpora of a few rows (6: 3 % at 6 rows, measured)
 NOISED_AT_ONCE = 1024  # sentences
@@ -69,7 +70,9 @@ class DenoisingDataset:
     noise_ratio: share of words to change, in [0, 1); the paper's best is 0.6.
     seed: key of noise and order.
     max_length: longest sentence in tokens, special ones included; cut after the noise. The paper's code uses 75.
-    words: what a word is; "auto": the tokenizer's own words.
+    words: what a word is: "auto" (the tokenizer's own words; in scripts written without spaces, character clusters),
+        "tokens", "characters", "whitespace", or "module:function", a segmenter ``str -> list[str]`` (see `words`).
+        None: "auto", or what a `Corpus` was made with; another than that is an error.
 
     ``ds[(epoch, row)]``, or ``ds[row]`` for epoch 0, is a `Pair`. It serves a ``torch.utils.data.DataLoader`` with
     ``collate_fn=ds.collate``; `train` takes `batches`.
@@ -83,18 +86,19 @@ class DenoisingDataset:
         noise_ratio: float = 0.6,
         seed: int = 0,
         max_length: int = 75,
-        words: str = "auto",
+        words: str | None = None,
     ) -> None:
         if isinstance(sentences, str):
             raise ValueError("sentences is one string; give a list of sentences, or read a file with load_sentences")
         if not 0.0 <= noise_ratio < 1.0:
             raise ValueError(f"noise_ratio must lie in [0, 1), got {noise_ratio}: 0.6 changes 60 % of the words")
-        check_lengths_and_words(max_length, words)
+        check_lengths_and_words(max_length, None if isinstance(sentences, Corpus) else words)
         self.noise: Noise = find_noise(noise) if isinstance(noise, str) else noise
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         if self.noise is NOISES["mask"] and self.vocabulary.mask_id is None:
             raise ValueError("noise 'mask' needs a mask token, and the tokenizer has none")
-        self.corpus = sentences if isinstance(sentences, Corpus) else Corpus.build(sentences, tokenizer)
+        self.corpus = sentences if isinstance(sentences, Corpus) else Corpus.build(sentences, tokenizer, words or AUTO)
+        self.corpus.check_words(words)
         self.corpus.check_tokenizer(tokenizer)
         self.tokenizer, self.noise_ratio, self.seed, self.max_length = tokenizer, noise_ratio, seed, max_length
 
@@ -178,12 +182,15 @@ class DenoisingDataset:
         return noisy, target
 
 
-def check_lengths_and_words(max_length: int, words: str) -> None:
-    """ValueError for a ``max_length`` that holds no sentence, or a definition of words that does not exist."""
+def check_lengths_and_words(max_length: int, words: str | None) -> None:
+    """ValueError for a ``max_length`` that holds no sentence, or a definition of words that does not exist.
+
+    words: None: not asked for.
+    """
     if max_length < 3:
         raise ValueError(f"max_length must be at least 3 (one token between two special ones), got {max_length}")
-    if words != "auto":
-        raise ValueError(f"words must be 'auto' (the tokenizer's own words), got {words!r}")
+    if words is not None:
+        Words(words)
 
 
 def find_noise(name: str) -> Noise:

@@ -125,7 +125,10 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
     except Exception as error:  # transformers raises many kinds for a broken tokenizer folder
         raise ValueError(f"the tokenizer of {folder} cannot be read: {first_line(error)}") from error
     if not tokenizer.is_fast:
-        raise ValueError(f"the tokenizer of {folder} has no fast version, which the word boundaries come from")
+        raise ValueError(
+            f"the tokenizer of {folder} ({type(tokenizer).__name__}) has no fast version, which tells where each token "
+            "stands in the text; choose a model whose tokenizer has one, for example xlm-roberta-base"
+        )
     backend = tokenizer.backend_tokenizer
     if lowercase and not lowers_text(tokenizer):  # sentence_bert_config.json asks for it
         parts = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]

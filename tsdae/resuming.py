@@ -26,7 +26,7 @@ def resumed(
     """With --resume, the settings of the run in --output, beside those ``given`` now (names of flags).
 
     ValueError if one that is given would make another run of it. Code that the run's folder names (noise, objective,
-    evaluate) is run only if the user names it again: the folder may be a stranger's.
+    evaluate, words) is run only if the user names it again: the folder may be a stranger's.
     """
     if not config.resume:
         return data, method, config
@@ -44,8 +44,11 @@ def resumed(
     filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
     now = {name: value for name, value in filled.items() if name in given and value != "auto"}
     check_same(stored, now)
-    for name in ("noise", "objective", "evaluate"):
-        if name not in now and isinstance(stored.get(name), str) and names_function(stored[name]):
+    for name in ("noise", "objective", "evaluate", "words"):
+        value = stored.get(name)
+        # A file's name, colon and all, it can be only of --evaluate; a stranger may bring a file called evil.py:run.
+        is_code = isinstance(value, str) and (names_function(value) if name == "evaluate" else ":" in value)
+        if is_code and name not in now:
             raise ValueError(f"the run's --{name} is code; name it again: --{name} {shlex.quote(stored[name])}")
     if "steps" in now:
         stored["epochs"] = None
@@ -112,6 +115,11 @@ def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
     start = ["python"]
     if distributed.count() > 1:
         start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count()))]
-    named = {"--noise": method.noise, "--objective": method.objective, "--evaluate": data.evaluate}
+    named = {
+        "--noise": method.noise,
+        "--objective": method.objective,
+        "--evaluate": data.evaluate,
+        "--words": data.words,
+    }
     code = [part for flag, name in named.items() if name and names_function(name) for part in (flag, name)]
     return shlex.join([*start, "scripts/train.py", "--resume", "--output", output, *code])

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from transformers import AddedToken
 
 from tsdae.packing import Packed, ranges
+from tsdae.words import AUTO, Words
 
 # What a token is within its sentence; kept per token in a corpus, one byte each.
 INSIDE, BEGINS_WORD, SPECIAL = 0, 1, 2
@@ -43,23 +45,56 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     return Vocabulary(int(ids.max()) + 1, tokenizer.mask_token_id, np.setdiff1d(ids, special_ids), tail)
 
 
+def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
+    """Makes one token of each of these words; returns the pieces that each new one was cut into before.
+
+    A new token is found only as a whole word. Words that are one token already are left out. ValueError for what is no
+    single word, or has no piece that the vocabulary knows.
+    """
+    pieces: dict[str, list[int]] = {}
+    for word in dict.fromkeys(words):
+        if not word or any(letter.isspace() for letter in word):
+            raise ValueError(f"a new token must be one word, without spaces, got {word!r}")
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        known = [piece for piece in ids if piece != tokenizer.unk_token_id]
+        if not known:
+            raise ValueError(f"the new token {word!r} has no piece that this vocabulary knows")
+        if len(ids) > 1:
+            pieces[word] = known
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in pieces])
+    return pieces
+
+
 def fingerprint_of(tokenizer: Any) -> str:
     """SHA-256 of the tokenizer as it would be written: vocabulary, normalizer and all else that makes its ids."""
     return hashlib.sha256(_plain_backend(tokenizer).to_str().encode()).hexdigest()
 
 
-def tokenize(sentences: Sequence[str], tokenizer: Any) -> tuple[Packed[np.ndarray], np.ndarray]:
+def tokenize(
+    sentences: Sequence[str], tokenizer: Any, words: Words | None = None
+) -> tuple[Packed[np.ndarray], np.ndarray]:
     """Token ids with special tokens, and one mark per token (INSIDE, BEGINS_WORD or SPECIAL).
 
-    Words are the tokenizer's own (its pre-tokenizer's pieces): in BERT's, runs of letters and single punctuation
-    marks. A special token that the text itself spells out is a word like any other.
+    words: what a word is; None: "auto", the tokenizer's own words (its pre-tokenizer's pieces: in BERT's, runs of
+    letters and single punctuation marks) and character clusters where a script writes no spaces. A special token that
+    the text itself spells out is a word like any other.
     """
+    words = words or Words()
     encodings = _encoded(sentences, _plain_backend(tokenizer).encode_batch)
     tokens = Packed.from_lists([encoding.ids for encoding in encodings])
     # All sentences in one array: a few array operations per sentence took a third of the time of the whole.
-    word_T = np.array([word for encoding in encodings for word in encoding.word_ids], dtype=np.float64)
     special_T = np.array([mark for encoding in encodings for mark in encoding.special_tokens_mask], dtype=bool)
-    begins_T = np.diff(word_T, prepend=np.nan) != 0  # no word (None) has become nan, which differs from everything
+    if words.name == AUTO:
+        word_T = np.array([word for encoding in encodings for word in encoding.word_ids], dtype=np.float64)
+        begins_T = np.diff(word_T, prepend=np.nan) != 0  # no word (None) has become nan, which differs from everything
+    else:
+        begins_T = np.append(False, special_T[:-1])
+    cut_B = words.cut(sentences)
+    if len(cut_B):
+        lengths_B = tokens.lengths_B[cut_B]
+        spans_T2 = np.array([span for row in cut_B for span in encodings[row].offsets], dtype=np.int64)
+        rows_T = ranges(tokens.boundaries[cut_B], lengths_B)
+        begins_T[rows_T] |= words.begin([sentences[row] for row in cut_B], spans_T2, lengths_B)
     begins_T[tokens.boundaries[:-1]] = True
     marks_T = np.where(begins_T, BEGINS_WORD, INSIDE).astype(np.uint8)
     marks_T[special_T] = SPECIAL

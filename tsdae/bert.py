@@ -230,6 +230,12 @@ class Bert(nn.Module):
             layer.attention.dropout.p = self.config.dropout if self.config.attention_output_dropout else 0.0
             layer.feed_forward.dropout.p = self.config.dropout
 
+    def set_words(self, weight_VD: Tensor) -> None:
+        """Gives it another word-embedding matrix, of as many words as it has rows; before a `TSDAE` is built on it."""
+        self.embeddings.words = WordEmbeddings(*weight_VD.shape)
+        self.embeddings.words.weight = nn.Parameter(weight_VD)
+        self.config = replace(self.config, vocabulary_size=len(weight_VD))
+
     def forward(self, packed: Packed[Tensor], layout: Layout | None = None, first_only: bool = False) -> Tensor:
         """packed: B sentences. Returns hidden_TD, one row per token; with ``first_only`` one row per sentence, that of
         its first token, for which the last layer has less to compute. ValueError if a sentence is too long.

@@ -318,16 +318,18 @@ def _plain_name(name: str, family: Family) -> str:
 # Writing
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, with_head: bool = False) -> None:
     """Writes config.json and model.safetensors so that AutoModel and SentenceTransformer load them without a report.
 
     A pooler that the checkpoint lacks is written as AutoModel would start it; nothing here uses it.
+    with_head: write a language model instead, which AutoModelForMaskedLM loads: no pooler, but the checkpoint's head.
     """
     bert, family = checkpoint.bert, FAMILIES[checkpoint.model_type]
     config = bert.config
     raw = dict(checkpoint.raw_config)
     raw |= {theirs: getattr(config, ours) for ours, theirs in family.config_names.items()}
-    raw |= {"model_type": checkpoint.model_type, "architectures": [family.architecture], "dtype": "float32"}
+    architecture = family.architecture.replace("Model", "ForMaskedLM") if with_head else family.architecture
+    raw |= {"model_type": checkpoint.model_type, "architectures": [architecture], "dtype": "float32"}
     raw.pop("torch_dtype", None)
     if family.offset_positions:
         raw["pad_token_id"] = config.position_offset - 1
@@ -335,7 +337,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     theirs: dict[str, Tensor] = {}
     for ours, group in parameter_names(family, config.layers).items():
         theirs |= zip(group, state[ours].detach().float().cpu().chunk(len(group)), strict=True)
-    if family.has_pooler:
+    if with_head:
+        if checkpoint.head is None:
+            raise ValueError("this checkpoint has no language-model head to write")
+        theirs = {family.prefix + name: tensor for name, tensor in theirs.items()}
+        theirs |= {name: checkpoint.head[ours].detach().float().cpu() for ours, name in head_names(family).items()}
+    elif family.has_pooler:
         generator = torch.Generator().manual_seed(0)
         weight = torch.empty(config.width, config.width).normal_(0.0, config.initializer_range, generator=generator)
         theirs |= dict(zip(POOLER, (weight, torch.zeros(config.width)), strict=True)) | checkpoint.pooler

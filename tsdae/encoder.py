@@ -26,7 +26,7 @@ from tsdae.folders import (
 )
 from tsdae.packing import Layout, Packed, ranges
 from tsdae.progress import progress_bar
-from tsdae.tokenization import token_ids, vocabulary_of
+from tsdae.tokenization import add_words, token_ids, vocabulary_of
 
 
 def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
@@ -40,6 +40,15 @@ def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
     if pooling == "mean":
         return hidden_BLD.sum(1) / layout.lengths_B[:, None]
     return hidden_BLD.masked_fill(~layout.real_BL[:, :, None], float("-inf")).max(1).values
+
+
+def _extended(table: Tensor, size: int, rows: dict[int, list[int]]) -> Tensor:
+    """``table`` with at least ``size`` rows; each row of ``rows`` is the mean of the rows named for it."""
+    extended = table.detach().new_zeros(max(size, len(table)), *table.shape[1:])
+    extended[: len(table)] = table.detach()
+    for row, pieces in rows.items():
+        extended[row] = table.detach()[pieces].mean(0)
+    return extended
 
 
 class SentenceEncoder(nn.Module):
@@ -117,6 +126,22 @@ class SentenceEncoder(nn.Module):
             self.max_length,
             lowercase=lowers_text(self.tokenizer),
         )
+
+    def add_tokens(self, words: Sequence[str]) -> list[str]:
+        """Adds words of a domain to tokenizer and vocabulary, before a `TSDAE` is built; returns those that are new.
+
+        A new word's embedding is the mean of those of the pieces that it was cut into, as is its bias in the head, so
+        that it begins near where it was. See `tokenization.add_words` for which are new, and for errors.
+        """
+        pieces = add_words(self.tokenizer, words)
+        self.vocabulary = vocabulary_of(self.tokenizer)
+        if pieces:
+            rows = {self.tokenizer.convert_tokens_to_ids(word): ids for word, ids in pieces.items()}
+            self.bert.set_words(_extended(self.bert.embeddings.words.weight, self.vocabulary.size, rows))
+            if self.checkpoint.head is not None:
+                bias_V = _extended(self.checkpoint.head["bias"], self.vocabulary.size, rows)
+                self.checkpoint.head = self.checkpoint.head | {"bias": bias_V}
+        return list(pieces)
 
     def head(self, seed: int = 0) -> LanguageModelHead:
         """A language-model head of this shape: the checkpoint's if it carries one, else a new one."""

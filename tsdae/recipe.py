@@ -27,12 +27,13 @@ from tsdae.inference import entry, resolve_model, score
 from tsdae.measures import check_names
 from tsdae.noise import keyed
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, try_out, tsdae, views_of
-from tsdae.preparation import TextConfig, build_corpora, check_heldout, check_text, open_prepared, read_text
+from tsdae.preparation import ADD_TOKENS, TextConfig, build_corpora, check_heldout, check_text, open_prepared, read_text
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.progress import print_note
 from tsdae.resuming import finished_line, resume_command
 from tsdae.runs import check_output, holds_run, next_run_folder, summary_writer
 from tsdae.signals import Interrupted
+from tsdae.sources import check_file, load_sentences
 from tsdae.training import TrainConfig, flag, train
 
 
@@ -44,7 +45,6 @@ class DataConfig(TextConfig):
         None, "text file, jsonl, csv, tsv, parquet (also .gz), -, hub:NAME[:CONFIG], or a folder of scripts/prepare.py"
     )
     max_length: int = flag(75, "longest sentence in tokens, special ones included")
-    words: str = flag("auto", "what a word is; auto: the tokenizer's own words")
     evaluate: str | None = flag(
         None, "stsb, heldout, FILE of labelled pairs, module:function, or none; default: stsb, with --corpus heldout"
     )
@@ -60,6 +60,7 @@ class MethodConfig:
     """Model, noise and objective."""
 
     model: str | None = flag(None, "model folder or name on the Hugging Face hub; default: all-MiniLM-L6-v2")
+    add_tokens: str | None = flag(None, ADD_TOKENS)
     noise: str = flag("delete", "delete, mask, replace, swap, insert, or module:function")
     noise_ratio: float = flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")
     pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become one (paper: cls)")
@@ -115,9 +116,12 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
         as_published.max_length,
         as_published.normalize,
     )
+    if method.add_tokens is not None:
+        added = encoder.add_tokens(load_sentences(method.add_tokens))
+        print_note(f"{len(added):,} new tokens of {method.add_tokens}, each begun as the mean of its pieces")
     model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
     corpus, heldout_corpus = prepared or build_corpora(
-        sentences or sample_sentences(stsb, data.limit), data.heldout, encoder.tokenizer
+        sentences or sample_sentences(stsb, data.limit), data, encoder.tokenizer
     )
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0) if heldout_corpus else None  # the same for all seeds
@@ -148,6 +152,7 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     config = dataclasses.replace(config, output=output)
     command = resume_command(data, method, output)
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
+    settings["words"] = data.words if prepared else corpus.words  # a prepared corpus says it itself
     try:
         train(model, dataset, config, objective, evaluate, heldout, settings)
     except Interrupted as stop:
@@ -190,6 +195,8 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
             "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
             "xlm-roberta-base, or a model folder"
         )
+    if method.add_tokens is not None:
+        check_file(Path(method.add_tokens))
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
     check_counts(_objective(method), config.accumulate * distributed.count())
@@ -217,13 +224,14 @@ def _is_prepared(data: DataConfig) -> bool:
 
 def _check_prepared(data: DataConfig, method: MethodConfig) -> None:
     """ValueError if the prepared corpus is not whole, or if something is asked of it that preparing has decided."""
+    corpus, heldout = open_prepared(str(data.corpus))
     for setting in dataclasses.fields(TextConfig):
-        if getattr(data, setting.name) is not None:
+        given = getattr(data, setting.name)
+        if given is not None and (setting.name, given) != ("words", corpus.words):  # the words that it has may be named
             raise ValueError(
                 f"--{setting.name.replace('_', '-')} is decided when a corpus is prepared, and {data.corpus} is "
                 "prepared already; give it to scripts/prepare.py"
             )
-    corpus, heldout = open_prepared(str(data.corpus))
     if method.model is None:
         raise ValueError(f"--corpus needs --model: {data.corpus} was prepared for {corpus.made_from.get('model')}")
     if data.evaluate == "heldout" and heldout is None:
@@ -266,7 +274,7 @@ def _dataset(
     corpus: Corpus, encoder: SentenceEncoder, data: DataConfig, method: MethodConfig, seed: int
 ) -> DenoisingDataset:
     max_length = min(data.max_length, encoder.bert.config.longest_sentence)
-    return DenoisingDataset(corpus, encoder.tokenizer, method.noise, method.noise_ratio, seed, max_length, data.words)
+    return DenoisingDataset(corpus, encoder.tokenizer, method.noise, method.noise_ratio, seed, max_length)
 
 
 def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset | None, config: TrainConfig) -> None:
@@ -284,8 +292,8 @@ def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset 
     print_note(f"{steps:,} steps x {size} = {steps * size:,} of {rows:,} sentences ({share:.0f} %){advice}")
     if truncated := dataset.truncated:
         print_note(f"{truncated:,} sentences are longer than {dataset.max_length} tokens and lose their end")
-    if dataset.corpus.without_words:
-        print_note(f"{dataset.corpus.without_words:,} sentences tokenise to nothing and are left out")
+    for line in dataset.corpus.notes():
+        print_note(line)
 
 
 def _objective(method: MethodConfig) -> Objective:

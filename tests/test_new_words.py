@@ -1,0 +1,143 @@
+"""Words added to a vocabulary, and from nothing but text to an encoder: both load again in the usual libraries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+from tests import tiny
+from tests.scripts import Run
+from tests.tolerances import FLOAT32
+from tsdae import TSDAE, SentenceEncoder, TrainConfig, train
+from tsdae.pretraining import train_tokenizer
+
+NEW = ["walking", "bagpipes", "dog", "unknown"]  # of which dog is one piece already, and bagpipes none that is known
+
+
+def test_a_new_word_begins_as_the_mean_of_its_pieces() -> None:
+    encoder = tiny.encoder()
+    before = encoder.bert.embeddings.words.weight.detach().clone()
+    ids = encoder.tokenizer("walking", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 2
+    encoder.checkpoint.head = {"bias": torch.arange(len(before), dtype=torch.float64)}
+    assert encoder.add_tokens(["walking", "dog", "walking", "unknown"]) == ["walking", "unknown"]
+    weight = encoder.bert.embeddings.words.weight
+    assert weight.shape == (len(before) + 2, 24)
+    assert torch.equal(weight[: len(before)], before)
+    torch.testing.assert_close(weight[encoder.tokenizer.convert_tokens_to_ids("walking")], before[ids].mean(0))
+    bias = encoder.checkpoint.head["bias"]
+    assert bias[encoder.tokenizer.convert_tokens_to_ids("walking")] == sum(ids) / 2
+    # Only as a whole word: within another one its letters stay with the pieces that they had.
+    assert encoder.tokenizer.tokenize("a walking dog") == ["a", "walking", "dog"]
+    assert "walking" not in encoder.tokenizer.tokenize("xwalkings")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("two words", "one word, without spaces"), ("", "one word"), ("§§", "no piece that this vocabulary knows")],
+)
+def test_what_cannot_be_added(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny.encoder().add_tokens([word])
+
+
+def test_the_encoder_in_memory_is_what_is_trained_and_saved(tmp_path: Path) -> None:
+    encoder = tiny.encoder(dtype=torch.float32)
+    encoder.add_tokens(["walking", "unknown"])
+    start = encoder.bert.embeddings.words.weight.detach().clone()
+    data = tiny.dataset()
+    data = type(data)(tiny.SENTENCES, encoder.tokenizer)
+    train(TSDAE(encoder), data, TrainConfig(steps=4, learning_rate=1e-2, output=str(tmp_path / "run"), device="cpu"))
+    new = encoder.tokenizer.convert_tokens_to_ids("walking")
+    assert not torch.equal(encoder.bert.embeddings.words.weight[new], start[new])
+    folder = tmp_path / "run" / "encoder"
+    vectors = encoder.encode(tiny.SENTENCES)
+    again = SentenceEncoder.from_pretrained(folder)
+    assert again.tokenizer.tokenize("a walking dog") == ["a", "walking", "dog"]
+    np.testing.assert_array_equal(again.encode(tiny.SENTENCES), vectors)
+    assert TSDAE.from_pretrained(tmp_path / "run").encoder.vocabulary.size == len(start)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        hidden = model(**tokenizer([tiny.SENTENCES[2]], return_tensors="pt")).last_hidden_state
+    np.testing.assert_allclose(hidden[0, 0].numpy(), vectors[2], **FLOAT32)
+
+
+def test_new_words_from_the_command_line(place: Path, run: Run) -> None:
+    """The same run from the text and from a prepared corpus; a corpus prepared without them is refused."""
+    (place / "new.txt").write_text("walking\ndog\nunknown\n")
+    prepared = run("prepare", "text.txt --model model --add-tokens new.txt --heldout 2 --output corpus")
+    assert prepared.code == 0, prepared.err
+    assert "--add-tokens new.txt" in prepared.out
+    flags = "--model model --add-tokens new.txt --steps 2 --batch-size 2 --device cpu --threads 1"
+    for corpus, output in (("corpus", "one"), ("text.txt --heldout 2", "two")):
+        result = run("train", f"--corpus {corpus} {flags} --output {output}")
+        assert result.code == 0, result.err
+        assert "2 new tokens of new.txt" in result.err
+    first, second = ((place / name / "encoder" / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert first == second
+    assert SentenceEncoder.from_pretrained(place / "one" / "encoder").tokenizer.tokenize("walking") == ["walking"]
+    without = run("train", f"--corpus corpus {flags.replace('--add-tokens new.txt', '')} --output three")
+    assert (without.code, "with a tokenizer that differs" in without.err) == (2, True)
+    assert "no file old.txt" in run("train", "--corpus text.txt --model model --add-tokens old.txt").err
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_tokenizer_of_ones_own(kind: str) -> None:
+    tokenizer = train_tokenizer(tiny.SENTENCES * 3, kind, 60)
+    assert len(tokenizer) == 60
+    ids = tokenizer("A man is playing")["input_ids"]
+    assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "a man is playing"
+    cased = train_tokenizer(["Ein Mann", "Eine Frau", "Éin"] * 30, kind, 18, cased=True)
+    assert "É" in "".join(cased.tokenize("Éin"))
+
+
+def test_from_nothing_but_text(place: Path, run: Run) -> None:
+    """All stages, twice: the second time nothing is left to do. The raw model's head is the one that was trained."""
+    text = " ".join(tiny.WORDS)
+    lines = [text[k : k + 60] for k in range(0, len(text) - 60, 3)]
+    (place / "words.txt").write_text("\n".join(lines))
+    shape = "--layers 2 --width 64 --vocabulary-size 100 --positions 32 --threads 1 --device cpu"
+    command = f"words.txt --output made --mlm-steps 4 --tsdae-steps 3 --heldout 5 {shape}"
+    first = run("pretrain", command)
+    assert first.code == 0, first.err
+    settings = {name: json.loads((place / "made" / name / "config.json").read_text()) for name in ("mlm", "tsdae")}
+    assert (settings["mlm"]["objective"], settings["mlm"]["schedule"]) == ("mlm", "linear")
+    assert (settings["tsdae"]["objective"], settings["tsdae"]["model"]) == ("tsdae", "made/raw")
+    trained = TSDAE.from_pretrained(place / "made" / "mlm")
+    raw = AutoModelForMaskedLM.from_pretrained(place / "made" / "raw")
+    torch.testing.assert_close(raw.cls.predictions.transform.dense.weight, trained.head.transform.weight)
+    torch.testing.assert_close(raw.bert.embeddings.word_embeddings.weight, trained.encoder.bert.embeddings.words.weight)
+    start = SentenceEncoder.from_pretrained(place / "made" / "start")
+    assert not torch.equal(start.bert.embeddings.words.weight, trained.encoder.bert.embeddings.words.weight)
+    loaded = SentenceEncoder.from_pretrained(place / "made" / "raw")
+    assert loaded.checkpoint.head is not None
+    torch.testing.assert_close(loaded.checkpoint.head["bias"], trained.head.bias.detach())
+
+    before = (place / "made" / "tsdae" / "encoder" / "model.safetensors").read_bytes()
+    again = run("pretrain", command)
+    assert again.code == 0
+    assert "steps of batch" not in again.err
+    assert (place / "made" / "tsdae" / "encoder" / "model.safetensors").read_bytes() == before
+    other = run("pretrain", command.replace("--mlm-steps 4", "--mlm-steps 5"))
+    assert (other.code, "was begun with mlm_steps 4, now it is 5" in other.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--width 100", "--width must be a multiple of 64, got 100"),
+        ("--vocabulary-size 9", "--vocabulary-size must be at least 100, got 9"),
+        ("--vocabulary-size 5000", "the text supports"),
+        ("--tsdae-steps -1", "--tsdae-steps at least 0"),
+        ("--output model", "is there and holds no pretraining"),
+    ],
+)
+def test_bad_input_gets_one_line(place: Path, run: Run, flags: str, message: str) -> None:
+    result = run("pretrain", f"text.txt --output made {flags}" if "--output" not in flags else f"text.txt {flags}")
+    assert (result.code, message in result.err) == (2, True), result.err

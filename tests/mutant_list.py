@@ -24,7 +24,10 @@ OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
 OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
 RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
 MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_probes.py"
-ABLATION = "tests/test_ablation.py"
+ABLATION, COMPARISONS, REPORT = "tests/test_ablation.py", "tests/test_comparisons.py", "tests/test_report.py"
+WORDS = "tests/test_words.py"
+DECODING = "tests/test_decoding.py"
+WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 
 MUTANTS = (
@@ -235,6 +238,66 @@ MUTANTS = (
     Mutant("rows-of-other-settings", "tsdae/ablation.py", "flat.get(key) != value]", "False]", ABLATION),
     Mutant("arms-do-not-share-seeds", "tsdae/ablation.py", '{**settings, "seed": seed}',
            '{**settings, "seed": seed + len(settings)}', ABLATION),
+    # comparisons, the report, the walkthrough
+    Mutant("verdict-by-the-surer-interval", "tsdae/comparisons.py", "max(p_seeds, p_pairs)", "min(p_seeds, p_pairs)",
+           COMPARISONS),
+    Mutant("no-correction-for-many", "tsdae/comparisons.py", "comparisons[k].p * (len(order) - place)",
+           "comparisons[k].p * 1", COMPARISONS),
+    Mutant("guides-without-their-sign", "tsdae/foresight.py", "sign = -1.0 if lower_is_better(name) else 1.0", "sign = 1.0",
+           COMPARISONS),
+    Mutant("test-chooses", "tsdae/report.py", 'best = max(trained, key=lambda arm: arm.scores("dev").mean())',
+           'best = max(trained, key=lambda arm: arm.scores("test").mean())', REPORT),
+    Mutant("a-baseline-by-its-own-pooling", "tsdae/report.py", 'self.config["objective"] != "mlm"', "True", REPORT),
+    Mutant("intervals-of-two-seeds", "tsdae/grid.py", "self.intervals and self.seeds < FEWEST_SEEDS", "False", ABLATION),
+    Mutant("swaps-a-vector-with-itself", "scripts/walkthrough.py", "own_BD.roll(1, 0)", "own_BD.roll(0, 0)",
+           f"{WALK}::test_training_makes_the_decoder_use_s"),
+    Mutant("any-notebook-will-do", "scripts/make_notebook.py", 'NOTEBOOK.read_text(encoding="utf-8") == made',
+           'NOTEBOOK.read_text(encoding="utf-8")', f"{WALK}::test_the_notebook_is_the_script"),
+    # words in every script
+    Mutant("one-word-a-sentence", "tsdae/tokenization.py", "    if len(cut_B):", "    if len(cut_B) > len(sentences):", WORDS),
+    Mutant("border-one-place-early", "tsdae/words.py", "begins_before_C1[starts_T[1:] + 1] >",
+           "begins_before_C1[starts_T[1:]] >", WORDS),
+    Mutant("code-points-for-clusters", "tsdae/words.py", 'regex.compile(r"\\X")', 'regex.compile(r".", regex.DOTALL)', WORDS),
+    Mutant("torn-characters", "tsdae/words.py", "> begins_before_C1[ends_T[:-1]]", ">= begins_before_C1[ends_T[:-1]]",
+           WORDS),
+    Mutant("segmenter-not-checked", "tsdae/words.py", 'if "".join(parts) != sentence:', "if not parts:", WORDS),
+    # differences between models, retrieval, a user's own pairs
+    Mutant("differences-not-paired", "tsdae/evaluation.py", "difference_S = self.value_S - other.value_S",
+           "difference_S = self.value_S - other.value_S[::-1]", EVALUATION),
+    Mutant("ties-help-the-model", "tsdae/retrieval.py", "best_B[:, None] - TIE", "best_B[:, None] + TIE",
+           "tests/test_retrieval.py"),
+    Mutant("one-answer-twice-among-candidates", "tsdae/retrieval.py",
+           "list(dict.fromkeys(pairs.first)), list(dict.fromkeys(pairs.second))",
+           "list(dict.fromkeys(pairs.first)), pairs.second", "tests/test_retrieval.py"),
+    Mutant("its-own-neighbour", "tsdae/retrieval.py", "        hide(cosine_BC, own_B[rows])\n        nearest_BK",
+           "        nearest_BK", "tests/test_retrieval.py"),
+    Mutant("a-sheet-of-agreement", "tsdae/trust.py", "np.argsort(-above_MP, axis=1", "np.argsort(above_MP, axis=1",
+           "tests/test_trust.py"),
+    Mutant("a-sheet-that-betrays", "tsdae/trust.py", "chosen[drawn(count, count, SHUFFLE)]", "chosen",
+           "tests/test_trust.py"),
+    Mutant("verdict-without-interval", "tsdae/inference.py", 'return "better" if low > 0 else',
+           'return "better" if difference.value > 0 else', "tests/test_inference.py::test_a_verdict_rests_on_the_interval"),
+    # what the decoder writes
+    Mutant("reconstruct-normalised", "tsdae/autoencoder.py",
+           "self.encoder.encode(sentences_or_vectors, batch_size, normalize=False)",
+           "self.encoder.encode(sentences_or_vectors, batch_size)", DECODING),
+    Mutant("ended-take-others-vectors", "tsdae/decoding.py", "ids_BL[~ended_B], sentence_BD[~ended_B]",
+           "ids_BL[~ended_B], sentence_BD[: len(row_B)]", DECODING),
+    Mutant("last-token-closes", "tsdae/decoding.py", "ids[-model.encoder.vocabulary.tail]", "ids[-1]", DECODING),
+    Mutant("input-noise-by-batch", "tsdae/autoencoder.py",
+           "size = 1 if 0.0 < self.decoder_input_noise < 1.0 else batch_size", "size = batch_size", DECODING),
+    Mutant("reconstruct-one-too-long", "tsdae/decoding.py", "ids_BL.shape[1] >= max_length", "ids_BL.shape[1] > max_length",
+           DECODING),
+    Mutant("a-decoy-hides-code", "tsdae/resuming.py",
+           '(names_function(value) if name == "evaluate" else ":" in value)', "names_function(value)",
+           "tests/test_security.py -k strangers_run"),
+    Mutant("stored-code-runs", "tsdae/reconstruction.py", "if noise not in list(NOISES):", "if noise is None:", DECODING),
+    # new words, from nothing but text
+    Mutant("new-words-begin-at-zero", "tsdae/encoder.py", "extended[row] = table.detach()[pieces].mean(0)",
+           "extended[row] = 0.0", NEW_WORDS),
+    Mutant("new-words-inside-others", "tsdae/tokenization.py", "single_word=True", "single_word=False", NEW_WORDS),
+    Mutant("raw-model-with-a-new-head", "tsdae/pretraining.py", "checkpoint.head = model.head.state_dict()",
+           "checkpoint.head = model.encoder.head(7).state_dict()", NEW_WORDS),
     # evaluation, recipe
     Mutant("pearson-for-spearman", "tsdae/evaluation.py",
            "spearman_S = _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1))", "spearman_S = pearson_S", EVALUATION),

@@ -33,7 +33,7 @@ def test_over_seeds_it_is_the_paired_t_test() -> None:
 
 
 def test_over_pairs_it_is_the_middle_of_the_resamples() -> None:
-    """With seeds that agree the pairs decide: of 1,001 means over the seeds, from -0.5 to 1.5, a quarter lie below 0."""
+    """With seeds that agree the pairs decide; of their 1,001 means, from -0.5 to 1.5, a quarter lie below 0."""
     draws_KS = resampled(0.5, 1.0)
     draws_KS[0] += 3.0
     draws_KS[1] -= 3.0

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tests.runs import assert_equal
 from tests.scripts import SCRIPTS, Run
-from tsdae import ablation
+from tsdae import ablation, results
 from tsdae.evaluation import evaluate_sts, load_pairs
 from tsdae.grid import AblationConfig, arms_of, parse_grid
 from tsdae.inference import load_encoder
@@ -84,7 +84,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
 
     refused = {
         FLAGS.replace("--steps 3", "--steps 4"): "was made with steps 3, now it is 4; choose another --output",
-        FLAGS.replace("text.txt", "other.txt"): "holds other text",
+        FLAGS.replace("text.txt", "other.txt"): "has other text",
     }
     (place / "other.txt").write_text("a man\na dog\na cat runs\nthe grass\na guitar\n")
     for flags, message in refused.items():
@@ -94,6 +94,43 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     result = run("ablate", f"{FLAGS} {GRID}")
     assert "mine.py is not the code that ablation/results.jsonl was made with" in result.err
     assert rows() == made
+
+
+def test_rows_of_another_grid_stay_and_what_decides_about_them_is_compared(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second grid in the same folder adds to the first; other pairs, or edited code of a module, are refused."""
+    monkeypatch.setattr(ablation, "estimated_seconds", lambda *_: 3600.0)
+    (place / "my_module.py").write_text(MINE)
+    flags = f"{FLAGS} --seeds 1 --no-intervals --jobs 2 --output ablation --grid"
+    assert run("ablate", f"{flags} objective=my_module:scaled").code == 0
+    first = rows()
+    assert run("ablate", f"{flags} noise_ratio=0.3").code == 0
+    assert rows() == first | {name: rows()[name] for name in ("noise_ratio=0.3,seed=0",)}
+    report = (place / "ablation" / "report.md").read_text(encoding="utf-8")
+    assert ("noise_ratio" in report, "my_module" in report) == (True, False)
+
+    (place / "my_module.py").write_text(MINE.replace("0.5", "0.6"))
+    edited = run("ablate", f"{flags} objective=my_module:scaled")
+    assert "my_module.py is not the code" in edited.err
+    pairs = (place / "pairs.tsv").read_text()
+    (place / "pairs.tsv").write_text(pairs + "a dog\ta cat\t1.0\n")
+    results._hash_of.cache_clear()
+    assert "was scored on other pairs" in run("ablate", f"{flags} noise_ratio=0.3").err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("return tsdae(model, batch).mean", "must return a LossSum"), ("raise RuntimeError('broken')", "broken")],
+)
+def test_a_bad_objective_is_found_before_anything_is_trained(place: Path, run: Run, code: str, message: str) -> None:
+    (place / "mine.py").write_text(f"from tsdae.objectives import tsdae\n\n\ndef bad(model, batch):\n    {code}\n")
+    result = run("ablate", f"{FLAGS} --grid objective=mine.py:bad --seeds 1 --no-intervals --output ablation")
+    assert result.code == 2
+    assert "a trial of objective=mine.py:bad failed" in result.err
+    assert message in result.err
+    assert not (place / "ablation").exists()
 
 
 @pytest.mark.slow
@@ -120,7 +157,7 @@ def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert "stopped; the same command goes on" in said
+    assert "the same command goes on" in said
     assert set(rows() if (place / "ablation" / "results.jsonl").is_file() else {}) <= {"untrained"}
     assert any((runs / name / "checkpoints").is_dir() for name in names)
 
@@ -150,6 +187,8 @@ def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch:
         ("tie=false --seeds 0", "--seeds must be at least 1, got 0"),
         ("tie=false --seeds 2", "--seeds 2: an interval over seeds needs 3; --no-intervals does without"),
         ("tie=false --evaluate none", "an ablation compares by labelled pairs"),
+        ("evaluate=stsb,pairs.tsv", "'evaluate' is no setting that can be an axis"),
+        ("noise_ratio=0.1:nan:0.1", "a range is first:last:step, upwards"),
         ("tie=false --resume", "an ablation goes on by itself where it was stopped"),
     ],
 )
@@ -162,11 +201,14 @@ def test_bad_grids_get_one_line_before_anything_is_run(place: Path, run: Run, gr
 
 
 def test_the_values_of_an_axis_have_its_type() -> None:
-    assert parse_grid(["noise_ratio=0.1:0.5:0.2", "tie=true,false", "decoder-layers=1,none", "steps=10,20"]) == {
+    assert parse_grid(
+        ["noise_ratio=0.1:0.5:0.2", "tie=true,false", "decoder-layers=1,none", "steps=10,20", "early_stop=none,loss"]
+    ) == {
         "noise_ratio": [0.1, 0.3, 0.5],
         "tie": [True, False],
         "decoder_layers": [1, None],
         "steps": [10, 20],
+        "early_stop": [None, "loss"],
     }
 
 

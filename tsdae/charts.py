@@ -13,6 +13,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, LETTER = 400, 11
+LONGEST = 60  # letters that fit into the width
 # Okabe and Ito's colours (2008), which the usual kinds of colour blindness keep apart, darkest first.
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a6a00")
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "12 4", "1 3", "4 4", "10 2 2 2 2 2")
@@ -134,12 +135,13 @@ def _stroke(path: str, colour: str, thickness: float = 1, dash: str = "", opacit
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _length(text: str) -> float:
     """About how wide a text is drawn."""
-    return 0.55 * LETTER * len(text)
+    return 0.55 * LETTER * min(len(text), LONGEST)
 
 
 def _padded(low: float, high: float, share: float) -> tuple[float, float]:

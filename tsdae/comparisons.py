@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm as normal
 from scipy.stats import t as student
 
-from tsdae.evaluation import interval
+from tsdae.evaluation import NOWHERE, interval
 
 LEVEL = 0.05
 FEWEST_SEEDS = 3  # of an interval: two seeds give a t value of 12.7, which nothing passes
@@ -50,6 +51,8 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
+        if math.isnan(self.difference):
+            return "not defined"
         if self.over_seeds is None:
             return f"not judged: fewer than {FEWEST_SEEDS} seeds"
         direction = "better" if self.difference > 0 else "worse"
@@ -63,14 +66,15 @@ class Comparison:
 def compare(name: str, ours_K: np.ndarray, theirs_K: np.ndarray, resampled_KS: np.ndarray) -> Comparison:
     """ours_K, theirs_K: scores of the same K seeds; theirs_K has one for all where nothing was trained.
 
-    resampled_KS: differences of the two on S resamples of the sentence pairs. NaN (no correlation) is left out.
+    resampled_KS: differences of the two on S resamples of the sentence pairs; NaN, where there is no correlation, is
+    left out. A score of NaN has no difference: its verdict is "not defined".
     """
     difference_K = ours_K - theirs_K
     mean, count = float(difference_K.mean()), len(difference_K)
     mean_S = resampled_KS.mean(0)
     mean_S = mean_S[~np.isnan(mean_S)]
-    beyond = min(np.sum(mean_S <= 0), np.sum(mean_S >= 0))  # the side of 0 on which fewer resamples lie
-    p_pairs = min(1.0, 2.0 * float(beyond + 1) / (len(mean_S) + 1))
+    if math.isnan(mean) or not len(mean_S):  # a run without any correlation: its vectors have collapsed
+        return Comparison(name, math.nan, count, None, NOWHERE, math.nan, 1.0)
     over_seeds, p_seeds = None, 1.0
     if count >= FEWEST_SEEDS:
         error = float(difference_K.std(ddof=1)) / math.sqrt(count)
@@ -78,7 +82,19 @@ def compare(name: str, ours_K: np.ndarray, theirs_K: np.ndarray, resampled_KS: n
         over_seeds = (mean - reach, mean + reach)
         p_seeds = 2.0 * float(student.sf(abs(mean) / error, count - 1)) if error > 0 else float(mean == 0)
     noise = math.sqrt(np.mean([scores_K.var(ddof=1) for scores_K in (ours_K, theirs_K) if len(scores_K) > 1] or [0.0]))
-    return Comparison(name, mean, count, over_seeds, interval(mean_S), noise, max(p_seeds, p_pairs))
+    return Comparison(name, mean, count, over_seeds, interval(mean_S), noise, max(p_seeds, _p_of(mean_S)))
+
+
+def _p_of(mean_S: np.ndarray) -> float:
+    """Twice the share of resamples on the side of 0 where fewer lie; where none does, that of a normal distribution.
+
+    A count alone cannot fall below 2 / (S + 1), which Holm's correction makes too much in tables of 26 rows and more.
+    """
+    beyond = int(min(np.sum(mean_S <= 0), np.sum(mean_S >= 0)))
+    if beyond:
+        return min(1.0, 2.0 * (beyond + 1) / (len(mean_S) + 1))
+    tail = float(2.0 * normal.sf(abs(mean_S.mean()) / max(float(mean_S.std(ddof=1)), 1e-12)))
+    return min(tail, 2.0 / (len(mean_S) + 1))
 
 
 def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -91,6 +107,9 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [dataclasses.replace(one, adjusted=p) for one, p in zip(comparisons, adjusted, strict=True)]
 
 
-def detectable(count: int) -> float:
-    """How many standard deviations of the paired differences a mean of ``count`` must reach to leave its interval."""
-    return float(student.ppf(1 - LEVEL / 2, count - 1)) / math.sqrt(count)
+def detectable(count: int, among: int = 1) -> float:
+    """How many standard deviations of the paired differences a mean of ``count`` seeds must reach to show.
+
+    among: how many comparisons the table has; the smallest p value is held against LEVEL / ``among`` (see `holm`).
+    """
+    return float(student.ppf(1 - LEVEL / among / 2, count - 1)) / math.sqrt(count)

@@ -25,7 +25,6 @@ class Foresight(NamedTuple):
     that the measure calls best. NaN where there is nothing to count.
     """
 
-    measure: str
     correlation: float
     ci95: tuple[float, float]
     runs: int
@@ -39,22 +38,20 @@ def labelled(entry: dict[str, Any]) -> str | None:
     return next((name for name in LABELLED if name in entry), None)
 
 
-def foresight(runs: Sequence[Sequence[dict[str, Any]]], groups: Sequence[str], seed: int = 0) -> list[Foresight]:
-    """For each measure that the runs took.
+def foresight(
+    measure: str, runs: Sequence[Sequence[dict[str, Any]]], groups: Sequence[str], seed: int = 0
+) -> Foresight | None:
+    """How well ``measure`` foretells the labelled score; None if no run took it.
 
     runs: the evaluations of each run in their order, {"step": ..., measure: value, ...}.
     groups: the setting of each run; runs of one setting are alike, so the bootstrap draws whole settings.
     """
-    return [found for name in MEASURES if (found := _of_measure(name, runs, groups, seed)) is not None]
-
-
-def _of_measure(
-    name: str, runs: Sequence[Sequence[dict[str, Any]]], groups: Sequence[str], seed: int
-) -> Foresight | None:
-    sign = -1.0 if lower_is_better(name) else 1.0
+    sign = -1.0 if lower_is_better(measure) else 1.0
     taken = []  # (group, values, scores) of the runs that took it
     for run, group in zip(runs, groups, strict=True):
-        both = [(sign * entry[name], entry[label]) for entry in run if name in entry and (label := labelled(entry))]
+        both = [
+            (sign * entry[measure], entry[label]) for entry in run if measure in entry and (label := labelled(entry))
+        ]
         if both:
             values, scores = (np.array(side, dtype=float) for side in zip(*both, strict=True))
             taken.append((group, values, scores))
@@ -78,7 +75,7 @@ def _of_measure(
     ]
     agreement = float(np.mean([a == b for a, b in moves])) if moves else math.nan
     regret = float(np.mean([s.max() - s[v.argmax()] for _, v, s in taken]))
-    return Foresight(name, correlation, ci95, len(taken), agreement, len(moves), regret)
+    return Foresight(correlation, ci95, len(taken), agreement, len(moves), regret)
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float:

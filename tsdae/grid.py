@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -13,7 +14,20 @@ from tsdae.comparisons import FEWEST_SEEDS
 from tsdae.recipe import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
-NO_AXES = {"output", "resume", "overwrite", "seed", "threads", "tensorboard", "device"}
+# What decides nothing about a run, and what it is judged by.
+NO_AXES = {
+    "output",
+    "resume",
+    "overwrite",
+    "seed",
+    "threads",
+    "tensorboard",
+    "device",
+    "keep",
+    "save_every",
+    "log_every",
+}
+NO_AXES |= {"evaluate"}
 UNTRAINED = "untrained"
 Configs = tuple[DataConfig, MethodConfig, TrainConfig]
 
@@ -97,14 +111,15 @@ def _range(axis: str, text: str) -> list[str]:
         first, last, step = (float(part) for part in text.split(":"))
     except ValueError:
         return text.split(",")  # file.py:function of a drive, or nothing numeric
-    if step <= 0 or last < first:
+    if not all(map(math.isfinite, (first, last, step))) or step <= 0 or last < first:
         raise ValueError(f"--grid {axis}: a range is first:last:step, upwards")
     return [f"{first + step * k:.10g}" for k in range(int((last - first) / step + 1e-9) + 1)]
 
 
 def _value(name: str, text: str, hint: Any) -> Any:
     """``text`` as a value of the field's type."""
-    kinds = get_args(hint) if get_origin(hint) is not Literal else (hint,)
+    alternatives = get_args(hint) if get_origin(hint) is not Literal else (hint,)
+    kinds = sorted(alternatives, key=lambda kind: kind is not type(None))  # "none" is no text where None is allowed
     for kind in kinds or (hint,):
         if kind is type(None) and text.lower() in ("none", "all"):
             return None

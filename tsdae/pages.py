@@ -41,9 +41,13 @@ def markdown(sections: list[Section]) -> str:
         if section.table is not None:
             header, rows = section.table
             lines += [f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
-            lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+            lines += [f"| {' | '.join(map(_in_a_cell, row))} |" for row in rows] + [""]
     lines.append("report.html holds the same with charts.")
     return "\n".join(lines) + "\n"
+
+
+def _in_a_cell(text: str) -> str:
+    return escape(text, quote=False).replace("|", "\\|")
 
 
 def html(title: str, sections: list[Section]) -> str:

@@ -8,7 +8,7 @@ Settings are chosen and compared on dev; test is shown beside, and differences o
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,14 @@ from tsdae import charts
 from tsdae.assets import MINILM
 from tsdae.comparisons import FEWEST_SEEDS, Comparison, compare, detectable, holm
 from tsdae.files import read_json
-from tsdae.foresight import foresight, labelled
+from tsdae.foresight import MEASURES, foresight, labelled
 from tsdae.pages import Section, Table, html, markdown
+from tsdae.probes import RECONSTRUCTION
+from tsdae.results import GRID, ROWS, read_rows
 
+# Settings under which measures of held-out text are not those of the other runs: another text, or another vocabulary.
+OTHER_TEXT = {"corpus", "column", "limit", "sentences", "min_characters", "heldout", "max_length", "words"}
+OTHER_TEXT |= {"model", "add_tokens"}
 # What the paper found best on STS-B (Wang, Reimers, Gurevych 2021, section 3), by our names.
 PUBLISHED_BEST = {"noise": "delete", "noise_ratio": 0.6, "pooling": "cls", "tie": True}
 SAMPLE_NOTE = """
@@ -42,7 +47,9 @@ Does a measure of held-out text tell which run is better? Rank correlation, over
 dev's, signed so that +1 is a perfect guide, with a 95 % interval (bootstrap over the settings). Within a run: how
 often it moved in dev's direction from one evaluation to the next, and how many points of dev are lost on average by
 keeping the evaluation that it calls best. heldout_loss is taken under each run's own noise and objective, so it
-compares evaluations of one run rather than runs; the others are taken under the same noise for all.
+compares evaluations of one run rather than runs; the others are taken under the same noise for all. Settings with
+another held-out text or vocabulary are left out, and from the reconstruction loss those whose decoder reads another
+input.
 """
 
 
@@ -74,11 +81,16 @@ class Setting:
         """By which it is judged: its own; a baseline, which trained for none, by the better one on dev."""
         if self.seeds != [None] and self.config["objective"] != "mlm":
             return self.config["pooling"]
-        return max(self.rows[0]["scores"], key=lambda pooling: self.scores("dev", pooling).mean())
+        return max(self.rows[0]["scores"], key=lambda pooling: _mean(self.scores("dev", pooling)))
 
     def scores(self, split: str, pooling: str | None = None) -> np.ndarray:
         """Spearman x 100 of each seed, [K]."""
         return np.array([row["scores"][pooling or self.pooling][split]["spearman"] for row in self.rows], dtype=float)
+
+    @property
+    def same_start(self) -> bool:
+        """Whether it begins at the model that is scored untrained."""
+        return not {"model", "add_tokens"} & self.settings.keys()
 
     def resamples(self, folder: Path, split: str, pooling: str | None = None) -> np.ndarray:
         """The same on 1,000 resamples of the sentence pairs, [K, S]."""
@@ -109,17 +121,24 @@ def make_report(folder: Path) -> dict[str, str]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Setting], dict[str, Any]]:
-    path = folder / "results.jsonl"
+    path = folder / ROWS
     if not path.is_file():
-        raise ValueError(f"{folder} holds no results.jsonl; give the --output folder of scripts/ablate.py")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        raise ValueError(f"{folder} holds no {ROWS}; give the --output folder of scripts/ablate.py")
+    grid = read_json(folder / GRID)
+    rows = [row for row in read_rows(folder) if _belongs(row["settings"], grid)]
     grouped: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["seed"] is not None, row["seed"])):
         grouped.setdefault(row["arm"], []).append(row)
     missing = [name for name in ("untrained", "base") if name not in grouped]
     if missing:
         raise ValueError(f"{path} has no row of {' and '.join(missing)} yet; let scripts/ablate.py go on first")
-    return {name: Setting(name, arm_rows) for name, arm_rows in grouped.items()}, read_json(folder / "grid.json")
+    return {name: Setting(name, arm_rows) for name, arm_rows in grouped.items()}, grid
+
+
+def _belongs(settings: dict[str, Any], grid: dict[str, Any]) -> bool:
+    """Whether an arm is one of the grid's: the folder may hold rows of other grids, which are kept."""
+    is_known = all(value in grid["axes"].get(name, []) for name, value in settings.items())
+    return is_known and (grid["product"] or len(settings) <= 1)
 
 
 def _sections(folder: Path, arms: dict[str, Setting], grid: dict[str, Any]) -> Iterator[Section]:
@@ -165,10 +184,12 @@ def _about(arms: dict[str, Setting], grid: dict[str, Any]) -> Section:
             HOW_TO_READ,
         ],
     )
-    if len(base.seeds) >= FEWEST_SEEDS:
+    if (seeds := len(base.seeds)) >= FEWEST_SEEDS:
+        largest = max(len(values) for values in grid["axes"].values()) if not grid["product"] else len(arms) - 2
         section.text.append(
-            f"With {len(base.seeds)} seeds only differences of about {detectable(len(base.seeds)):.1f} standard "
-            'deviations can show; "not shown" and "below seed noise" do not mean "equal".'
+            f"With {seeds} seeds a difference can only show if it is about {detectable(seeds):.1f} standard deviations "
+            f"of the paired differences, and the largest of {largest} in a table at {detectable(seeds, largest):.1f}; "
+            '"not shown" and "below seed noise" do not mean "equal".'
         )
     if config["corpus"] is None and config["model"] == MINILM.name:
         section.text.append(SAMPLE_NOTE)
@@ -178,11 +199,15 @@ def _about(arms: dict[str, Setting], grid: dict[str, Any]) -> Section:
 def _difference(
     folder: Path, name: str, ours: Setting, theirs: Setting, split: str, pooling: str | None = None
 ) -> Comparison:
-    """On the seeds that both have. pooling: of ``theirs``, if not its own."""
-    shared = [seed for seed in ours.seeds if seed in theirs.seeds or theirs.seeds == [None]]
+    """On the seeds that both have, of which there are some. pooling: of ``theirs``, if not its own."""
+    shared = _shared(ours, theirs)
     ours, theirs = ours.of_seeds(shared), theirs.of_seeds(shared)
     resampled_KS = ours.resamples(folder, split) - theirs.resamples(folder, split, pooling)
     return compare(name, ours.scores(split), theirs.scores(split, pooling), resampled_KS)
+
+
+def _shared(ours: Setting, theirs: Setting) -> list[Any]:
+    return [seed for seed in ours.seeds if seed in theirs.seeds or theirs.seeds == [None]]
 
 
 def _whether_it_helped(folder: Path, base: Setting, start: Setting) -> Section:
@@ -214,7 +239,7 @@ DIFFERENCE = ["difference on dev", "verdict", "over seeds", "over pairs"]
 
 
 def _axis_section(folder: Path, axis: str, values: dict[Any, Setting], base: Setting, start: Setting) -> Section:
-    others = {value: arm for value, arm in values.items() if arm is not base}
+    others = {value: arm for value, arm in values.items() if arm is not base and _shared(arm, base)}
     names = {value: _named(axis, value) for value in values}
     compared = holm([_difference(folder, names[value], arm, base, "dev") for value, arm in others.items()])
     cells = {one.name: _cells(one) for one in compared}
@@ -227,7 +252,11 @@ def _axis_section(folder: Path, axis: str, values: dict[Any, Setting], base: Set
         rows.append([label, *scores, *cells.get(names[value], [""] * 4)])
     section = Section(axis, table=Table([axis, *_splits(base), *DIFFERENCE], rows))
     if compared:
-        drawn = [charts.Difference(one.name, one.difference, one.over_seeds, one.over_pairs) for one in compared]
+        drawn = [
+            charts.Difference(one.name, one.difference, one.over_seeds, one.over_pairs)
+            for one in compared
+            if not math.isnan(one.difference)
+        ]
         section.charts.append(charts.forest(f"{axis}: difference from the base", "points of Spearman on dev", drawn))
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if len(numbers) > 2 and len(numbers) == len(values):
@@ -245,8 +274,9 @@ def _axis_section(folder: Path, axis: str, values: dict[Any, Setting], base: Set
 
 
 def _line(name: str, scores: list[tuple[float, np.ndarray]]) -> charts.Line:
-    intervals = [_own_interval(scores_K) for _, scores_K in scores]
-    return charts.Line(name, [(value, float(scores_K.mean())) for value, scores_K in scores], intervals)
+    known = [(value, scores_K) for value, scores_K in scores if not math.isnan(scores_K.mean())]
+    points = [(value, float(scores_K.mean())) for value, scores_K in known]
+    return charts.Line(name, points, [_own_interval(scores_K) for _, scores_K in known])
 
 
 def _own_interval(scores_K: np.ndarray) -> tuple[float, float] | None:
@@ -262,18 +292,19 @@ def _curve(name: str, arm: Setting, start: Setting) -> charts.Line | None:
     by_step: dict[int, list[float]] = {}
     for row in arm.rows:
         for entry in row["curve"]:
-            if (label := labelled(entry)) is not None:
+            if (label := labelled(entry)) is not None and not math.isnan(entry[label]):
                 by_step.setdefault(entry["step"], []).append(entry[label])
     if not by_step:
         return None
     trained_for = arm.config["pooling"]
-    first = [(0, float(start.scores("dev", trained_for)[0]))] if trained_for in start.rows[0]["scores"] else []
+    is_known = arm.same_start and trained_for in start.rows[0]["scores"]
+    first = [(0, float(start.scores("dev", trained_for)[0]))] if is_known else []
     return charts.Line(name, first + [(step, float(np.mean(values))) for step, values in sorted(by_step.items())])
 
 
 def _chosen(folder: Path, trained: list[Setting], base: Setting, start: Setting) -> Section:
     """The best on dev, and what test says of it: looked at once."""
-    best = max(trained, key=lambda arm: arm.scores("dev").mean())
+    best = max(trained, key=lambda arm: _mean(arm.scores("dev")))
     section = Section("The setting that dev chooses")
     if "test" not in _splits(base):
         section.text.append(f"Best on dev: {best.name} ({best.pooling}). There is no test split to confirm it.")
@@ -283,33 +314,42 @@ def _chosen(folder: Path, trained: list[Setting], base: Setting, start: Setting)
         "flatters it; test decides nothing before this, and is compared once, here."
     )
     against = [(f"{best.name} against the base", base, base.pooling)] if best is not base else []
-    against += [(f"{best.name} against untrained, {p}", start, p) for p in dict.fromkeys((base.pooling, start.pooling))]
-    compared = holm([_difference(folder, name, best, other, "test", pooling) for name, other, pooling in against])
+    if best.same_start:
+        poolings = dict.fromkeys((base.pooling, start.pooling))
+        against += [(f"{best.name} against untrained, {pooling}", start, pooling) for pooling in poolings]
+    compared = holm(
+        [
+            _difference(folder, name, best, other, "test", pooling)
+            for name, other, pooling in against
+            if _shared(best, other)
+        ]
+    )
     section.table = Table(["", "difference on test", *DIFFERENCE[1:]], [[one.name, *_cells(one)] for one in compared])
     return section
 
 
 def _label_free(trained: list[Setting]) -> Section:
-    runs = [[entry for entry in row["curve"] if labelled(entry)] for arm in trained for row in arm.rows]
-    groups = [arm.name for arm in trained for _ in arm.rows]
     rows = []
-    for one in foresight(runs, groups):
-        rows.append(
-            [
-                one.measure,
-                f"{one.correlation:+.2f} [{one.ci95[0]:+.2f}, {one.ci95[1]:+.2f}]",
-                str(one.runs),
-                f"{100 * one.agreement:.0f} %",
-                str(one.moves),
-                f"{one.regret:.2f}",
-            ]
-        )
+    for one in MEASURES:
+        apart = OTHER_TEXT | ({"decoder_input_noise"} if one in RECONSTRUCTION else set())
+        arms = [arm for arm in trained if not apart & arm.settings.keys()]
+        runs = [[entry for entry in row["curve"] if labelled(entry)] for arm in arms for row in arm.rows]
+        found = foresight(one, runs, [arm.name for arm in arms for _ in arm.rows])
+        if found is not None and not math.isnan(found.correlation):
+            rows.append(
+                [
+                    one,
+                    f"{found.correlation:+.2f} [{found.ci95[0]:+.2f}, {found.ci95[1]:+.2f}]",
+                    str(found.runs),
+                    f"{100 * found.agreement:.0f} %" if found.moves else "",
+                    str(found.moves),
+                    f"{found.regret:.2f}",
+                ]
+            )
     header = ["measure", "rank correlation with dev", "runs", "moves as dev does", "moves", "lost by choosing the step"]
     return Section(
         "What could have been known without labels",
-        [
-            FORESIGHT_NOTE,
-        ],
+        [FORESIGHT_NOTE],
         Table(header, rows),
     )
 
@@ -326,6 +366,11 @@ def _named(axis: str, value: Any) -> str:
     if value is None:
         return "all" if axis in ("limit", "decoder_layers") else "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _mean(scores_K: np.ndarray) -> float:
+    """To choose by: what is not defined is never the best."""
+    return float(np.nan_to_num(scores_K, nan=-math.inf).mean())
 
 
 def _spread(scores_K: np.ndarray) -> str:

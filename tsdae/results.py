@@ -1,0 +1,145 @@
+"""The rows of an ablation: read and written, and which of them may stand beside each other.
+
+A row is kept only beside rows of the same code, versions, text, labelled pairs and model, since differences between
+them are to come from the settings alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tsdae.assets import MINILM, STSB
+from tsdae.corpus import DESCRIPTION
+from tsdae.files import read_json, sha256_of
+from tsdae.grid import NO_AXES, Arm
+from tsdae.runs import versions
+
+ROWS, CODE_OF, GRID = "results.jsonl", "code.json", "grid.json"  # in the folder of an ablation
+NAMING_CODE = ("noise", "objective", "words")  # settings that may name a function
+# What may differ between two runs that are compared as the same: where they are written and how they are watched.
+BESIDE = NO_AXES | {"corpus"}  # the corpus is compared by its content
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "tokenizer.json")
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """results.jsonl; ValueError with the number of a line that is no row."""
+    path = folder / ROWS
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not valid JSON; was the file cut off or edited?") from error
+        lacking = [name for name in ("id", "arm", "settings", "config", "scores") if name not in row]
+        if lacking:
+            raise ValueError(f"{path}, line {number}: a row without {', '.join(lacking)}; is it of another version?")
+        rows.append(row)
+    return rows
+
+
+def write_rows(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
+    """All of them, in the order of their ids; the file is never seen half written."""
+    staged = folder / f"{ROWS}.part"
+    staged.write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)), encoding="utf-8")
+    os.replace(staged, folder / ROWS)
+
+
+def finished_rows(folder: Path, arms: list[Arm]) -> dict[str, dict[str, Any]]:
+    """The rows that are there already, by the id of their run; ValueError if new ones cannot stand beside them."""
+    path = folder / ROWS
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / GRID).is_file():
+            raise ValueError(f"--output {folder} is not empty and holds no ablation; choose another folder")
+        return {}
+    rows = {row["id"]: row for row in read_rows(folder)}
+    stored, now = read_json(folder / CODE_OF), code_hashes(arms)
+    # A file that only one of two grids names has no part in the other's rows.
+    changed = [name for name in sorted(stored.keys() & now.keys()) if stored[name] != now[name]]
+    changed += [name for name in sorted(stored.keys() ^ now.keys()) if name.startswith("tsdae/")]
+    if rows and changed:
+        raise ValueError(
+            f"{changed[0]} is not the code that {path} was made with, so its runs cannot be compared with new ones; "
+            "restore the file, or choose another --output"
+        )
+    base = about(arms[0])
+    for name, row in rows.items():
+        if row.get("versions") != base["versions"]:
+            raise ValueError(
+                f"{path} holds other versions ({row.get('versions')}, now {base['versions']}); choose another --output"
+            )
+        if row.get("pairs") != base["pairs"]:
+            raise ValueError(f"{path}: {name} was scored on other pairs; choose another --output")
+    for arm in arms:
+        if arm.id in rows:
+            _check_row(rows[arm.id], arm, path)
+    return rows
+
+
+def _check_row(row: dict[str, Any], arm: Arm, path: Path) -> None:
+    """ValueError if the row was made with other settings, text or model than the arm has."""
+    for what, value in about(arm).items():
+        if row.get(what) != value:
+            raise ValueError(
+                f"{path}: {arm.id} has other {what} ({row.get(what)}, now {value}); choose another --output"
+            )
+    for key, value in row["config"].items():
+        if key not in BESIDE and arm.flat.get(key) != value and not (key == "model" and arm.flat[key] is None):
+            raise ValueError(
+                f"{path}: {arm.id} was made with {key} {value}, now it is {arm.flat.get(key)}; choose another --output"
+            )
+
+
+def about(arm: Arm) -> dict[str, Any]:
+    """What a row must share with others beside settings: versions, and hashes of text, pairs, model and new tokens."""
+    data, method, _ = arm.configs
+    return {
+        "versions": versions(),
+        "text": STSB.name if data.corpus is None else _hash_of(data.corpus),
+        "pairs": _hash_of(str(data.evaluate)),
+        "weights": _hash_of(method.model or MINILM.name),
+        "new_tokens": _hash_of(method.add_tokens) if method.add_tokens is not None else None,
+    }
+
+
+@functools.cache
+def _hash_of(name: str) -> str:
+    """SHA-256 of a file, of a prepared corpus, or of a model folder's weights; what is no path stays a name."""
+    path = Path(name)
+    if (path / DESCRIPTION).is_file():
+        return sha256_of(path / DESCRIPTION)
+    if path.is_dir():
+        files = sorted(file for pattern in WEIGHTS for file in path.rglob(pattern) if "checkpoints" not in file.parts)
+        return " ".join(sha256_of(file)[:16] for file in files)
+    return sha256_of(path) if path.is_file() else name
+
+
+def code_hashes(arms: list[Arm]) -> dict[str, str]:
+    """SHA-256 of every file that decides about a run: the package, and the user's own noise, objective, segmenter."""
+    here = Path(__file__).parent
+    hashes = {f"tsdae/{path.name}": sha256_of(path) for path in sorted(here.glob("*.py"))}
+    for name in dict.fromkeys(str(arm.flat[key]) for arm in arms for key in NAMING_CODE):
+        path = _source_of(name)
+        if path is not None and path.is_file():
+            hashes[str(path)] = sha256_of(path)
+    return hashes
+
+
+def _source_of(name: str) -> Path | None:
+    """The file of file.py:function, or of module:function; None for what is built in."""
+    module = name.rpartition(":")[0]
+    if not module or module.endswith(".py"):
+        return Path(module) if module else None
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `functions.named_function` looks for it
+        sys.path.insert(0, here)
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    return path.relative_to(here) if path.is_relative_to(here) else path

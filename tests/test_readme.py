@@ -14,6 +14,7 @@ from tsdae.recipe import DataConfig, MethodConfig, run_training
 from tsdae.training import TrainConfig
 
 ROOMS = Path(__file__).parents[1] / "benchmarks" / "rooms.md"
+REPORT = ROOMS.parent / "ablation" / "minilm" / "report.md"
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"<!-- run by tests/test_readme.py -->\n```python\n(.*?)```", README.read_text("utf-8"), re.S)
 
@@ -50,6 +51,16 @@ def test_its_counts_are_true() -> None:
     assert {name for name, _ in rows} == files - {"tsdae/__init__.py"}
     lengths = {name: len((README.parent / name).read_text("utf-8").splitlines()) for name in files}
     assert {name: int(count) for name, count in rows} == {name: lengths[name] for name, _ in rows}
+
+
+def test_its_ablation_is_the_reports() -> None:
+    """Every figure of the README's tables of the ablation stands in the report that is made from the rows."""
+    report = REPORT.read_text("utf-8")
+    section = README.read_text("utf-8").split("## Compare settings\n")[1].split("\n## ")[0]
+    cells = [cell.strip() for line in section.splitlines() if line.startswith("| ") for cell in line.split("|")]
+    figures = [figure for cell in cells for figure in re.findall(r"[+-]?\d+\.\d\d(?: ± \d+\.\d\d)?|\[.*\]|\d+ %", cell)]
+    assert len(figures) > 40
+    assert [figure for figure in figures if figure not in report] == []
 
 
 def test_it_is_short_enough() -> None:

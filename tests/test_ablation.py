@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tests.runs import assert_equal
 from tests.scripts import SCRIPTS, Run
-from tsdae import ablation, results
+from tsdae import ablation
 from tsdae.evaluation import evaluate_sts, load_pairs
 from tsdae.grid import AblationConfig, arms_of, parse_grid
 from tsdae.inference import load_encoder
@@ -115,7 +115,6 @@ def test_rows_of_another_grid_stay_and_what_decides_about_them_is_compared(
     assert "my_module.py is not the code" in edited.err
     pairs = (place / "pairs.tsv").read_text()
     (place / "pairs.tsv").write_text(pairs + "a dog\ta cat\t1.0\n")
-    results._hash_of.cache_clear()
     assert "was scored on other pairs" in run("ablate", f"{flags} noise_ratio=0.3").err
 
 

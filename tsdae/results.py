@@ -107,16 +107,21 @@ def about(arm: Arm) -> dict[str, Any]:
     }
 
 
-@functools.cache
 def _hash_of(name: str) -> str:
     """SHA-256 of a file, of a prepared corpus, or of a model folder's weights; what is no path stays a name."""
     path = Path(name)
     if (path / DESCRIPTION).is_file():
-        return sha256_of(path / DESCRIPTION)
+        return _hash_of(str(path / DESCRIPTION))
     if path.is_dir():
         files = sorted(file for pattern in WEIGHTS for file in path.rglob(pattern) if "checkpoints" not in file.parts)
-        return " ".join(sha256_of(file)[:16] for file in files)
-    return sha256_of(path) if path.is_file() else name
+        return " ".join(_hash_of(str(file))[:16] for file in files)
+    return _hash_of_file(path.resolve(), path.stat().st_mtime_ns) if path.is_file() else name
+
+
+@functools.cache
+def _hash_of_file(path: Path, modified_ns: int) -> str:
+    """Read once for all arms; anew after an edit."""
+    return sha256_of(path)
 
 
 def code_hashes(arms: list[Arm]) -> dict[str, str]:

@@ -28,6 +28,7 @@ from tsdae.results import GRID, ROWS, read_rows
 # Settings under which measures of held-out text are not those of the other runs: another text, or another vocabulary.
 OTHER_TEXT = {"corpus", "column", "limit", "sentences", "min_characters", "heldout", "max_length", "words"}
 OTHER_TEXT |= {"model", "add_tokens"}
+FEWEST_RUNS = 5  # of a rank correlation: of two runs it is always 1 or -1
 # What the paper found best on STS-B (Wang, Reimers, Gurevych 2021, section 3), by our names.
 PUBLISHED_BEST = {"noise": "delete", "noise_ratio": 0.6, "pooling": "cls", "tie": True}
 SAMPLE_NOTE = """
@@ -339,7 +340,9 @@ def _label_free(trained: list[Setting]) -> Section:
             rows.append(
                 [
                     one,
-                    f"{found.correlation:+.2f} [{found.ci95[0]:+.2f}, {found.ci95[1]:+.2f}]",
+                    f"{found.correlation:+.2f} [{found.ci95[0]:+.2f}, {found.ci95[1]:+.2f}]"
+                    if found.runs >= FEWEST_RUNS
+                    else f"fewer than {FEWEST_RUNS} runs",
                     str(found.runs),
                     f"{100 * found.agreement:.0f} %" if found.moves else "",
                     str(found.moves),

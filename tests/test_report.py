@@ -137,6 +137,20 @@ def test_a_collapsed_run_does_not_spoil_the_report(folder: Path) -> None:
     assert "Best on dev: base (cls)." in text  # of the others
 
 
+def test_an_axis_of_collapsed_runs_alone_has_no_chart_of_differences(folder: Path) -> None:
+    path = folder / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["arm"].startswith("noise_ratio"):
+            row["scores"]["cls"]["dev"]["spearman"] = float("nan")
+    path.write_text("\n".join(map(json.dumps, rows)))
+    made = make_report(folder)
+    assert {cells[3] for name, cells in table(made["report.md"], "noise_ratio").items() if "base" not in name} == {
+        "not defined"
+    }
+    assert "noise_ratio: difference from the base" not in made["report.html"]
+
+
 def test_an_arm_without_a_seed_in_common_has_no_difference(folder: Path) -> None:
     path = folder / "results.jsonl"
     lines = [line for line in path.read_text().splitlines() if not re.search(r'"(base,[12]|noise_ratio=0.3,0)"', line)]

@@ -38,7 +38,7 @@ from tsdae.inference import load_encoder
 from tsdae.progress import print_note, progress_bar
 from tsdae.recipe import DataConfig, MethodConfig, check, run_training
 from tsdae.report import write_report
-from tsdae.results import CODE_OF, GRID, about, code_hashes, finished_rows, write_rows
+from tsdae.results import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, write_rows
 from tsdae.runs import holds_run, stored_settings
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig
@@ -90,9 +90,7 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     if failed:
         raise ValueError(f"{len(failed)} of {len(waiting)} runs failed: " + "; ".join(failed))
     write_report(folder)
-    print_note(
-        f"rows: {folder / 'results.jsonl'}; report: {folder / 'report.md'} and report.html, the same with charts"
-    )
+    print_note(f"rows: {folder / ROWS}; report: {folder / 'report.md'} and report.html, the same with charts")
     return folder
 
 
@@ -280,8 +278,9 @@ def _tried(each: dict[str, Configs], trials: Path, steps: int, eval_every: int) 
         short = dataclasses.replace(train, output=str(place), steps=steps, epochs=None, warmup_steps=0, save_every=0)
         short = dataclasses.replace(short, early_stop=stop, eval_every=eval_every)
         processes[name] = (_start(_trial, (data, method, short), place), place)
+    for process, _ in processes.values():
+        process.join()  # all of them, before a failed one has their folders removed
     for name, (process, place) in processes.items():
-        process.join()
         if process.exitcode:
             raise ValueError(f"a trial of {name} failed: {_last_line(place.with_suffix('.log'))}")
     return [float(place.with_suffix(".seconds").read_text()) for _, place in processes.values()]

@@ -28,6 +28,8 @@ from tsdae.results import GRID, ROWS, read_rows
 # Settings under which measures of held-out text are not those of the other runs: another text, or another vocabulary.
 OTHER_TEXT = {"corpus", "column", "limit", "sentences", "min_characters", "heldout", "max_length", "words"}
 OTHER_TEXT |= {"model", "add_tokens"}
+DIFFERENCE = ["difference on dev", "verdict", "over seeds", "over pairs"]  # columns of a comparison, see `_cells`
+NO_DIFFERENCE = [""] * len(DIFFERENCE)
 FEWEST_RUNS = 5  # of a rank correlation: of two runs it is always 1 or -1
 # What the paper found best on STS-B (Wang, Reimers, Gurevych 2021, section 3), by our names.
 PUBLISHED_BEST = {"noise": "delete", "noise_ratio": 0.6, "pooling": "cls", "tie": True}
@@ -218,25 +220,15 @@ def _whether_it_helped(folder: Path, base: Setting, start: Setting) -> Section:
         pairs.append((f"base ({own}) against the untrained model's better one, {best}", best))
     compared = holm([_difference(folder, name, base, start, "dev", pooling) for name, pooling in pairs])
     rows = [
-        [
-            f"untrained, {pooling}",
-            *(f"{start.scores(split, pooling)[0]:.2f}" for split in _splits(start)),
-            "",
-            "",
-            "",
-            "",
-        ]
+        [f"untrained, {pooling}", *(_spread(start.scores(split, pooling)) for split in _splits(start)), *NO_DIFFERENCE]
         for pooling in start.rows[0]["scores"]
     ]
     rows += [
-        [f"base, {pooling}", *(_spread(base.scores(split, pooling)) for split in _splits(base)), "", "", "", ""]
+        [f"base, {pooling}", *(_spread(base.scores(split, pooling)) for split in _splits(base)), *NO_DIFFERENCE]
         for pooling in base.rows[0]["scores"]
     ]
     rows += [[one.name, *[""] * len(_splits(base)), *_cells(one)] for one in compared]
     return Section("Does training help?", table=Table(["", *_splits(base), *DIFFERENCE], rows))
-
-
-DIFFERENCE = ["difference on dev", "verdict", "over seeds", "over pairs"]
 
 
 def _axis_section(folder: Path, axis: str, values: dict[Any, Setting], base: Setting, start: Setting) -> Section:
@@ -250,14 +242,14 @@ def _axis_section(folder: Path, axis: str, values: dict[Any, Setting], base: Set
         label += " (published best)" if axis in PUBLISHED_BEST and value == PUBLISHED_BEST[axis] else ""
         label += f" (judged by {arm.pooling})" if arm.pooling != base.pooling and axis != "pooling" else ""
         scores = [_spread(arm.scores(split)) for split in _splits(arm)]
-        rows.append([label, *scores, *cells.get(names[value], [""] * 4)])
+        rows.append([label, *scores, *cells.get(names[value], NO_DIFFERENCE)])
     section = Section(axis, table=Table([axis, *_splits(base), *DIFFERENCE], rows))
-    if compared:
-        drawn = [
-            charts.Difference(one.name, one.difference, one.over_seeds, one.over_pairs)
-            for one in compared
-            if not math.isnan(one.difference)
-        ]
+    drawn = [
+        charts.Difference(one.name, one.difference, one.over_seeds, one.over_pairs)
+        for one in compared
+        if not math.isnan(one.difference)
+    ]
+    if drawn:
         section.charts.append(charts.forest(f"{axis}: difference from the base", "points of Spearman on dev", drawn))
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if len(numbers) > 2 and len(numbers) == len(values):

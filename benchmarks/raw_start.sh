@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main arms from a raw language model, as in the paper, and not from a finished sentence model as in the sample run.
-# Not yet run: 6 settings x 3 seeds x 5,000 steps of batch 32; --dry-run prints the hours on your machine.
+# 6 settings x 3 seeds x 5,000 steps of batch 32: 2 hours on two CPU cores (benchmarks/ablation/raw).
 #     benchmarks/raw_start.sh MODEL CORPUS [more flags of scripts/ablate.py]
 # MODEL: a raw BERT's folder. CORPUS: a text, or a folder of scripts/prepare.py, with 160,000 sentences and more.
 set -euo pipefail

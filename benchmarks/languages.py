@@ -45,7 +45,8 @@ For each text three tokenizers of {PIECES:,} pieces are trained on it: WordPiece
 pre-tokenizer, Unigram with Metaspace (as in XLM-RoBERTa), byte-level BPE (as in RoBERTa). Of each: the mean length of a
 unit of `--words auto` in characters (spaces left out), the share of the characters that `delete` deletes at ratio
 {RATIO} in epochs 0 to {EPOCHS - 1}, and the share that it deletes if a word is what the tokenizer's word ids say and
-nothing else. Where a sentence is one word, nothing can be deleted of it: at least one word stays.
+nothing else. Where a sentence is one word, nothing can be deleted of it: at least one word stays. A piece that goes
+across a word space (U+1361, the tsheg) is never cut, so units are longer where a tokenizer has many of those.
 """
 
 

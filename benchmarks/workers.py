@@ -80,15 +80,15 @@ def _serve(pipe: Connection, side: SideName, threads: int, device: str) -> None:
             pipe.send((True, traceback.format_exc()))
 
 
-def memory_of_process(field: str) -> int:
-    """A line of /proc/self/status in bytes: VmHWM (largest resident size so far), VmRSS, RssAnon.
+def memory_of_process(field: str, process: int | str = "self") -> int:
+    """A line of /proc/PROCESS/status in bytes: VmHWM (largest resident size so far), VmRSS, RssAnon.
 
     Not ru_maxrss: a child process starts with its parent's.
     """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise ValueError(f"/proc/self/status has no {field}")
+    raise ValueError(f"/proc/{process}/status has no {field}")
 
 
 class PeakOf:

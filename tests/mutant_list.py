@@ -29,6 +29,8 @@ WORDS = "tests/test_words.py"
 DECODING = "tests/test_decoding.py"
 WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
+CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
+SLOW = "tests/test_slow_tokenizers.py"
 
 MUTANTS = (
     # noise
@@ -84,6 +86,21 @@ MUTANTS = (
     Mutant("held-out-loss-of-the-training-sentences", "tsdae/preparation.py",
            "heldout = Corpus.open(Path(folder) / HELDOUT) if held_out else None",
            "heldout = Corpus.open(folder) if held_out else None", COMMANDS),
+    # words, pieces
+    Mutant("border-only-behind-a-mark", "tsdae/words.py", "beside_mark_C = mark_C | _shifted(mark_C)",
+           "beside_mark_C = _shifted(mark_C)", WORDS),
+    Mutant("word-space-is-a-unit", "tsdae/words.py", "between_T &= ((marks_T == 0) | (marks_T < ends_T - starts_T))[1:]",
+           "between_T &= True", WORDS),
+    Mutant("slow-tokenizer-not-said", "tsdae/words.py", "        if kind.startswith(SLOW)", "        if kind == SLOW", SLOW),
+    Mutant("pieces-that-go-on-begin", "tsdae/pieces.py", "return not _has(piece, sign)", "return True", SLOW),
+    Mutant("gone-on-with-read-from-the-piece", "tsdae/pieces.py", "return not _has(before, sign)",
+           "return not _has(piece, sign)", SLOW),
+    Mutant("slow-special-in-front-lost", "tsdae/pieces.py", "build_inputs_with_special_tokens([-1]).index(-1)",
+           "build_inputs_with_special_tokens([-1]).index(-1) - 1", SLOW),
+    Mutant("slow-fingerprint-without-merges", "tsdae/pieces.py", '"merges": sorted(ranks, key=ranks.__getitem__)',
+           '"merges": sorted(ranks)', SLOW),
+    Mutant("slow-fingerprint-with-paths", "tsdae/pieces.py", ' and not name.endswith("_file")', "", SLOW),
+    Mutant("slow-new-words-lowered", "tsdae/tokenization.py", "normalized = tokenizer.is_fast", "normalized = True", SLOW),
     # packing
     Mutant("labels-not-shifted", "tsdae/packing.py", "return self._drop_one_token(first_kept=1)",
            "return self._drop_one_token(first_kept=0)", BOTTLENECK),
@@ -306,7 +323,26 @@ MUTANTS = (
            "spearman_S = _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1))", "spearman_S = pearson_S", EVALUATION),
     Mutant("dot-for-cosine", "tsdae/evaluation.py", "norms = np.linalg.norm(vectors, axis=1, keepdims=True)",
            "norms = np.ones((len(vectors), 1))", EVALUATION),
-    Mutant("trains-on-the-held-out", "tsdae/preparation.py", "if sentence not in kept_apart]", "]", RECIPE),
+    Mutant("trains-on-the-held-out", "tsdae/preparation.py", "np.flatnonzero(hash_R >= border)",
+           "np.arange(len(hash_R))", RECIPE),
+    Mutant("other-sentences-held-out", "tsdae/intake.py", 'np.frombuffer(digests, ">u8")', 'np.frombuffer(digests, "<u8")', RECIPE),
+    # cleaning, intake
+    Mutant("vowel-signs-are-no-letters", "tsdae/cleaning.py", '[0] in "LM"', '[0] in "L"', CLEANING),
+    Mutant("filter-counts-spaces", "tsdae/cleaning.py", "if len(sentence) < self.min_characters:",
+           "if len(part) < self.min_characters:", CLEANING),
+    Mutant("limit-of-each-chunk", "tsdae/intake.py", "rows = rows[: limit - store.rows]", "rows = rows[:limit]", INTAKE),
+    Mutant("a-grown-table-forgets", "tsdae/intake.py", "self._insert(before[start : start + INSERTED_AT_ONCE])", "pass", INTAKE),
+    Mutant("repeated-within-a-chunk", "tsdae/intake.py", "first_B[places[self._insert(values)]] = True",
+           "first_B |= np.isin(value_B, values[self._insert(values)])", INTAKE),
+    Mutant("held-out-file-ignored", "tsdae/intake.py", "wanted_B = ~np.isin(hash_B, apart_hashes)", "pass", INTAKE),
+    Mutant("text-read-twice-after-a-stop", "tsdae/intake.py", "while skipped < counts.texts:", "while False:", INTAKE),
+    Mutant("another-text-goes-on", "tsdae/preparation.py", 'saved.get("made_of") == made_of', "True", INTAKE),
+    Mutant("sample-of-the-beginning", "tsdae/preparation.py", "limit=None if text.shuffle else limit", "limit=limit", INTAKE),
+    Mutant("sample-is-another-text", "tsdae/preparation.py", "_cleaning(source, text) if source else None",
+           "_cleaning(source, text)", RECIPE),
+    Mutant("order-by-place", "tsdae/preparation.py", "keyed(SHUFFLED, hash_R)", "keyed(SHUFFLED, np.arange(len(hash_R)))", INTAKE),
+    Mutant("rows-copied-to-another-place", "tsdae/corpus.py", "column[boundaries[start] : boundaries[start + len(rows)]]",
+           "column[: boundaries[start + len(rows)] - boundaries[start]]", INTAKE),
     Mutant("test-sentences-in-the-sample", "tsdae/recipe.py", 'for split in ("dev", "test") for sentence in',
            'for split in ("dev",) for sentence in', RECIPE),
 )  # fmt: skip

@@ -13,17 +13,11 @@ import pytest
 from tokenizers import normalizers
 
 from tests import tiny
+from tests.tiny import assert_equal
 from tsdae import corpus as corpus_module
 from tsdae.corpus import Corpus
 from tsdae.dataset import DenoisingDataset
 from tsdae.tokenization import BEGINS_WORD, INSIDE, SPECIAL, fingerprint_of, tokenize
-
-
-def assert_equal(first: Corpus, second: Corpus) -> None:
-    for name in ("token_ids", "marks", "boundaries"):
-        ours, theirs = getattr(first, name), getattr(second, name)
-        assert ours.dtype == theirs.dtype
-        assert ours.tolist() == theirs.tolist()
 
 
 def files(folder: Path) -> dict[str, bytes | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from tests import tiny
 from tests.scripts import Run
 from tests.tolerances import FLOAT32
-from tsdae import TSDAE, SentenceEncoder, TrainConfig, train
+from tsdae import TSDAE, SentenceEncoder, TrainConfig, pretraining, train
 from tsdae.pretraining import train_tokenizer
+from tsdae.signals import Interrupted
 
 NEW = ["walking", "bagpipes", "dog", "unknown"]  # of which dog is one piece already, and bagpipes none that is known
 
@@ -95,6 +97,17 @@ def test_a_tokenizer_of_ones_own(kind: str) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a man is playing"
     cased = train_tokenizer(["Ein Mann", "Eine Frau", "Éin"] * 30, kind, 18, cased=True)
     assert "É" in "".join(cased.tokenize("Éin"))
+
+
+def test_a_stopped_stage_says_what_goes_on(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise Interrupted(signal.SIGINT, "stopped after step 3; go on with: scripts/train.py")
+
+    monkeypatch.setattr(pretraining, "run_training", stopped)
+    (place / "words.txt").write_text("\n".join(f"{word} {other}" for word in tiny.WORDS for other in tiny.WORDS))
+    result = run("pretrain", "words.txt --output made --layers 1 --width 64 --vocabulary-size 100 --device cpu")
+    assert result.code == 130, result.err
+    assert result.err.endswith("stopped in made/mlm; the same command goes on from there\n")
 
 
 def test_from_nothing_but_text(place: Path, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.tiny import assert_equal
 from tsdae import recipe
+from tsdae.corpus import Corpus
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, evaluate_sts
-from tsdae.preparation import PrepareConfig, prepare, split_heldout
+from tsdae.intake import hashes_of
+from tsdae.preparation import PrepareConfig, TextConfig, build_corpora, prepare, split_heldout
 from tsdae.recipe import DataConfig, MethodConfig, run_training, sample_sentences
+from tsdae.sources import Texts
 from tsdae.training import TrainConfig
 
 
@@ -25,7 +30,7 @@ def pairs(first: list[str], second: list[str]) -> Pairs:
 @pytest.fixture
 def stsb() -> dict[str, Pairs]:
     sentences = [
-        f"the {a} {b} is {c} ." for a in ("big", "small", "red") for b in ("dog", "cat") for c in ("green", "red")
+        f"the {a} {b} is {c} . " for a in ("big", "small", "red") for b in ("dog", "cat") for c in ("green", "red")
     ]
     return {
         "train": pairs(sentences, sentences[::-1]),
@@ -47,25 +52,40 @@ def test_the_sample_corpus_shares_no_sentence_with_dev_or_test(stsb: dict[str, P
     assert not set(sentences) & set(stsb["test"].first + stsb["dev"].second)
 
 
+def parts(sentences: list[str], wanted: int | None) -> tuple[list[str], list[str]]:
+    training, heldout = split_heldout(hashes_of(sentences), wanted)
+    return [sentences[row] for row in training], [sentences[row] for row in heldout]
+
+
 def test_held_out_sentences_are_never_trained_on() -> None:
     sentences = [f"sentence {i % 300}" for i in range(600)]  # every sentence twice
-    training, heldout = split_heldout(sentences, None)
-    assert len(heldout) == 30, "10 % of the distinct sentences"
-    assert not set(training) & set(heldout)
-    assert len(training) == 600 - 2 * 30
-    assert split_heldout(list(reversed(sentences)), None)[1] == heldout, "chosen by content, not by place"
-    assert len(split_heldout([f"{i}" for i in range(50_000)], None)[1]) == 1000
-    assert len(split_heldout(sentences, "7")[1]) == 7
-    assert split_heldout(sentences, "0") == (sentences, [])
+    training, heldout = parts(sentences, None)
+    assert len(heldout) == len(set(heldout)) == 30, "10 % of the distinct sentences"
+    assert training == [sentence for sentence in sentences if sentence not in heldout]
+    assert parts(list(reversed(sentences)), None)[1] == heldout, "chosen by content, not by place"
+    assert len(parts([f"{i}" for i in range(50_000)], None)[1]) == 1000
+    assert len(parts(sentences, 7)[1]) == 7
+    assert parts(sentences, 0) == (sentences, [])
     with pytest.raises(ValueError, match="leaves nothing"):
-        split_heldout(sentences, "300")
+        parts(sentences, 300)
+
+
+def test_which_sentences_are_held_out_does_not_change() -> None:
+    """Scores of earlier runs were taken on others otherwise: those of the smallest BLAKE2b, in its order."""
+    sentences = [f"sentence {i}" for i in range(100)]
+    by_hash = sorted(sentences, key=lambda text: hashlib.blake2b(text.encode()).digest())
+    assert parts(sentences, None)[1] == by_hash[:10]
 
 
 def test_held_out_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "apart.txt").write_text("b\nx\n")
-    assert split_heldout(["a", "b", "c"], str(tmp_path / "apart.txt")) == (["a", "c"], ["b", "x"])
-    with pytest.raises(ValueError, match="all 1 sentences"):
-        split_heldout(["b"], str(tmp_path / "apart.txt"))
+    (tmp_path / "apart.txt").write_text("a dog\nthe guitar\n")
+    text = TextConfig(heldout=str(tmp_path / "apart.txt"))
+    training, heldout = build_corpora(Texts(["a man", "a dog", "an apple"]), "", text, tiny.tokenizer())
+    assert_equal(training, Corpus.build(["a man", "an apple"], tiny.tokenizer()))
+    assert heldout is not None
+    assert_equal(heldout, Corpus.build(["a dog", "the guitar"], tiny.tokenizer()))
+    with pytest.raises(ValueError, match="all sentences of the corpus are held out"):
+        build_corpora(Texts(["a dog"]), "", text, tiny.tokenizer())
 
 
 def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
@@ -88,6 +108,11 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     assert "runs/001/encoder" in out.replace("\\", "/")
     assert "3 steps x 2 = 6 of 10 sentences (60 %); --epochs 1 sees all" in err
     assert "precision fp32" in err
+    settings = json.loads((run / "config.json").read_text())
+    training, heldout = parts(sample_sentences(stsb), None)  # as they stand, white space and all
+    assert settings["corpus_fingerprint"] == Corpus.build(training, tiny.tokenizer()).fingerprint()
+    assert len(heldout) == 1
+    assert "all-MiniLM-L6-v2 is a sentence model already, and adapting such a model can harm it" in err
 
     rows = json.loads((run / "evaluation.json").read_text())
     assert [row["pooling"] for row in rows] == ["mean", "cls", "cls"]
@@ -187,3 +212,13 @@ def test_an_unknown_best_measure_is_refused_before_training(tmp_path: Path, mode
     with pytest.raises(ValueError, match="--best accuracy is not measured; there are heldout_loss"):
         run_training(data, MethodConfig(model=model_folder), settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_raw_language_model_is_no_sentence_model(
+    tmp_path: Path, model_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(tiny.SENTENCES))
+    (Path(model_folder) / "modules.json").unlink()
+    settings = TrainConfig(steps=1, precision="fp32", device="cpu", output=str(tmp_path / "run"))
+    run_training(DataConfig(corpus=str(tmp_path / "text.txt"), heldout="0"), MethodConfig(model=model_folder), settings)
+    assert "sentence model already" not in capsys.readouterr().err

@@ -17,7 +17,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from tsdae import load_sentences
-from tsdae.sources import HUB_LIMIT, LONGER_THAN
+from tsdae.cleaning import LONGER_THAN
+from tsdae.sources import HUB_LIMIT, open_texts
 
 # What a careless reader breaks: quotes, separators, an emoji (two UTF-16 units), a line separator that is no line end.
 SENTENCES = ["A dog runs.", 'He said "no", twice', '"Stray', "Ünïcode, 犬 🐕", "one\u2028line"]
@@ -56,7 +57,9 @@ FILES = {
     "unquoted.tsv": ("id\ttext\r\n" + "".join(f"{i}\t{text}\r\n" for i, text in enumerate(SENTENCES))).encode(),
     "columns.parquet": parquet(SENTENCES),
 }
-ZIPPED = {f"{name}.gz": gzip.compress(content) for name, content in FILES.items() if name != "columns.parquet"}
+PLAIN = {name: content for name, content in FILES.items() if name != "columns.parquet"}
+ZIPPED = {f"{name}.gz": gzip.compress(content) for name, content in PLAIN.items()}
+ZIPPED |= {f"{name}.zst": pyarrow.compress(content, "zstd", asbytes=True) for name, content in PLAIN.items()}
 
 
 def written(folder: Path, name: str, content: bytes | str) -> Path:
@@ -81,11 +84,52 @@ def test_a_cell_of_csv_may_hold_line_ends_and_be_long(tmp_path: Path) -> None:
     assert load_sentences(written(tmp_path, "a.csv", as_csv(cells))) == ["first line\r\nsecond", long.strip(), "last"]
 
 
-def test_a_gz_of_several_members_is_read_to_its_end(tmp_path: Path) -> None:
-    assert load_sentences(written(tmp_path, "a.txt.gz", gzip.compress(b"one\n") + gzip.compress(b"two\n"))) == [
-        "one",
-        "two",
-    ]
+def test_a_packed_file_of_several_members_is_read_to_its_end(tmp_path: Path) -> None:
+    two = gzip.compress(b"one\n") + gzip.compress(b"two\n")
+    assert load_sentences(written(tmp_path, "a.txt.gz", two)) == ["one", "two"]
+    two = b"".join(pyarrow.compress(text, "zstd", asbytes=True) for text in (b"one\n", b"two\n"))
+    assert load_sentences(written(tmp_path, "a.txt.zst", two)) == ["one", "two"]
+
+
+def test_a_pattern_stands_for_its_files(tmp_path: Path) -> None:
+    """In the order of their names, each by its own kind; a file whose own name looks like a pattern is that file."""
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    for name, content in {
+        "b/one.txt": b"second\n",
+        "a.txt": b"first\n",
+        "b/deep/two.txt.gz": gzip.compress(b"packed\n"),
+        "b/deep/x.csv": b"text,id\nin a cell,1\n",
+        "c[1].txt": b"brackets\n",
+    }.items():
+        written(tmp_path, name, content)
+    assert load_sentences(f"{tmp_path}/**/*.txt") == ["first", "second", "brackets"]
+    assert load_sentences(f"{tmp_path}/b/**/*") == ["packed", "in a cell", "second"]
+    assert load_sentences(f"{tmp_path}/c[1].txt") == ["brackets"]
+    notes: list[str] = []
+    load_sentences(f"{tmp_path}/**/*.txt", limit=2, notes=notes.append)
+    assert notes == [f"read 2 sentences from {tmp_path}/**/*.txt, stopped at the limit of 2"]
+    with pytest.raises(ValueError, match=r"no file matches .*\*\.tex"):
+        load_sentences(f"{tmp_path}/**/*.tex")
+    with pytest.raises(ValueError, match=r"no file matches .*; it stands for folders only, .*/b/deep among them"):
+        load_sentences(f"{tmp_path}/b/d*")
+    written(tmp_path, "b/deep/three.txt", b"fine\n\xff\n")
+    with pytest.raises(ValueError, match=r"three.txt, line 2: not UTF-8"):
+        load_sentences(f"{tmp_path}/**/*.txt")
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "lines.txt.gz", "lines.txt.zst", "cells.csv", "columns.parquet"])
+def test_how_far_a_source_was_read(tmp_path: Path, name: str) -> None:
+    """In bytes of its files, from nothing to all."""
+    size = len((FILES | ZIPPED)[name])
+    for number in range(2):
+        written(tmp_path, f"{number}{name}", (FILES | ZIPPED)[name])
+    texts = open_texts(f"{tmp_path}/*{name}")
+    assert (texts.meter.size, texts.meter.done) == (2 * size, 0)
+    first = texts.take(len(SENTENCES))
+    assert 0 < texts.meter.done <= size
+    assert [text.strip() for text in first + texts.take()] == 2 * SENTENCES
+    assert texts.take() == []
+    assert texts.meter.done == 2 * size
 
 
 def test_half_a_surrogate_pair_in_json_becomes_text(tmp_path: Path) -> None:
@@ -287,7 +331,10 @@ def test_an_unknown_column_names_the_columns(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"sentences": "words"}, "--sentences must be one of lines, regex, got 'words'"), ({"limit": 0}, "--limit must")],
+    [
+        ({"sentences": "words"}, "must be one of lines, regex, icu"),
+        ({"limit": 0}, "--limit must"),
+    ],
 )
 def test_unknown_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import regex
-from tokenizers import normalizers
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
 from tests.languages import KINDS, SENTENCES, trained
@@ -24,6 +25,7 @@ from tsdae.tokenization import BEGINS_WORD, INSIDE, SPECIAL, tokenize
 from tsdae.words import CHOICES, WITHOUT_SPACES, Figures, Words, notes
 
 RATIO, EPOCHS = 0.6, 100
+WORD_SPACES = "\u0f0b\u0f0c\u1361\u200b"  # marks between words
 WITHOUT_WORDS = ("Thai", "Khmer", "Lao", "Burmese", "Chinese", "Japanese", "Tibetan", "Amharic with U+1361")
 ALL = [sentence for group in SENTENCES.values() for sentence in group]
 SPACES = [sentence for name, group in SENTENCES.items() for sentence in group if name not in WITHOUT_WORDS]
@@ -166,13 +168,13 @@ def slow_borders(sentence: str, words: str) -> set[int]:
     borders = set()
     for place in range(1, len(sentence)):
         before, here = sentence[place - 1], sentence[place]
-        ended = before in "\u0f0b\u0f0c\u1361\u200b"
+        beside = before in WORD_SPACES or here in WORD_SPACES
         near = regex.match(spaceless, before) or regex.match(spaceless, here)
         if (
             words == "tokens"
             or (words == "characters" and place in ends)
-            or (words == "auto" and place in ends and (near or ended))
-            or (words == "whitespace" and ((here.isspace() and not before.isspace()) or ended))
+            or (words == "auto" and place in ends and (near or beside))
+            or (words == "whitespace" and ((here.isspace() and not before.isspace()) or beside))
             or (words == "cut.py:pairs" and place % 2 == 0)
             or (words == "cut.py:with_spaces" and before.isspace() and not here.isspace())
         ):
@@ -187,10 +189,11 @@ def slow_marks(sentence: str, tokenizer: Any, words: str) -> list[int]:
     encoding = tokenizer.backend_tokenizer.encode(sentence)
     borders = slow_borders(sentence, words)
     marks = []
-    for k, (start, _) in enumerate(encoding.offsets):
+    for k, (start, end) in enumerate(encoding.offsets):
         end_before = encoding.offsets[k - 1][1]
-        begins = k == 0 or encoding.special_tokens_mask[k - 1]
-        begins |= any(end_before <= border <= start for border in borders)
+        begins = any(end_before <= border <= start for border in borders)
+        begins &= words not in ("auto", "whitespace") or start == end or sentence[start:end].strip(WORD_SPACES) != ""
+        begins |= k == 0 or encoding.special_tokens_mask[k - 1]
         begins |= words == "auto" and encoding.word_ids[k] != encoding.word_ids[k - 1]
         marks.append(SPECIAL if encoding.special_tokens_mask[k] else BEGINS_WORD if begins else INSIDE)
     return marks
@@ -210,6 +213,35 @@ def test_marks_equal_those_of_a_slow_twin(words: str, kind: str) -> None:
         assert got == slow_marks(sentence, tokenizer, words), sentence
         found |= set(got)
     assert found == {INSIDE, BEGINS_WORD, SPECIAL} or (words, kind) == ("tokens", "WordPiece"), "the premise"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "units"),
+    [
+        ("dog· cat· red", "dog· cat· red"),  # at the end of a piece
+        ("dog ·cat ·red", "dog ·cat ·red"),  # at the start of one
+        ("dog · cat · red", "dog· cat· red"),  # a piece of its own: never a unit of its own
+        ("do g · ca t", "dog· cat"),
+        ("dog ·cat· red", "dog ·cat· red"),
+        ("dog·c at· red", "dog·cat· red"),
+        ("dog · · cat", "dog·· cat"),
+        ("dog · ·cat", "dog· ·cat"),
+        ("dog· ·cat", "dog· ·cat"),
+    ],
+)
+def test_a_word_space_that_is_a_mark(pieces: str, units: str) -> None:
+    for mark in WORD_SPACES:
+        parts = pieces.replace("·", mark).split(" ")
+        vocabulary = [("[UNK]", -99.0), *((part, -1.0) for part in sorted(set(parts)))]
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(vocabulary, unk_id=0)))
+        encoding = tokenizer.backend_tokenizer.encode("".join(parts))
+        assert (encoding.tokens, set(encoding.word_ids)) == (parts, {0}), "the premise: one word to the tokenizer"
+        for words in ("auto", "whitespace", "characters"):
+            marks_T = tokenize(["".join(parts)], tokenizer, Words(words))[1].tolist()
+            found = "".join(
+                f" {part}" if is_a == BEGINS_WORD else part for is_a, part in zip(marks_T, parts, strict=True)
+            )
+            assert found[1:] == (pieces if words == "characters" else units).replace("·", mark)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,29 @@ from typing import Any
 import numpy as np
 
 from tsdae.files import read_json, replace_folder, write_json
+from tsdae.intake import OF_TOKENS, WORDLESS, Counts, Store, Work
 from tsdae.packing import Packed, ranges
 from tsdae.progress import progress_bar
-from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, tokenize
-from tsdae.words import Figures, Words, notes
+from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of
+from tsdae.words import Figures, notes
 
 CHUNK = 2048  # sentences tokenised in one call
+ROWS_AT_ONCE = 2**16  # rows that are copied in one go
 STRETCH = 2**20  # rows whose boundaries are looked at in one go
 FORMAT = 1  # of the folder; one that is read differently gets another number
 DESCRIPTION, HELDOUT = "corpus.json", "heldout"  # in the folder, beside the arrays
+REPORT = "report.json"  # what of the text was kept, beside them where scripts/prepare.py made the folder
 TYPES = {"token_ids": np.int32, "marks": np.uint8, "boundaries": np.int64}  # the arrays, NAME.npy each
+
+
+def in_memory(name: str, size: int) -> np.ndarray:
+    """An empty array for one of ``TYPES``."""
+    return np.empty(size, TYPES[name])
+
+
+def in_folder(folder: Path) -> Callable[[str, int], np.ndarray]:
+    """Makes such arrays as files of a folder, mapped."""
+    return lambda name, size: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", TYPES[name], (size,))
 
 
 @dataclass(frozen=True)
@@ -61,36 +74,43 @@ class Corpus:
         cls, sentences: Sequence[str], tokenizer: Any, words: str = "auto", show_progress: bool = False
     ) -> Corpus:
         """Tokenises; ValueError if nothing is left, or if the user's segmenter among ``words`` does not do its work."""
-        definition = Words(words)
-        word_count = token_count = characters = unknown = 0
-        # Grown in place: chunks that are joined at the end would all be held twice.
-        ids, marks, lengths = bytearray(), bytearray(), bytearray()
-        without_words = 0
+        work, store, counts = Work(tokenizer, words), Store(), Counts()
         with progress_bar(len(sentences), "tokenising", " sentences", show_progress) as bar:
             for start in range(0, len(sentences), CHUNK):
-                chunk = sentences[start : start + CHUNK]
-                tokens, marks_T = tokenize(chunk, tokenizer, definition)
-                words_B = np.add.reduceat(marks_T == BEGINS_WORD, tokens.boundaries[:-1], dtype=np.int64)
-                ordinary_T = marks_T != SPECIAL
-                word_count += int(words_B.sum())
-                token_count += int(ordinary_T.sum())
-                unknown += int((ordinary_T & (tokens.token_ids_T == tokenizer.unk_token_id)).sum())
-                characters += sum(len(sentence) - sentence.count(" ") for sentence in chunk)
-                kept_B = np.flatnonzero(words_B)
-                rows_T = ranges(tokens.boundaries[:-1][kept_B], tokens.lengths_B[kept_B])
-                ids += tokens.token_ids_T[rows_T].astype(TYPES["token_ids"]).tobytes()
-                marks += marks_T[rows_T].tobytes()
-                lengths += tokens.lengths_B[kept_B].tobytes()
-                without_words += len(chunk) - len(kept_B)
-                bar.update(len(chunk))
-        if not lengths:
-            raise ValueError(f"no sentence with a word in it among the {len(sentences)} of the corpus")
-        length_R = np.frombuffer(lengths, np.int64)
-        boundaries = np.zeros(len(length_R) + 1, TYPES["boundaries"])
-        np.cumsum(length_R, out=boundaries[1:])
-        arrays = np.frombuffer(ids, TYPES["token_ids"]), np.frombuffer(marks, TYPES["marks"]), boundaries
-        figures = Figures(word_count, token_count, characters, unknown, dict(+definition.met))
-        return cls(*arrays, without_words, fingerprint_of(tokenizer), words, figures)
+                piece = work(sentences[start : start + CHUNK])
+                store.append(piece)
+                counts.add(piece, tokenizer.unk_token_id)
+                bar.update(piece.texts)
+        return cls.of(store, counts, work)
+
+    @classmethod
+    def of(cls, store: Store, counts: Counts, work: Work) -> Corpus:
+        """All rows of a store; ValueError if it has none."""
+        if not store.rows:
+            raise ValueError(f"no sentence with a word in it among the {counts.texts} of the corpus")
+        boundaries = np.zeros(store.rows + 1, TYPES["boundaries"])
+        np.cumsum(store.column("lengths"), out=boundaries[1:])
+        arrays = store.column("token_ids"), store.column("marks"), boundaries
+        tokenizer = fingerprint_of(work.tokenizer)
+        return cls(*arrays, counts.dropped[WORDLESS], tokenizer, work.words, counts.figures)
+
+    def take(self, row_B: np.ndarray, new: Callable[[str, int], np.ndarray] = in_memory) -> Corpus:
+        """A corpus of these rows, in this order.
+
+        new: makes the arrays that are filled, of a name and a size; they need not lie in memory.
+        """
+        boundaries = new("boundaries", len(row_B) + 1)
+        boundaries[0] = 0
+        stretches = [(start, row_B[start : start + ROWS_AT_ONCE]) for start in range(0, len(row_B), ROWS_AT_ONCE)]
+        for start, rows in stretches:
+            lengths_B = self.boundaries[rows + 1] - self.boundaries[rows]
+            boundaries[start + 1 : start + 1 + len(rows)] = boundaries[start] + np.cumsum(lengths_B)
+        columns = {name: new(name, int(boundaries[-1])) for name in OF_TOKENS}
+        for start, rows in stretches:
+            places_T = ranges(self.boundaries[rows], self.boundaries[rows + 1] - self.boundaries[rows])
+            for name, column in columns.items():
+                column[boundaries[start] : boundaries[start + len(rows)]] = getattr(self, name)[places_T]
+        return dataclasses.replace(self, boundaries=boundaries, token_ids=columns["token_ids"], marks=columns["marks"])
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -144,17 +164,22 @@ class Corpus:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staged = folder.with_name(f"{folder.name}.{os.getpid()}.part")
         try:
-            self._write_files(staged)
+            self.save(staged)
             if heldout is not None:
-                dataclasses.replace(heldout, made_from=self.made_from)._write_files(staged / HELDOUT)
+                dataclasses.replace(heldout, made_from=self.made_from).save(staged / HELDOUT)
             replace_folder(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
-    def _write_files(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:
+        """Writes arrays and corpus.json into a new folder; `write` does it so that it is never half there."""
         folder.mkdir()
         for name in TYPES:
             np.save(folder / f"{name}.npy", getattr(self, name))
+        self.describe(folder)
+
+    def describe(self, folder: Path) -> None:
+        """Writes corpus.json beside the arrays."""
         says = {
             "format": FORMAT,
             "rows": len(self),
@@ -237,7 +262,7 @@ def check_corpus_output(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
     if folder.exists() and not is_corpus(folder):
         raise ValueError(f"--output {folder} exists and holds no prepared corpus; choose another folder")
-    ours = {DESCRIPTION, HELDOUT, *(f"{name}.npy" for name in TYPES)}
+    ours = {DESCRIPTION, HELDOUT, REPORT, *(f"{name}.npy" for name in TYPES)}
     others = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.exists() else []
     if others:
         raise ValueError(f"--output {folder} holds more than a corpus ({', '.join(others)}); choose another folder")

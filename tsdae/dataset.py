@@ -65,7 +65,7 @@ class DenoisingDataset:
     """Pairs of a noisy and a clean sentence; the noise is drawn anew in each epoch, as a pure function of its keys.
 
     sentences: strings, or a `Corpus` made of them with the same tokenizer, in memory or on disk (`Corpus.open`).
-    tokenizer: a fast Hugging Face tokenizer.
+    tokenizer: a Hugging Face tokenizer, fast or slow.
     noise: "delete" (the paper's), "mask", "replace", "swap", "insert", "module:function", or a function (see `noise`).
     noise_ratio: share of words to change, in [0, 1); the paper's best is 0.6.
     seed: key of noise and order.

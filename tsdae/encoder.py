@@ -55,7 +55,7 @@ class SentenceEncoder(nn.Module):
     """s = pool(Encoder(x)), s in R^D (paper, section 3).
 
     bert: a `Bert`, or a `Checkpoint` that holds one.
-    tokenizer: a fast Hugging Face tokenizer whose ids fit the word-embedding table.
+    tokenizer: a Hugging Face tokenizer, fast or slow, whose ids fit the word-embedding table.
     pooling: "cls" (the paper's choice), "mean" or "max".
     max_length: longest sentence in tokens, special ones included; None: as many as there are positions.
     normalize: whether `encode` scales vectors to length 1. `forward` never does: the decoder gets the plain vector.

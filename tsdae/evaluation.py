@@ -19,7 +19,8 @@ from scipy.stats import rankdata
 
 from tsdae import assets
 from tsdae.files import first_line
-from tsdae.sources import TABLES, check_file, numbered_lines, reach_hub, read_records
+from tsdae.formats import TABLES, check_file, numbered_lines, read_records
+from tsdae.sources import reach_hub
 
 Encode = Callable[[list[str]], np.ndarray]
 RESAMPLES = 1000

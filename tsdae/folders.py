@@ -113,7 +113,10 @@ def write_sentence_settings(
 
 
 def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
-    """The folder's fast tokenizer; with ``lowercase`` it lowers the text first."""
+    """The folder's tokenizer, the fast version where there is one; with ``lowercase`` it lowers the text first.
+
+    ValueError if there is none, if it cannot be read, or if a slow one is to lower the text.
+    """
     from tokenizers import normalizers
     from transformers import AutoTokenizer
 
@@ -124,13 +127,14 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # transformers raises many kinds for a broken tokenizer folder
         raise ValueError(f"the tokenizer of {folder} cannot be read: {first_line(error)}") from error
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"the tokenizer of {folder} ({type(tokenizer).__name__}) has no fast version, which tells where each token "
-            "stands in the text; choose a model whose tokenizer has one, for example xlm-roberta-base"
-        )
-    backend = tokenizer.backend_tokenizer
     if lowercase and not lowers_text(tokenizer):  # sentence_bert_config.json asks for it
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{folder} asks for lower-case text (do_lower_case of sentence-transformers), and its tokenizer, "
+                f"{type(tokenizer).__name__}, is a slow one that cannot be made to lower it; lower the text yourself, "
+                "and set do_lower_case to false there"
+            )
+        backend = tokenizer.backend_tokenizer
         parts = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
         backend.normalizer = normalizers.Sequence(parts)
     return tokenizer
@@ -140,8 +144,11 @@ def lowers_text(tokenizer: Any) -> bool:
     """Whether the tokenizer begins by lowering the text, as sentence-transformers has it do on ``do_lower_case``.
 
     This must be written to sentence_bert_config.json again: transformers builds the normalizer of some tokenizers
-    (BertTokenizer) anew from tokenizer_config.json and passes over the one in tokenizer.json.
+    (BertTokenizer) anew from tokenizer_config.json and passes over the one in tokenizer.json. Of a slow tokenizer it
+    is False: what it does to the text is its own affair, and comes back when it is loaded.
     """
+    if not tokenizer.is_fast:
+        return False
     first = json.loads(tokenizer.backend_tokenizer.to_str())["normalizer"] or {"type": None}
     while first["type"] == "Sequence" and first["normalizers"]:
         first = first["normalizers"][0]
@@ -177,7 +184,7 @@ def _snapshot(name: str) -> Path:
     """The files of a hub's model that are read here, in the hub's own cache; no network if they lie there."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    patterns = ["*.json", "*.txt", "*.codes", "*.model", "*.safetensors"]  # *.codes: merges of PhoBERT and BERTweet
     ignore = ["onnx/*", "openvino/*", "*/onnx/*", "coreml/*"]
     folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignore, etag_timeout=10))
     if not list(folder.rglob("*.safetensors")):  # fetched only then: most models have their weights in both forms

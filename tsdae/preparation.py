@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
+import itertools
+import os
 import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tsdae.corpus import HELDOUT, Corpus, check_corpus_output
+import numpy as np
+
+from tsdae import distributed
+from tsdae.cleaning import Cleaning
+from tsdae.corpus import HELDOUT, REPORT, Corpus, check_corpus_output, in_folder, in_memory
+from tsdae.files import read_json, remove, replace_folder, write_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
+from tsdae.formats import check_file
 from tsdae.inference import resolve_model
-from tsdae.progress import print_note
-from tsdae.sources import check_file, check_source, load_sentences
-from tsdae.tokenization import add_words, vocabulary_of
+from tsdae.intake import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
+from tsdae.noise import keyed
+from tsdae.progress import print_note, progress_bar
+from tsdae.signals import Interrupted
+from tsdae.sources import (
+    Texts,
+    check_source,
+    cleaning_for,
+    files_of,
+    left_out,
+    limit_for,
+    load_sentences,
+    nothing_left,
+    open_texts,
+    what_was_read,
+)
+from tsdae.tokenization import add_words, fingerprint_of, vocabulary_of
 from tsdae.training import flag
 from tsdae.words import AUTO, Words
 
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
 HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1
+SHUFFLED = 0x5F1E  # a word in the key that draws an order
+SAVE_EVERY = 20  # seconds
+STATE = "state.json"
+LENGTHS = (8, 16, 32, 64, 128)  # tokens: where the bars of the report's histogram end
 
 
 @dataclass(frozen=True)
@@ -28,8 +57,15 @@ class TextConfig:
 
     column: str | None = flag(None, "column of a table that holds the text")
     limit: int | None = flag(None, "use so many sentences at most; default for hub: 100,000")
-    sentences: str | None = flag(None, "lines: a line is a sentence; regex: split documents; default: regex for hub:")
+    sentences: str | None = flag(
+        None,
+        "lines: a line is a sentence; of documents: regex, icu[:LANGUAGE] or module:function; default: regex for hub:",
+    )
     min_characters: int | None = flag(None, "leave out shorter sentences; default 11 with regex, else 1")
+    max_characters: int | None = flag(None, "leave out longer sentences")
+    min_letters: float | None = flag(None, "leave out sentences with a smaller share of letters, 0.5 for example")
+    keep_repeated: bool = flag(False, "keep sentences that the text has already had")
+    shuffle: bool = flag(False, "in random order; --limit is drawn from the whole text, not from its beginning")
     words: str | None = flag(
         None,
         "what a word is: auto (the tokenizer's own, and character clusters where a script writes no spaces), tokens, "
@@ -48,56 +84,156 @@ class PrepareConfig(TextConfig):
     output: str = field(metadata={"help": "folder to write; give it to scripts/train.py as --corpus"})
     overwrite: bool = flag(False, "replace the prepared corpus that --output holds")
     add_tokens: str | None = flag(None, ADD_TOKENS)
+    workers: int | None = flag(None, "processes that tokenise; default: one a core")
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers must be at least 1, got {self.workers}")
 
 
 def check_text(source: str, text: TextConfig) -> None:
     """ValueError for what can be known to fail before anything is read."""
-    check_source(source, text.limit, text.sentences)
+    check_source(source, text.limit)
+    _cleaning(source, text)
     Words(text.words or AUTO)
     check_heldout(text.heldout)
 
 
+def _cleaning(source: str, text: TextConfig) -> Cleaning:
+    return cleaning_for(source, text.sentences, text.min_characters, text.max_characters, text.min_letters)
+
+
 def check_heldout(heldout: str | None) -> None:
     """ValueError unless it is None, a number or a file."""
-    if heldout is not None and not heldout.isdecimal():
+    if heldout is not None and _names_file(heldout):
         check_file(Path(heldout))
 
 
-def read_text(source: str, text: TextConfig) -> list[str]:
-    """The sentences of ``source``, as ``text`` says, with a note on what was left out."""
-    return load_sentences(source, text.column, text.limit, text.sentences, text.min_characters, notes=print_note)
+def _names_file(heldout: str) -> bool:
+    return not heldout.isdecimal()
 
 
-def build_corpora(sentences: list[str], text: TextConfig, tokenizer: Any) -> tuple[Corpus, Corpus | None]:
-    """Tokenises what `split_heldout` makes of the sentences: (to train on, held out or None)."""
-    words = text.words or AUTO
-    training, apart = split_heldout(sentences, text.heldout)
-    corpus = Corpus.build(training, tokenizer, words, show_progress=True)
-    return corpus, Corpus.build(apart, tokenizer, words, show_progress=True) if apart else None
+def _read_apart(text: TextConfig) -> list[str] | None:
+    """The sentences of the file of held-out sentences; None: a number of the text's own are held out."""
+    if text.heldout is None or not _names_file(text.heldout):
+        return None
+    return load_sentences(text.heldout, notes=print_note)
 
 
-def split_heldout(sentences: list[str], heldout: str | None) -> tuple[list[str], list[str]]:
-    """(training, held-out) sentences. Chosen by a hash of the text, so that equal sentences stay on one side.
+def sentences_of(source: str, text: TextConfig) -> Iterator[str]:
+    """The sentences of ``source``, cleaned and limited as ``text`` says, without holding them; repeated ones too."""
+    texts, cleaning = open_texts(source, text.column), _cleaning(source, text)
+    sentences = (sentence for chunk in iter(texts.take, []) for sentence in cleaning(chunk)[0])
+    return itertools.islice(sentences, limit_for(source, text.limit))
 
-    heldout: a number, a file, or None for 1,000 or 10 % of the distinct sentences, whichever is less.
+
+def build_corpora(texts: Texts, source: str, text: TextConfig, tokenizer: Any) -> tuple[Corpus, Corpus | None]:
+    """Tokenises what is chosen of the texts, in memory: (to train on, held out or None).
+
+    source: what the texts are called in notes; empty: they are sentences already, and spoken of elsewhere.
     """
-    if heldout is not None and not heldout.isdecimal():
-        apart = load_sentences(heldout, notes=print_note)
+    work = Work(tokenizer, text.words or AUTO, _cleaning(source, text) if source else None)
+    store, apart = Store(), _read_apart(text)
+    counts = _gather(texts, source, text, apart, work, store, Counts(), default_workers())
+    return _divide(Corpus.of(store, counts, work), store.column("hashes"), source, text, apart, work)
+
+
+def default_workers() -> int:
+    """The cores that this process may use, shared with the other processes of a run."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // distributed.count())
+
+
+def _gather(
+    texts: Texts,
+    source: str,
+    text: TextConfig,
+    apart: list[str] | None,
+    work: Work,
+    store: Store,
+    counts: Counts,
+    workers: int,
+    save: Callable[[Counts], None] = lambda counts: None,
+) -> Counts:
+    """Fills the store with what is kept of the texts, with a bar, and a note on what was left out."""
+    limit = limit_for(source, text.limit)
+    size = texts.meter.size
+    bar = progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1)
+
+    def after_piece(counts: Counts) -> None:
+        bar.set_postfix_str(f"{counts.rows:,} sentences", refresh=False)
+        bar.update((texts.meter.done if size else counts.rows) - bar.n)
+        save(counts)
+
+    with bar:
+        counts = collect(
+            texts,
+            work,
+            store,
+            counts,
+            limit=None if text.shuffle else limit,
+            keep_repeated=text.keep_repeated,
+            apart_hashes=hashes_of(apart) if apart else None,
+            workers=workers,
+            after_piece=after_piece,
+        )
+    if not store.rows and not counts.dropped[WORDLESS]:
+        if counts.dropped[APART]:
+            raise ValueError(f"all sentences of the corpus are held out ({left_out(counts.dropped)})")
+        raise nothing_left(source, counts.dropped)
+    if source:
+        print_note(what_was_read(source, store.rows, limit, counts.dropped))
+    return counts
+
+
+def _divide(
+    whole: Corpus,
+    hash_R: np.ndarray,
+    source: str,
+    text: TextConfig,
+    apart: list[str] | None,
+    work: Work,
+    new: Callable[[str, int], np.ndarray] = in_memory,
+) -> tuple[Corpus, Corpus | None]:
+    """(to train on, held out or None). new: makes the arrays of the first."""
+    rows = None
+    if text.shuffle:
+        rows = np.argsort(keyed(SHUFFLED, hash_R), kind="stable")[: limit_for(source, text.limit)]
+        hash_R = hash_R[rows]
+    heldout: Corpus | None
+    if apart is not None:
+        training = np.arange(len(hash_R))
+        heldout = Corpus.build(apart, work.tokenizer, work.words)
     else:
-        distinct = list(dict.fromkeys(sentences))
-        wanted = min(HELDOUT_LARGEST, int(HELDOUT_SHARE * len(distinct))) if heldout is None else int(heldout)
-        if wanted >= len(distinct):
-            raise ValueError(f"--heldout {wanted} leaves nothing of {len(distinct)} distinct sentences to train on")
-        apart = sorted(distinct, key=lambda text: hashlib.blake2b(text.encode("utf-8", "replace")).digest())[:wanted]
-    kept_apart = set(apart)
-    training = [sentence for sentence in sentences if sentence not in kept_apart]
-    if not training:
-        raise ValueError(f"all {len(sentences)} sentences of the corpus are held out; none is left to train on")
-    return training, apart
+        training, held_out = split_heldout(hash_R, None if text.heldout is None else int(text.heldout))
+        heldout = whole.take(held_out if rows is None else rows[held_out]) if len(held_out) else None
+    return whole.take(training if rows is None else rows[training], new), heldout
+
+
+def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(training, held-out) rows, chosen by the hashes of the text, so that equal sentences stay on one side.
+
+    wanted: how many distinct sentences are held out, those of the smallest hashes, each once; None: 1,000 or 10 % of
+    them, whichever is less.
+    """
+    distinct = np.sort(hash_R)  # np.unique without an index is a table of its own, five times as large
+    distinct = distinct[np.append(True, distinct[1:] != distinct[:-1])]
+    if wanted is None:
+        wanted = min(HELDOUT_LARGEST, int(HELDOUT_SHARE * len(distinct)))
+    if wanted >= len(distinct):
+        raise ValueError(f"--heldout {wanted} leaves nothing of {len(distinct)} distinct sentences to train on")
+    border = distinct[wanted]
+    held_out = np.flatnonzero(hash_R < border)
+    each_once = held_out[np.unique(hash_R[held_out], return_index=True)[1]]
+    return np.flatnonzero(hash_R >= border), each_once
 
 
 def prepare(source: str, config: PrepareConfig) -> None:
-    """Tokenises ``source`` into the folder ``config.output``, which appears only when it is complete."""
+    """Tokenises ``source`` into the folder ``config.output``, which appears only when it is complete.
+
+    What was done before a stop lies beside it in OUTPUT.part, and the same call goes on from there.
+    """
+    started = time.perf_counter()
     check_text(source, config)
     output = Path(config.output)
     check_corpus_output(output, config.overwrite)
@@ -110,21 +246,123 @@ def prepare(source: str, config: PrepareConfig) -> None:
     if config.add_tokens is not None:
         add_words(tokenizer, load_sentences(config.add_tokens))
 
-    corpus, heldout = build_corpora(read_text(source, config), config, tokenizer)
-    held_out = len(heldout) if heldout else 0
-    made_from = {"source": source, "model": config.model, "heldout_sentences": held_out}
-    made_from |= {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TextConfig)}
-    dataclasses.replace(corpus, made_from=made_from).write(output, heldout, config.overwrite)
-    for line in corpus.notes():
+    text = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TextConfig)}
+    work = Work(tokenizer, config.words or AUTO, _cleaning(source, config))
+    workers = config.workers or default_workers()
+    with unfinished(output, {"source": source, "tokenizer": fingerprint_of(tokenizer)} | text) as begun:
+        texts = open_texts(source, config.column)
+        apart = _read_apart(config)
+        counts = _gather(texts, source, config, apart, work, begun.store, begun.counts, workers, begun.save)
+        staged = begun.folder / "whole"
+        remove(staged)
+        staged.mkdir()
+        whole = Corpus.of(begun.store, counts, work)
+        hash_R = begun.store.column("hashes")
+        training, heldout = _divide(whole, hash_R, source, config, apart, work, in_folder(staged))
+        held_out = len(heldout) if heldout else 0
+        made_from = {"source": source, "model": config.model, "heldout_sentences": held_out} | text
+        corpus = dataclasses.replace(training, made_from=made_from)
+        corpus.describe(staged)
+        if heldout:
+            dataclasses.replace(heldout, made_from=made_from).save(staged / HELDOUT)
+        report = report_of(corpus, counts)
+        write_json(staged / REPORT, report)
+        replace_folder(staged, output)
+    for line in [*corpus.notes(), *report_lines(report)]:
         print_note(line)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print_note(
         f"{output}: {len(corpus):,} sentences to train on ({len(corpus.token_ids):,} tokens), {held_out:,} held out; "
-        f"{size / 1e6:,.1f} MB"
+        f"{size / 1e6:,.1f} MB; {time.perf_counter() - started:,.0f} s"
     )
     command = ["python", "scripts/train.py", "--corpus", str(output), "--model", config.model]
     command += ["--add-tokens", config.add_tokens] if config.add_tokens else []
     print(f"train from it: {shlex.join(command)}")
+
+
+@dataclass
+class Begun:
+    """A corpus in the making, in the folder OUTPUT.part: its rows, and a state that says how many of them count."""
+
+    folder: Path
+    made_of: dict[str, Any]
+    store: Store
+    counts: Counts
+    written: float = field(default_factory=time.monotonic)
+
+    def save(self, counts: Counts) -> None:
+        """Remembers, and writes every 20 seconds."""
+        self.counts = counts
+        if time.monotonic() > self.written + SAVE_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        self.store.sync()
+        write_json(self.folder / STATE, {"made_of": self.made_of, "counts": vars(self.counts)})
+        self.written = time.monotonic()
+
+
+@contextlib.contextmanager
+def unfinished(output: Path, settings: dict[str, Any]) -> Iterator[Begun]:
+    """What was begun of the corpus ``output`` with the same settings and files, or a new beginning.
+
+    After a stop it stays, and `Interrupted` says how to go on; when all is done, or cannot be done, it goes.
+    """
+    folder = output.with_name(f"{output.name}.part")
+    source = settings["source"]
+    files = [] if source == "-" or source.startswith("hub:") else files_of(source)
+    made_of = settings | {"files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
+    counts = Counts()
+    if (folder / STATE).is_file():
+        saved = read_json(folder / STATE)
+        if saved.get("made_of") == made_of and source != "-":
+            counts = Counts.read(saved["counts"])
+            print_note(f"going on after {counts.texts:,} texts, from {folder}")
+        else:
+            print_note(f"{folder} was begun with other settings or another text: beginning again")
+    if not counts.texts:
+        remove(folder)
+        folder.mkdir(parents=True)
+    begun = Begun(folder, made_of, Store(folder, counts.rows, counts.tokens), counts)
+    keep = False
+    try:
+        yield begun
+    except (KeyboardInterrupt, SystemExit) as stop:
+        begun.write()
+        keep = True
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        going_on = "" if source == "-" else "; the same command goes on from there"
+        raise Interrupted(number, f"stopped after {begun.counts.texts:,} texts{going_on}") from stop
+    except OSError:  # a full disk: what was written before is good
+        keep = (folder / STATE).is_file()
+        raise
+    finally:
+        begun.store.close()
+        if not keep:
+            remove(folder)
+
+
+def report_of(corpus: Corpus, counts: Counts) -> dict[str, Any]:
+    """What was kept of a text and why not the rest; sentences by their length in tokens, special ones included."""
+    edges = [0, *(most + 1 for most in LENGTHS), np.inf]
+    sentences = np.histogram(corpus.lengths, edges)[0]
+    return {
+        "texts": counts.texts,
+        "kept": counts.rows,
+        "left_out": dict(counts.dropped),
+        "tokens_at_most": {str(most): int(n) for most, n in zip([*LENGTHS, "more"], sentences, strict=True)},
+        "unknown_tokens": counts.unknown / max(1, counts.ordinary),
+    }
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """The same for the eye."""
+    lengths = report["tokens_at_most"]
+    total = max(1, sum(lengths.values()))
+    shares = [
+        f"{100 * count / total:.0f} % {name if name == 'more' else f'to {name}'}" for name, count in lengths.items()
+    ]
+    return [f"tokens in a sentence: {', '.join(shares)}; {100 * report['unknown_tokens']:.2g} % of all are unknown"]
 
 
 def open_prepared(folder: str | Path) -> tuple[Corpus, Corpus | None]:

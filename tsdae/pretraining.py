@@ -22,14 +22,15 @@ from typing import Any, Literal
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
-from tsdae.checkpoints import write_checkpoint
+from tsdae.checkpoints import Checkpoint, write_checkpoint
 from tsdae.corpus import check_corpus_output, is_corpus
 from tsdae.encoder import SentenceEncoder
 from tsdae.files import read_json, remove, replace_folder, write_json, writing
-from tsdae.preparation import PrepareConfig, TextConfig, check_text, prepare, read_text
+from tsdae.preparation import PrepareConfig, TextConfig, check_text, prepare, sentences_of
 from tsdae.progress import print_note
 from tsdae.recipe import DataConfig, MethodConfig, run_training
 from tsdae.runs import holds_run, stored_settings
+from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, flag
 
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -48,7 +49,7 @@ class Preset:
 
 
 PRESETS = {
-    "cpu": Preset(4, 256, 8000, (9000, 64, 1e-3), (2000, 32, 2e-4)),
+    "cpu": Preset(4, 256, 8000, (24000, 64, 1e-3), (5000, 32, 2e-4)),
     "gpu": Preset(12, 512, 30000, (60000, 256, 5e-4), (20000, 64, 1e-4)),
 }
 
@@ -111,10 +112,9 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
         check_corpus_output(stages["corpus"], overwrite=False)
     if not stages["start"].is_dir():
         print_note(f"training a {config.tokenizer} tokenizer of {shape.vocabulary_size:,} pieces")
-        tokenizer = train_tokenizer(read_text(source, config), config.tokenizer, shape.vocabulary_size, config.cased)
+        tokenizer = train_tokenizer(sentences_of(source, config), config.tokenizer, shape.vocabulary_size, config.cased)
         encoder = new_encoder(tokenizer, shape, config)
-        with _appearing(stages["start"]) as staged:
-            encoder.save_pretrained(staged)
+        _write_language_model(encoder.checkpoint, tokenizer, stages["start"])
     if not is_corpus(stages["corpus"]):
         text = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TextConfig)}
         prepare(source, PrepareConfig(model=str(stages["start"]), output=str(stages["corpus"]), **text))
@@ -169,7 +169,10 @@ def _stage(config: PretrainConfig, model: Path, folder: Path, objective: Literal
         resume=holds_run(folder),
     )
     data = DataConfig(corpus=str(folder.parent / "corpus"), evaluate=config.evaluate, max_length=config.positions)
-    run_training(data, MethodConfig(model=str(model), pooling=config.pooling, objective=objective), train)
+    try:
+        run_training(data, MethodConfig(model=str(model), pooling=config.pooling, objective=objective), train)
+    except Interrupted as stop:  # its own advice is for this stage alone
+        raise Interrupted(stop.signal, f"stopped in {folder}; the same command goes on from there") from stop
 
 
 def train_tokenizer(sentences: Iterable[str], kind: str, vocabulary_size: int, cased: bool = False) -> Any:
@@ -234,9 +237,14 @@ def _write_raw(run: Path, folder: Path) -> None:
     model = TSDAE.from_pretrained(run)
     checkpoint = copy.copy(model.encoder.checkpoint)
     checkpoint.head = model.head.state_dict()
+    _write_language_model(checkpoint, model.encoder.tokenizer, folder)
+
+
+def _write_language_model(checkpoint: Checkpoint, tokenizer: Any, folder: Path) -> None:
+    """A folder of Hugging Face, with a head if there is one; it says nothing of pooling, so it is no sentence model."""
     with _appearing(folder) as staged:
-        write_checkpoint(staged, checkpoint, with_head=True)
-        model.encoder.tokenizer.save_pretrained(str(staged))
+        write_checkpoint(staged, checkpoint, with_head=checkpoint.head is not None)
+        tokenizer.save_pretrained(str(staged))
 
 
 @contextlib.contextmanager

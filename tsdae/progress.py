@@ -17,9 +17,22 @@ def print_note(line: str) -> None:
         sys.stderr.flush()
 
 
-def progress_bar(total: int, doing: str, unit: str, show: bool = True, leave: bool = False, done: int = 0) -> tqdm[Any]:
-    """Where stderr is no terminal but a log, a new line only every 30 seconds. done: what was done before."""
+def progress_bar(
+    total: int,
+    doing: str,
+    unit: str,
+    show: bool = True,
+    leave: bool = False,
+    done: int = 0,
+    scaled: bool = False,
+    delay: float = 0.0,
+) -> tqdm[Any]:
+    """Where stderr is no terminal but a log, a new line only every 30 seconds.
+
+    done: what was done before. scaled: in thousands and millions. delay: seconds before it shows at all.
+    """
     interval = 0.2 if sys.stderr.isatty() else 30.0
     # Not given otherwise: what is given outweighs TQDM_DISABLE.
     silent = {} if show and distributed.is_first() else {"disable": True}
-    return tqdm(total=total, initial=done, desc=doing, unit=unit, mininterval=interval, leave=leave, **silent)
+    settings = {"total": total, "initial": done, "desc": doing, "unit": unit, "unit_scale": scaled, "delay": delay}
+    return tqdm(**settings, mininterval=interval, leave=leave, **silent)

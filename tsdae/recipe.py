@@ -21,19 +21,20 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb
 from tsdae.evaluation import table as table_of
 from tsdae.files import write_json
-from tsdae.folders import model_folder
+from tsdae.folders import model_folder, read_sentence_settings
+from tsdae.formats import check_file
 from tsdae.functions import named_function, names_function
 from tsdae.inference import entry, resolve_model, score
 from tsdae.measures import check_names
 from tsdae.noise import keyed
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, try_out, tsdae, views_of
-from tsdae.preparation import ADD_TOKENS, TextConfig, build_corpora, check_heldout, check_text, open_prepared, read_text
+from tsdae.preparation import ADD_TOKENS, TextConfig, build_corpora, check_heldout, check_text, open_prepared
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.progress import print_note
 from tsdae.resuming import finished_line, resume_command
 from tsdae.runs import check_output, holds_run, next_run_folder, summary_writer
 from tsdae.signals import Interrupted
-from tsdae.sources import check_file, load_sentences
+from tsdae.sources import Texts, load_sentences, open_texts
 from tsdae.training import TrainConfig, flag, train
 
 
@@ -103,7 +104,9 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     distributed.join()
     name = method.model or MINILM.name
     prepared = open_prepared(str(data.corpus)) if _is_prepared(data) else None
-    sentences = None if prepared or data.corpus is None else read_text(data.corpus, data)
+    texts = None if prepared or data.corpus is None else open_texts(data.corpus, data.column)
+    if texts:
+        texts.look()
     with distributed.first_goes_first():
         folder = resolve_model(name)
         stsb = _stsb(data)
@@ -121,11 +124,16 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
         print_note(f"{len(added):,} new tokens of {method.add_tokens}, each begun as the mean of its pieces")
     model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
     corpus, heldout_corpus = prepared or build_corpora(
-        sentences or sample_sentences(stsb, data.limit), data, encoder.tokenizer
+        texts or Texts(sample_sentences(stsb, data.limit)), data.corpus or "", data, encoder.tokenizer
     )
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0) if heldout_corpus else None  # the same for all seeds
     _print_plan(name, dataset, heldout, config)
+    if read_sentence_settings(model_folder(folder)).pooling is not None:
+        print_note(
+            f"{name} is a sentence model already, and adapting such a model can harm it: compare before and after "
+            '(scripts/evaluate.py, README, "When to use it")'
+        )
 
     objective = _objective(method)
     terms = ["reconstruction" if objective is tsdae else method.objective]
@@ -185,7 +193,10 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     if _is_prepared(data):
         _check_prepared(data, method)
     elif data.corpus is not None and Path(data.corpus).is_dir():
-        raise ValueError(f"{data.corpus} is a folder; give a file, or a folder that scripts/prepare.py has written")
+        raise ValueError(
+            f"{data.corpus} is a folder; give a file, or a folder that scripts/prepare.py has written, or a pattern in "
+            f"quotes such as '{data.corpus}/**/*.txt'"
+        )
     elif data.corpus is not None:
         check_text(data.corpus, data)
     if data.corpus == "-" and distributed.count() > 1:
@@ -227,7 +238,10 @@ def _check_prepared(data: DataConfig, method: MethodConfig) -> None:
     corpus, heldout = open_prepared(str(data.corpus))
     for setting in dataclasses.fields(TextConfig):
         given = getattr(data, setting.name)
-        if given is not None and (setting.name, given) != ("words", corpus.words):  # the words that it has may be named
+        if given != setting.default and (setting.name, given) != (
+            "words",
+            corpus.words,
+        ):  # the words that it has may be named
             raise ValueError(
                 f"--{setting.name.replace('_', '-')} is decided when a corpus is prepared, and {data.corpus} is "
                 "prepared already; give it to scripts/prepare.py"

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
-import io
+import glob
 import itertools
-import json
-import math
-import re
-import sys
 import textwrap
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-ARTICLE_SPLIT = re.compile(r"\.\s?\n?")  # how the article splits web documents into sentences
-LONGER_THAN = 10  # the article keeps split sentences of more than 10 characters
+from tsdae.cleaning import LONGER_THAN, Cleaning
+from tsdae.formats import TABLES, Meter, check_file, name_of, numbered_lines, read_records, suffix_of
+
 HUB_LIMIT = 100_000  # sentences taken from the hub unless told otherwise, as in the article
-SPLITS = ("lines", "regex")
+TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 2**22  # cleaned in one call, and later tokenised in one
 TEXT_COLUMNS = ("text", "sentence")  # taken without --column where a file has one of them
-LONGEST_LINE = 2**26  # bytes; what is longer is no text, and has to fit into memory several times
-PACKED_AT_MOST, UNPACKED_FREELY = (
-    200,
-    2**27,
-)  # how often text can be its compressed size (logs: 100), from so many bytes
-PARQUET_ROWS = 256  # read at a time, since a cell can be large
-TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
 def load_sentences(
@@ -37,141 +24,158 @@ def load_sentences(
     limit: int | None = None,
     sentences: str | None = None,
     min_characters: int | None = None,
+    max_characters: int | None = None,
+    min_letters: float = 0.0,
     notes: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Reads a corpus and returns its sentences, stripped, in order.
 
-    source: a text file; .jsonl, .csv, .tsv or .parquet; any of these but parquet with .gz; "-" for standard input;
-        "hub:NAME" or "hub:NAME:CONFIG" for a dataset of the Hugging Face hub (its split "train", streamed); NAME may
-        also be a folder that `datasets.load_dataset` reads.
+    source: a text file; .jsonl, .csv, .tsv or .parquet; any of these but parquet with .gz or .zst; a pattern of such
+        files ("texts/**/*.txt", in the order of their names); "-" for standard input; "hub:NAME" or "hub:NAME:CONFIG"
+        for a dataset of the Hugging Face hub (its split "train", streamed); NAME may also be a folder that
+        `datasets.load_dataset` reads.
     column: which column of a table holds the text; needed unless it is called text or sentence or is the only one.
     limit: stop after so many sentences; None: all of a file, 100,000 of the hub.
-    sentences: "lines" (a line or cell is a sentence) or "regex" (documents, split by the article's ``\\.\\s?\\n?``);
-        None: regex for the hub, lines otherwise.
-    min_characters: leave out shorter sentences; None: 11 for split documents (the article's filter), else 1; 0 keeps
-        blank lines as well.
+    sentences: "lines" (a line or cell is a sentence); documents are split by "regex" (the article's), "icu",
+        "icu:LANGUAGE" or module:function, see `cleaning.Cleaning`; None: regex for the hub, lines otherwise.
+    min_characters: leave out shorter sentences; None: 11 with regex (the article's filter), else 1; 0 keeps blank lines
+        as well.
+    max_characters, min_letters: further filters, see `cleaning.Cleaning`.
     notes: called with one line that says how many sentences were read and what was left out.
     ValueError says which file and line cannot be read, and why.
     """
     source = str(source)
-    from_hub = source.startswith("hub:")
-    check_source(source, limit, sentences)
-    split = sentences or ("regex" if from_hub else "lines")
-    shortest = min_characters if min_characters is not None else (LONGER_THAN + 1 if split == "regex" else 1)
-    limit = limit if limit is not None else (HUB_LIMIT if from_hub else None)
-
-    if from_hub:
-        _, name, *config = source.split(":")
-        texts = _column(_hub_records(name, config), column, source)
-    else:
-        texts = _file_texts(source, column)
+    check_source(source, limit)
+    cleaning = cleaning_for(source, sentences, min_characters, max_characters, min_letters)
+    limit = limit_for(source, limit)
     kept: list[str] = []
-    blank = short = 0
-    for text in texts:
-        for part in ARTICLE_SPLIT.split(text) if split == "regex" else (text,):
-            sentence = part.strip()
-            if len(sentence) >= shortest:
-                kept.append(sentence)
-            elif sentence:
-                short += 1
-            elif not text.strip():  # what follows the last full stop of a document is not a blank line
-                blank += 1
-            if len(kept) == limit:
-                break
-        if len(kept) == limit:
+    dropped: Counter[str] = Counter()
+    texts = open_texts(source, column)
+    # With a limit, no more texts at once than sentences that are still missing: none is read in vain.
+    while chunk := texts.take(None if limit is None else limit - len(kept)):
+        sentences_of_it, dropped_of_it = cleaning(chunk)
+        kept += sentences_of_it
+        dropped += dropped_of_it
+        if limit is not None and len(kept) >= limit:
+            del kept[limit:]
             break
-    left_out = [f"{blank:,} blank"] * (blank > 0) + [f"{short:,} of fewer than {shortest} characters"] * (short > 0)
     if not any(kept):  # 0 for min_characters keeps blank lines, but nobody means a corpus of nothing else
-        reason = f"left out: {', '.join(left_out)}" if left_out else "only blank lines" if kept else "it is empty"
-        raise ValueError(f"{_name(source)} holds no sentence ({reason})")
+        raise nothing_left(source, dropped if not kept else None)
     if notes:
-        stopped = f", stopped at the limit of {limit:,}" if len(kept) == limit else ""
-        without = f"; left out: {', '.join(left_out)}" if left_out else ""
-        notes(f"read {len(kept):,} sentences from {_name(source)}{stopped}{without}")
+        notes(what_was_read(source, len(kept), limit, dropped))
     return kept
 
 
-def check_source(source: str, limit: int | None = None, sentences: str | None = None) -> None:
+def cleaning_for(
+    source: str,
+    sentences: str | None = None,
+    min_characters: int | None = None,
+    max_characters: int | None = None,
+    min_letters: float | None = None,
+) -> Cleaning:
+    """What is done to the texts of this source; what is None gets the default of its kind. ValueError as `Cleaning`."""
+    split = sentences or ("regex" if source.startswith("hub:") else "lines")
+    shortest = min_characters if min_characters is not None else (LONGER_THAN + 1 if split == "regex" else 1)
+    return Cleaning(split, shortest, max_characters, min_letters or 0.0)
+
+
+def limit_for(source: str, limit: int | None) -> int | None:
+    """How many sentences are taken of this source at most."""
+    return HUB_LIMIT if limit is None and source.startswith("hub:") else limit
+
+
+def what_was_read(source: str, count: int, limit: int | None, dropped: Counter[str]) -> str:
+    """One line for the user."""
+    stopped = f", stopped at the limit of {limit:,}" if count == limit else ""
+    without = f"; left out: {left_out(dropped)}" if dropped else ""
+    return f"read {count:,} sentences from {name_of(source)}{stopped}{without}"
+
+
+def left_out(dropped: Counter[str]) -> str:
+    """How many for which reason."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items()))
+
+
+def nothing_left(source: str, dropped: Counter[str] | None) -> ValueError:
+    """dropped: what was left out; None: there are blank lines, and they were to be kept."""
+    reasons = f"left out: {left_out(dropped)}" if dropped else "it is empty"
+    return ValueError(f"{name_of(source)} holds no sentence ({'only blank lines' if dropped is None else reasons})")
+
+
+def check_source(source: str, limit: int | None = None) -> None:
     """ValueError if a corpus is named that cannot be there, or cannot be read like this; reads nothing yet."""
-    if sentences is not None and sentences not in SPLITS:
-        raise ValueError(f"--sentences must be one of {', '.join(SPLITS)}, got {sentences!r}")
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, got {limit}")
     if source.startswith("hub:"):
         if not 2 <= len(source.split(":")) <= 3 or not source.split(":")[1]:
             raise ValueError(f"{source!r} must have the form hub:NAME or hub:NAME:CONFIG")
     elif source != "-":
-        check_file(Path(source))
+        files_of(source)
 
 
-def check_file(path: Path) -> None:
-    """ValueError unless ``path`` is a file."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give a file")
-    if not path.exists():  # not is_file: a shell's <(command) is a pipe
-        raise ValueError(f"no file {path}")
+def files_of(source: str) -> list[Path]:
+    """The files that a name or a pattern stands for, in the order of their names; ValueError if there is none."""
+    path = Path(source)
+    if path.exists() or not glob.has_magic(source):
+        if path.is_dir():
+            raise ValueError(f"{source} is a folder; give a file, or a pattern in quotes such as '{source}/**/*.txt'")
+        check_file(path)
+        return [path]
+    found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
+    files = [path for path in found if not path.is_dir()]
+    if not files:
+        only = f"; it stands for folders only, {found[0]} among them" if found else ""
+        raise ValueError(f"no file matches {source}{only}")
+    return files
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a .csv, .tsv, .jsonl or .parquet file (also .gz) as dictionaries by column name."""
-    suffix = _suffix(path)
-    if suffix not in TABLES:
-        raise ValueError(f"{path} is no table: its name must end in {', '.join(TABLES)}")
-    if suffix == ".parquet":
-        yield from _parquet_records(path)
-    elif suffix in (".jsonl", ".ndjson"):
-        yield from _json_records(path)
-    else:
-        yield from _separated_records(path, suffix)
+class Texts:
+    """What stands in a source, text by text, and how far it was read."""
+
+    def __init__(self, texts: Iterable[str], meter: Meter | None = None) -> None:
+        self._texts = iter(texts)
+        self.meter = meter or Meter()
+
+    def look(self) -> None:
+        """Reads the first text already, for the errors that this can have."""
+        first = next(self._texts, None)
+        self._texts = itertools.chain([] if first is None else [first], self._texts)
+
+    def take(self, most: int | None = None) -> list[str]:
+        """The next texts, as many as are worked on at once; empty at the end."""
+        chunk: list[str] = []
+        characters = 0
+        most = TEXTS_AT_ONCE if most is None else min(most, TEXTS_AT_ONCE)
+        while len(chunk) < most and characters < CHARACTERS_AT_ONCE:
+            text = next(self._texts, None)
+            if text is None:
+                break
+            chunk.append(text)
+            characters += len(text)
+        return chunk
 
 
-def _json_records(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in numbered_lines(str(path)):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            what = error.msg.removesuffix(" at")
-            raise ValueError(f"{path}, line {number}: not valid JSON at column {error.colno}: {what}") from error
-        except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
-            raise ValueError(f"{path}, line {number}: not valid JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: a JSON object was expected, not {type(record).__name__}")
-        # JSON can spell half of a surrogate pair (a cut-off emoji), which is no text: no tokenizer takes it.
-        yield {
-            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for name, value in record.items()
-        }
+def open_texts(source: str, column: str | None = None) -> Texts:
+    """The texts of a source (see `load_sentences`), read when they are taken."""
+    meter = Meter()
+    if source.startswith("hub:"):
+        _, name, *config = source.split(":")
+        return Texts(_column(_hub_records(name, config), column, source), meter)
+    if source == "-":
+        return Texts(_file_texts(source, column, meter), meter)
+    files = files_of(source)
+    if all(path.is_file() for path in files):  # of a pipe nobody knows where it ends
+        meter.size = sum(path.stat().st_size for path in files)
+    return Texts(itertools.chain.from_iterable(_file_texts(str(path), column, meter) for path in files), meter)
 
 
-def _separated_records(path: Path, suffix: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(LONGEST_LINE)  # the default refuses cells of more than 128 KiB
-    # Tab-separated files are not quoted as a rule: a quote in a sentence is a quote. In csv, strict: a quote that is
-    # never closed would otherwise swallow the rest of the file without a word.
-    style: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {"strict": True}
-    reader = csv.DictReader((line for _, line in numbered_lines(str(path))), **style)
-    begins = 1  # the line on which the record being read begins
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: the header names {len(reader.fieldnames or [])} columns, "
-                    "this row has a different number"
-                )
-            yield row
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{path}: the record that begins on line {begins} is not valid {suffix}: {error}") from error
-
-
-def _file_texts(source: str, column: str | None) -> Iterator[str]:
-    if source == "-" or _suffix(Path(source)) not in TABLES:
+def _file_texts(source: str, column: str | None, meter: Meter) -> Iterator[str]:
+    if source == "-" or suffix_of(Path(source)) not in TABLES:
         if column is not None:
-            raise ValueError(f"--column {column} is for tables ({', '.join(TABLES)}); {_name(source)} is plain text")
-        yield from (line for _, line in numbered_lines(source))
+            raise ValueError(f"--column {column} is for tables ({', '.join(TABLES)}); {name_of(source)} is plain text")
+        yield from (line for _, line in numbered_lines(source, meter))
     else:
-        yield from _column(read_records(Path(source)), column, source)
+        yield from _column(read_records(Path(source), meter), column, source)
 
 
 def _column(records: Iterable[dict[str, Any]], column: str | None, source: str) -> Iterator[str]:
@@ -184,84 +188,17 @@ def _column(records: Iterable[dict[str, Any]], column: str | None, source: str) 
     if column is None:
         known = [name for name in TEXT_COLUMNS if name in columns] or (columns if len(columns) == 1 else [])
         if not known:
-            raise ValueError(f"{_name(source)} has the columns {', '.join(columns)}; choose one with --column")
+            raise ValueError(f"{name_of(source)} has the columns {', '.join(columns)}; choose one with --column")
         column = known[0]
     for number, record in enumerate(itertools.chain([first], records), start=1):
         if column not in record:
-            raise ValueError(f"{_name(source)}, record {number}: no column {column!r}; there are {', '.join(record)}")
+            raise ValueError(f"{name_of(source)}, record {number}: no column {column!r}; there are {', '.join(record)}")
         text = record[column]
         if text is not None and not isinstance(text, str):
             raise ValueError(
-                f"{_name(source)}, record {number}: column {column!r} holds {type(text).__name__}, not text"
+                f"{name_of(source)}, record {number}: column {column!r} holds {type(text).__name__}, not text"
             )
         yield text or ""
-
-
-def numbered_lines(source: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, decoded as UTF-8 one by one, so that an error can name the line."""
-    number = 0
-    try:
-        with _open(source) as file:
-            # By how much a compressed file may grow is looked up once: there are millions of lines.
-            unpacked, most = 0, _most_unpacked(Path(source)) if source.endswith(".gz") else math.inf
-            for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
-                if len(raw) > LONGEST_LINE:
-                    raise ValueError(
-                        f"{_name(source)}, line {number}: longer than {LONGEST_LINE / 2**20:.0f} MiB; is this text?"
-                    )
-                unpacked += len(raw)
-                if unpacked > most:
-                    raise _unpacks_to_too_much(Path(source))
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    byte = error.object[error.start]  # not of raw: a byte-order mark is left out of the count
-                    raise ValueError(
-                        f"{_name(source)}, line {number}: not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}); "
-                        "convert the file first"
-                    ) from error
-                yield number, line
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{_name(source)} cannot be read after line {number}: {error}") from error
-
-
-def _most_unpacked(path: Path) -> int:
-    """Bytes that a compressed file of text can hold; more, and a few bytes are meant to fill the memory."""
-    return max(UNPACKED_FREELY, PACKED_AT_MOST * path.stat().st_size)
-
-
-def _unpacks_to_too_much(path: Path) -> ValueError:
-    return ValueError(
-        f"{path} unpacks to more than {PACKED_AT_MOST} times its size; if that is meant, unpack it beforehand"
-    )
-
-
-@contextlib.contextmanager
-def _open(source: str) -> Iterator[BinaryIO | io.BufferedIOBase]:
-    if source == "-":
-        yield sys.stdin.buffer
-    elif source.endswith(".gz"):
-        with gzip.open(source, "rb") as file:
-            yield file
-    else:
-        with open(source, "rb") as file:
-            yield file
-
-
-def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            unpacked, most = 0, _most_unpacked(path)
-            for batch in file.iter_batches(PARQUET_ROWS):
-                unpacked += batch.nbytes
-                if unpacked > most:
-                    raise _unpacks_to_too_much(path)
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
 
 
 def reach_hub(name: str) -> None:
@@ -284,11 +221,3 @@ def _hub_records(name: str, config: list[str]) -> Iterator[dict[str, Any]]:
         raise ValueError(
             f"the dataset {name} of the Hugging Face hub cannot be read ({reason}); check name and network"
         ) from error
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
-
-
-def _name(source: str) -> str:
-    return "standard input" if source == "-" else source

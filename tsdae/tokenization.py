@@ -1,6 +1,8 @@
 """From text to packed token ids, and which word each token belongs to.
 
-Works on any fast Hugging Face tokenizer; padding and truncation are ours, so the tokenizer's own are switched off.
+Works on any Hugging Face tokenizer; padding and truncation are ours, so the tokenizer's own are switched off. A fast
+tokenizer says which word each token belongs to and where it stands in the text. A slow one, written in Python, says
+neither, and both are read from its pieces: see `pieces`.
 
 # B sentences, T packed tokens
 """
@@ -15,6 +17,7 @@ import numpy as np
 from transformers import AddedToken
 
 from tsdae.packing import Packed, ranges
+from tsdae.pieces import check_text, from_pieces, slow_as_text, slowly
 from tsdae.words import AUTO, Words
 
 # What a token is within its sentence; kept per token in a corpus, one byte each.
@@ -48,8 +51,9 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
     """Makes one token of each of these words; returns the pieces that each new one was cut into before.
 
-    A new token is found only as a whole word. Words that are one token already are left out. ValueError for what is no
-    single word, or has no piece that the vocabulary knows.
+    A new token is found only as a whole word; by a slow tokenizer only between spaces, and only as it is written here.
+    Words that are one token already are left out. ValueError for what is no single word, or has no piece that the
+    vocabulary knows.
     """
     pieces: dict[str, list[int]] = {}
     for word in dict.fromkeys(words):
@@ -61,13 +65,20 @@ def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
             raise ValueError(f"the new token {word!r} has no piece that this vocabulary knows")
         if len(ids) > 1:
             pieces[word] = known
-    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in pieces])
+    # A slow tokenizer that lowers text would lower a normalized token, and then no longer know the word by its name.
+    normalized = tokenizer.is_fast
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=normalized) for word in pieces])
     return pieces
 
 
 def fingerprint_of(tokenizer: Any) -> str:
-    """SHA-256 of the tokenizer as it would be written: vocabulary, normalizer and all else that makes its ids."""
-    return hashlib.sha256(_plain_backend(tokenizer).to_str().encode()).hexdigest()
+    """SHA-256 of the tokenizer as it would be written: vocabulary, normalizer and all else that makes its ids.
+
+    Of a slow one it covers the class, its arguments, the vocabulary, the added tokens and the merges or the
+    SentencePiece model, but not what it calls outside of itself, such as a dictionary of Japanese.
+    """
+    written = _plain_backend(tokenizer).to_str() if tokenizer.is_fast else slow_as_text(tokenizer)
+    return hashlib.sha256(written.encode()).hexdigest()
 
 
 def tokenize(
@@ -78,9 +89,15 @@ def tokenize(
     words: what a word is; None: "auto", the tokenizer's own words (its pre-tokenizer's pieces: in BERT's, runs of
     letters and single punctuation marks) and character clusters where a script writes no spaces. A special token that
     the text itself spells out is a word like any other.
+    ValueError, with its number, for a sentence that is no text; for a definition of words that a slow tokenizer cannot
+    serve; and from the user's segmenter.
     """
     words = words or Words()
-    encodings = _encoded(sentences, _plain_backend(tokenizer).encode_batch)
+    if tokenizer.is_fast:
+        encodings = _encoded(sentences, _plain_backend(tokenizer).encode_batch)
+    else:
+        encodings = from_pieces(sentences, tokenizer, words)
+        sentences = [encoding.text for encoding in encodings]
     tokens = Packed.from_lists([encoding.ids for encoding in encodings])
     # All sentences in one array: a few array operations per sentence took a third of the time of the whole.
     special_T = np.array([mark for encoding in encodings for mark in encoding.special_tokens_mask], dtype=bool)
@@ -102,27 +119,25 @@ def tokenize(
 
 
 def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None = None) -> Packed[np.ndarray]:
-    """Token ids with special tokens, truncated to ``max_length``: what an encoder reads."""
-    encodings = _encoded(sentences, _plain_backend(tokenizer).encode_batch_fast)
-    tokens = Packed.from_lists([encoding.ids for encoding in encodings])
+    """Token ids with special tokens, truncated to ``max_length``: what an encoder reads.
+
+    ValueError, with its number, for a sentence that is no text.
+    """
+    if tokenizer.is_fast:
+        encodings = _encoded(sentences, _plain_backend(tokenizer).encode_batch_fast)
+        tokens = Packed.from_lists([encoding.ids for encoding in encodings])
+    else:
+        tokens = Packed.from_lists([ids for _, ids, _ in slowly(sentences, tokenizer)])
     if max_length is None or tokens.longest <= max_length:
         return tokens
     return truncate(tokens, max_length, vocabulary_of(tokenizer).tail)
 
 
 def _encoded(sentences: Sequence[str], encode_batch: Callable[[list[str]], list[Any]]) -> list[Any]:
-    """ValueError, with its number, for a sentence that is no text, or holds half of a surrogate pair."""
     try:
         return encode_batch(list(sentences))
-    except TypeError as error:
-        for number, sentence in enumerate(sentences):
-            if not isinstance(sentence, str):
-                raise ValueError(f"sentence {number} is {type(sentence).__name__}, not text: {sentence!r}") from error
-            if sentence.encode("utf-8", "replace").decode() != sentence:
-                raise ValueError(
-                    f"sentence {number} holds half of a surrogate pair (a cut-off emoji), which is no text: "
-                    f"{sentence[:80]!r}"
-                ) from error
+    except TypeError:
+        check_text(sentences)
         raise
 
 

@@ -11,7 +11,9 @@ a script writes no spaces they can be whole sentences, and then nothing is ever 
 
 Characters and tokens need not agree: a piece can span several characters, a byte can be a part of one. The unit is the
 smallest group of whole tokens whose borders are also borders between units of characters: between two tokens there is a
-border if some unit begins where the first has ended and the second has not begun.
+border if some unit begins where the first has ended and the second has not begun. A word space that is written as a
+mark (the tsheg, U+1361) may stand at the end of a piece, at the start of one, or be a piece: units begin on both of its
+sides, and a token of nothing but such marks stays with the unit before it.
 
 # B sentences, T packed tokens, C characters of several sentences laid end to end
 """
@@ -44,7 +46,7 @@ WITHOUT_SPACES = {
     "Myanmar": ((0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0x116D0, 0x116FF)),
 }  # fmt: skip
 END_A_WORD = {
-    "tsheg": ((0x0F0B, 0x0F0C),),  # after a syllable of Tibetan
+    "tsheg": ((0x0F0B, 0x0F0C),),  # between the syllables of Tibetan
     "Ethiopic word space": ((0x1361, 0x1361),),
     "zero-width space": ((0x200B, 0x200B),),
 }
@@ -60,6 +62,7 @@ CLUSTER = regex.compile(r"\X")
 SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()])
 BETWEEN = "\0"  # sentences laid end to end: no white space, and no cluster goes across it
 
+SLOW = "slow tokenizer "  # with the name of its class: a kind among those that were met
 UNKNOWN_AT_MOST = 0.2  # of the tokens; more of them make a note
 
 
@@ -67,7 +70,8 @@ class Words:
     """One definition of words, ready for use.
 
     name: one of ``CHOICES``, or module:function, which is imported.
-    met: in how many of the sentences so far a kind of characters made "auto" do more than the tokenizer does.
+    met: in how many of the sentences so far a kind of characters made "auto" do more than the tokenizer does; and how
+        many came from a slow tokenizer, under ``SLOW`` and its name.
     """
 
     def __init__(self, name: str = AUTO) -> None:
@@ -96,23 +100,31 @@ class Words:
         ValueError, with the sentence, if the user's segmenter does not return its parts.
         """
         firsts_B = np.fromiter(accumulate((len(sentence) + 1 for sentence in sentences), initial=0), np.int64)[:-1]
-        begins_before_C1 = np.append(0, np.cumsum(self._borders(sentences, firsts_B)))
+        borders_C, mark_C = self._borders(sentences, firsts_B)
+        begins_before_C1, marks_before_C1 = (np.append(0, np.cumsum(flags_C)) for flags_C in (borders_C, mark_C))
         starts_T, ends_T = (spans_T2 + np.repeat(firsts_B, lengths_B)[:, None]).T
         # A border b with end <= b <= start, of which there is none if the two tokens share a character (start < end).
         between_T = begins_before_C1[starts_T[1:] + 1] > begins_before_C1[ends_T[:-1]]
+        if self.name in (AUTO, "whitespace"):
+            marks_T = marks_before_C1[ends_T] - marks_before_C1[starts_T]
+            between_T &= ((marks_T == 0) | (marks_T < ends_T - starts_T))[1:]
         return np.append(False, between_T)
 
-    def _borders(self, sentences: Sequence[str], firsts_B: np.ndarray) -> np.ndarray:
-        """bool [C]: whether a unit begins at this character. What begins or ends a sentence is no border."""
+    def _borders(self, sentences: Sequence[str], firsts_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """bool [C] both: whether a unit begins at this character, and whether it is a mark that ends a word.
+
+        What begins or ends a sentence is no border.
+        """
         text = BETWEEN.join([*sentences, ""])
         code_C = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         space_C = np.isin(code_C, SPACES)
         kind_C = _kinds(code_C)
-        after_ending_C = _shifted(kind_C > len(WITHOUT_SPACES))
+        mark_C = kind_C > len(WITHOUT_SPACES)
+        beside_mark_C = mark_C | _shifted(mark_C)
         if self.name == "tokens":
             borders_C = np.ones(len(text), dtype=bool)
         elif self.name == "whitespace":
-            borders_C = (space_C & ~_shifted(space_C)) | after_ending_C
+            borders_C = (space_C & ~_shifted(space_C)) | beside_mark_C
         else:
             if self._segmenter is not None:
                 borders_C = self._segmented(sentences, firsts_B, len(text))
@@ -120,12 +132,12 @@ class Words:
                 borders_C = _cluster_begins(text)
             if self.name == AUTO:
                 spaceless_C = (kind_C > 0) & (kind_C <= len(WITHOUT_SPACES))
-                borders_C &= spaceless_C | _shifted(spaceless_C) | after_ending_C
+                borders_C &= spaceless_C | _shifted(spaceless_C) | beside_mark_C
                 self._count(kind_C, firsts_B)
             _move_before_spaces(borders_C, space_C)
         borders_C[firsts_B] = False
         borders_C[np.append(firsts_B[1:], len(text)) - 1] = False
-        return borders_C
+        return borders_C, mark_C
 
     def _segmented(self, sentences: Sequence[str], firsts_B: np.ndarray, size: int) -> np.ndarray:
         borders_C = np.zeros(size, dtype=bool)
@@ -175,7 +187,7 @@ class Figures(NamedTuple):
 
     words, tokens, characters: of all sentences; special tokens and spaces are left out.
     unknown: how many of the tokens are the unknown token.
-    met: sentences by kind of characters, see `Words`.
+    met: sentences by kind of characters, and those of a slow tokenizer, see `Words`.
     """
 
     words: int
@@ -195,7 +207,7 @@ class Figures(NamedTuple):
 
 
 def notes(name: str, figures: Figures) -> list[str]:
-    """What a word is, as a line; a second one if the vocabulary does not know the language."""
+    """What a word is, as a line; more if the tokenizer is slow, or its vocabulary does not know the language."""
     plain = {
         AUTO: "the tokenizer's own",
         "tokens": "every token is one",
@@ -215,6 +227,11 @@ def notes(name: str, figures: Figures) -> list[str]:
         f"a word has {figures.characters / words:.1f} characters and {figures.tokens / words:.1f} tokens on average"
     )
     lines = [f"words: {'; '.join(parts)}"]
+    lines += [
+        f"{kind.removeprefix(SLOW)} is a slow tokenizer without word ids: words are taken from its pieces"
+        for kind in figures.met
+        if kind.startswith(SLOW)
+    ]
     if figures.unknown > UNKNOWN_AT_MOST * figures.tokens:
         lines.append(
             f"{100 * figures.unknown / figures.tokens:.0f} % of the tokens are unknown to this vocabulary; choose a "

@@ -1,0 +1,327 @@
+"""Texts on their way into a corpus: in chunks, in several processes, stopped and begun again, always the same rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.scripts import Run, contents
+from tests.tiny import assert_equal
+from tsdae import corpus as corpus_module
+from tsdae import intake, preparation, sources
+from tsdae.cleaning import Cleaning
+from tsdae.corpus import Corpus
+from tsdae.intake import COLUMNS, Counts, Seen, Store, Work, collect, hashes_of
+from tsdae.preparation import PrepareConfig, TextConfig, build_corpora
+from tsdae.sources import Texts
+from tsdae.words import Words, notes
+
+# Every kind of line twice, so that "repeated" and all else lie on both sides of every border between chunks.
+LINES = [
+    *tiny.SENTENCES,
+    "",
+    "\u200d",
+    *(f"the {word}" for word in tiny.WORDS),
+    "a",
+    *tiny.SENTENCES[::-1],
+    "",
+    "an 犬",
+]
+
+
+def collected(lines: list[str], store: Store | None = None, **settings: Any) -> tuple[Store, Counts]:
+    store = store or Store()
+    return store, collect(Texts(lines), Work(tiny.tokenizer()), store, Counts(), **settings)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Repeated sentences
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 50_000])
+def test_seen_is_a_set(size: int) -> None:
+    """Against Python's: values that want the same place, 0, repeated within one call, and a table that grows."""
+    draw = np.random.default_rng(size)
+    seen, known = Seen(), set[int]()
+    for _ in range(6):
+        shift = draw.integers(0, 48) if size <= 1000 else 0  # with low bits of 0 they all want the same place
+        values = draw.integers(0, 2 * size, size).astype(np.uint64) << np.uint64(shift)
+        new = []
+        for value in values.tolist():
+            new.append(max(1, value) not in known)
+            known.add(max(1, value))
+        assert seen.add(values).tolist() == new
+    assert seen.add(np.array(sorted(known), np.uint64)).sum() == 0
+
+
+def test_what_is_kept_and_why_the_rest_is_not() -> None:
+    apart = hashes_of(["the dog", "a man"])
+    store, counts = collected(LINES, apart_hashes=apart)
+    held_out = [line for line in LINES if line in ("the dog", "a man")]
+    distinct = [line for line in dict.fromkeys(LINES) if line not in ("", "\u200d", *held_out)]
+    assert_equal(Corpus.of(store, counts, Work(tiny.tokenizer())), Corpus.build(distinct, tiny.tokenizer()))
+    assert counts.dropped == {
+        "without a word": 3,
+        "held out by a file": len(held_out),
+        "repeated": len(LINES) - 3 - len(held_out) - len(distinct),
+    }
+    assert counts.texts == len(LINES)
+    kept, every = collected(LINES, keep_repeated=True)
+    assert kept.rows == len(LINES) - 3
+    assert every.dropped == {"without a word": 3}
+
+
+def test_counts_are_those_of_the_kept_sentences() -> None:
+    distinct = [line for line in dict.fromkeys(LINES) if line.strip("\u200d")]
+    _, counts = collected(LINES)
+    built = Corpus.build(distinct, tiny.tokenizer()).figures
+    assert built is not None
+    assert counts.figures._replace(met={}) == built._replace(met={})
+    assert counts.words == sum(
+        len(tiny.tokenizer().backend_tokenizer.pre_tokenizer.pre_tokenize_str(s)) for s in distinct
+    )
+    assert counts.characters == sum(len(s.replace(" ", "")) for s in distinct)
+    assert counts.unknown == 1, "the premise: the dog in Japanese"
+
+
+def five_words(number: int) -> list[str]:
+    return [f"the {word}" for word in tiny.WORDS[5 * number : 5 * number + 5]]
+
+
+@pytest.mark.parametrize("limit", [1, 5, 9, 30, 1000])
+def test_a_limit_is_of_kept_sentences_and_reads_no_more_than_it_needs(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(LINES)
+    store = Store()
+    collect(Texts(lines), Work(tiny.tokenizer()), store, Counts(), limit=limit)
+    everything, _ = collected(LINES)
+    assert store.rows == min(limit, everything.rows)
+    assert store.column("hashes").tolist() == everything.column("hashes")[:limit].tolist()
+    if limit < 5:
+        assert len(list(lines)) == len(LINES) - limit, "the first eight are distinct"
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 1)
+    documents = [". ".join(five_words(k)) for k in range(4)]  # five sentences each: the last one may be cut
+    store = Store()
+    work = Work(tiny.tokenizer(), cleaning=Cleaning("regex"))
+    collect(Texts(documents), work, store, Counts(), limit=limit)
+    assert store.rows == min(limit, 20)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Chunks, processes, stops
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 10])
+def test_chunks_leave_no_trace(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    whole, counts = collected(LINES)
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", at_once)
+    store, in_chunks = collected(LINES)
+    assert in_chunks == counts
+    for name in COLUMNS:
+        assert store.column(name).tolist() == whole.column(name).tolist(), name
+
+
+@pytest.mark.slow  # two more processes that import torch
+def test_workers_leave_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole, counts = collected(LINES)
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(intake, "ALONE", 2)
+    here: list[int] = []
+
+    def counted(self: Work, texts: list[str], work: Any = Work.__call__) -> Any:
+        here.append(len(texts))
+        return work(self, texts)
+
+    monkeypatch.setattr(intake.Work, "__call__", counted)
+    store, by_workers = collected(LINES, workers=2)
+    assert len(here) == 2, "the rest was done elsewhere"
+    assert by_workers == counts
+    for name in COLUMNS:
+        assert store.column(name).tolist() == whole.column(name).tolist(), name
+    with pytest.raises(ValueError, match="sentence 3 holds half of a surrogate pair"):
+        collected([*LINES[:10], "a cat", "half \ud83d"], workers=2)
+
+
+def stopped_after(count: int, error: BaseException) -> Any:
+    """`Begun.save` that ends the work after so many chunks."""
+    left = [count]
+    save = preparation.Begun.save
+
+    def stop(self: preparation.Begun, counts: Counts) -> None:
+        save(self, counts)
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    return stop
+
+
+@pytest.mark.parametrize("settings", ["", "--shuffle --limit 20", "--keep-repeated --limit 40", "--heldout apart.txt"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stopped_preparation_goes_on(
+    error: BaseException, settings: str, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same bytes, however often it is stopped and whatever was written behind the last count."""
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+    (place / "apart.txt").write_text("a dog\nthe man\n")
+    command = f"text.txt --model model --workers 1 {settings}"
+    assert run("prepare", f"{command} --output whole").code == 0
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+    for done in (2, 5, 6):  # chunks, the third time one
+        with monkeypatch.context() as patch:
+            patch.setattr(preparation.Begun, "save", stopped_after({2: 2, 5: 3, 6: 1}[done], error))
+            stopped = run("prepare", f"{command} --output other")
+        assert stopped.code == (130 if isinstance(error, KeyboardInterrupt) else 143)
+        assert stopped.err.endswith(f"stopped after {6 * done} texts; the same command goes on from there\n")
+        assert not (place / "other").exists()
+        for name in COLUMNS:
+            with (place / "other.part" / f"{name}.bin").open("ab") as file:
+                file.write(b"half of a piece!")  # 16 bytes: whole entries of every column
+    gone_on = run("prepare", f"{command} --output other")
+    assert gone_on.code == 0, gone_on.err
+    assert "going on after 36 texts, from other.part" in gone_on.err
+    assert contents(place / "other") == contents(place / "whole")
+    assert not list(place.glob("*.part"))
+
+
+def test_what_was_begun_otherwise_is_begun_again(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+
+    def stop() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(preparation.Begun, "save", stopped_after(3, KeyboardInterrupt()))
+            assert run("prepare", "text.txt --model model --output corpus").code == 130
+
+    stop()
+    changed = run("prepare", "text.txt --model model --output corpus --min-characters 4")
+    assert changed.code == 0
+    assert "corpus.part was begun with other settings or another text: beginning again" in changed.err
+    assert len(Corpus.open(place / "corpus")) < len({line for line in LINES if line.strip("\u200d")})
+    (place / "corpus").rename(place / "first")
+    stop()
+    (place / "text.txt").write_text("a dog\nthe man\nan apple\n")
+    changed = run("prepare", "text.txt --model model --output corpus")
+    assert "beginning again" in changed.err
+    assert len(Corpus.open(place / "corpus")) == 3
+
+
+def test_a_line_that_cannot_be_read_leaves_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 2)
+    (place / "text.txt").write_bytes("\n".join(LINES).encode() + b"\n\xff\n")
+    before = contents(place)
+    failed = run("prepare", "text.txt --model model --output corpus")
+    assert failed.code == 2
+    assert f"text.txt, line {len(LINES) + 1}: not UTF-8" in failed.err
+    assert contents(place) == before
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_preparation(place: Path) -> None:
+    """SIGKILL, which nobody can catch; and what it had written is no hindrance."""
+    (place / "text.txt").write_text("".join(f"the dog {number} is big\n" for number in range(400_000)))
+    script = Path(__file__).parent.parent / "scripts" / "prepare.py"
+    command = [sys.executable, str(script), "text.txt", "--model", "model", "--output", "corpus", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True)
+
+    def children() -> list[int]:
+        found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [int(pid) for pid in found if "multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+    until = time.monotonic() + 60
+    while len(workers := children()) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(workers) == 2, "the premise"
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    again = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert len(Corpus.open(place / "corpus")) == 400_000 - 1000
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Order and report
+
+
+def test_shuffle_draws_from_the_whole_text() -> None:
+    lines = [f"the {word} {other}" for word in tiny.WORDS for other in tiny.WORDS]
+    known = {tuple(Corpus.build([line], tiny.tokenizer()).token_ids): line for line in lines}
+
+    def drawn(text: list[str], **settings: Any) -> list[str]:
+        corpus, _ = build_corpora(Texts(text), "", TextConfig(heldout="0", **settings), tiny.tokenizer())
+        places = zip(corpus.boundaries[:-1], corpus.boundaries[1:], strict=True)
+        return [known[tuple(corpus.token_ids[first:last])] for first, last in places]
+
+    assert drawn(lines, limit=50) == lines[:50]
+    shuffled = drawn(lines, shuffle=True)
+    assert sorted(shuffled) == sorted(lines)
+    assert shuffled != lines
+    assert drawn(lines[::-1], shuffle=True) == shuffled, "the order is that of a hash of the text"
+    assert drawn(lines, shuffle=True, limit=50) == shuffled[:50]
+    late = sum(lines.index(line) >= len(lines) // 2 for line in shuffled[:100])
+    assert 30 < late < 70, "half of it comes from the second half: 4 standard errors"
+
+
+def test_the_report_says_what_became_of_the_text(run: Run, place: Path) -> None:
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+    prepared = run("prepare", "text.txt --model model --output corpus --heldout 2 --min-characters 2")
+    corpus = Corpus.open(place / "corpus")
+    report = json.loads((place / "corpus" / "report.json").read_text())
+    assert report["texts"] == len(LINES)
+    assert report["kept"] == len(corpus) + 2
+    assert report["texts"] == report["kept"] + sum(report["left_out"].values())
+    assert set(report["left_out"]) == {"blank", "of fewer than 2 characters", "repeated"}
+    lengths = Counter("8" if n <= 8 else "16" if n <= 16 else "32" for n in corpus.lengths.tolist())
+    assert {name: count for name, count in report["tokens_at_most"].items() if count} == lengths
+    assert len(lengths) == 3, "the premise"
+    figures = corpus.figures
+    assert figures is not None
+    assert report["unknown_tokens"] == figures.unknown / figures.tokens > 0
+    shares = ", ".join(f"{100 * lengths[most] / len(corpus):.0f} % to {most}" for most in ("8", "16", "32"))
+    assert f"tokens in a sentence: {shares}, 0 % to 64, 0 % to 128, 0 % more; " in prepared.err
+
+
+def test_a_corpus_is_taken_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "ROWS_AT_ONCE", 3)
+    rows = [5, 0, 7, 3, 1]
+    whole = Corpus.build(tiny.SENTENCES, tiny.tokenizer())
+    assert_equal(whole.take(np.array(rows)), Corpus.build([tiny.SENTENCES[row] for row in rows], tiny.tokenizer()))
+
+
+def test_notes_survive_a_stop() -> None:
+    """What was met and counted before is added to, not lost."""
+    _, counts = collected(LINES)
+    again = Counts.read(json.loads(json.dumps(counts.__dict__)))
+    assert again == counts
+    assert isinstance(again.met, Counter)
+    assert isinstance(again.dropped, Counter)
+    assert "1 sentences with Han" in notes(Words().name, again.figures)[0]
+
+
+def test_several_files_are_one_text(run: Run, place: Path) -> None:
+    (place / "texts" / "b").mkdir(parents=True)
+    (place / "texts" / "a.txt").write_text("a dog\nthe man\n")
+    (place / "texts" / "b" / "c.jsonl").write_text('{"text": "an apple"}\n{"text": "a dog"}\n')
+    assert run("prepare", "texts/**/*.* --model model --output corpus --heldout 0").code == 0
+    assert_equal(Corpus.open(place / "corpus"), Corpus.build(["a dog", "the man", "an apple"], tiny.tokenizer()))
+
+
+def test_workers_are_counted() -> None:
+    with pytest.raises(ValueError, match="--workers must be at least 1, got 0"):
+        PrepareConfig(model="m", output="o", workers=0)

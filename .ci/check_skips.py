@@ -3,7 +3,8 @@
 import sys
 import xml.etree.ElementTree as ElementTree
 
-reasons = [skip.get("message") or "" for skip in ElementTree.parse(sys.argv[1]).iter("skipped")]
+reports = [ElementTree.parse(path) for path in sys.argv[1:]]
+reasons = [skip.get("message") or "" for report in reports for skip in report.iter("skipped")]
 others = [reason for reason in reasons if reason != "needs CUDA"]
 print(f"skipped tests: {len(reasons)}, of them {len(reasons) - len(others)} for want of CUDA")
 if others:

@@ -169,6 +169,7 @@ def test_a_run_goes_on_with_another_number_of_processes(first: int, then: int, s
     assert_close(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
+@pytest.mark.slow  # three runs of two processes
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_bit_for_bit(start: Start, tmp_path: Path) -> None:
     """With dropout, whose masks differ between the processes and are the same again at the same number of them."""
     settings: dict[str, Any] = {"batch_size": 4, "precision": "fp32", "objective": "stops"}

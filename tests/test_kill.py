@@ -115,6 +115,7 @@ def survives(folder: Path, whole: Path, born: Callable[..., ForkServerProcess]) 
     assert not list(folder.rglob("*.part"))
 
 
+@pytest.mark.slow  # nine lives a seed
 @pytest.mark.parametrize("seed", [6, 9])
 def test_killed_at_random_points(
     seed: int, whole: Path, tmp_path: Path, born: Callable[..., ForkServerProcess]
@@ -134,6 +135,7 @@ def test_killed_at_random_points(
     survives(folder, whole, born)
 
 
+@pytest.mark.slow  # seven lives
 def test_killed_while_a_checkpoint_is_written(
     whole: Path, tmp_path: Path, born: Callable[..., ForkServerProcess]
 ) -> None:

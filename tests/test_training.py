@@ -333,6 +333,7 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> No
         config(**changes)
 
 
+@pytest.mark.slow  # a C++ compiler's
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own doing
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")
 def test_compiled_layers_train_as_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ from tsdae.preparation import PrepareConfig, prepare
 
 def main() -> None:
     parser = Parser(PrepareConfig, description=__doc__)
-    parser.add_argument("corpus", metavar="CORPUS", help="text file, jsonl, csv, tsv, parquet, - or hub:NAME[:CONFIG]")
+    parser.add_argument(
+        "corpus", metavar="CORPUS", help="text file, pattern, jsonl, csv, tsv, parquet, - or hub:NAME[:CONFIG]"
+    )
     config, rest = parser.configs()
     parser.run(lambda: prepare(rest.corpus, config))
 

@@ -6,7 +6,9 @@ from tsdae.pretraining import PretrainConfig, pretrain
 
 def main() -> None:
     parser = Parser(PretrainConfig, description=__doc__)
-    parser.add_argument("corpus", metavar="CORPUS", help="text file, jsonl, csv, tsv, parquet, - or hub:NAME[:CONFIG]")
+    parser.add_argument(
+        "corpus", metavar="CORPUS", help="text file, pattern, jsonl, csv, tsv, parquet or hub:NAME[:CONFIG]"
+    )
     config, rest = parser.configs()
     parser.run(lambda: print(f"done: {pretrain(rest.corpus, config)}"))
 

@@ -270,7 +270,9 @@ BAD = [
     Bad("train", f"{PREPARED} --heldout 2", "--heldout is decided when a corpus is prepared"),
     Bad("train", f"{PREPARED} --heldout text.txt", "--heldout is decided when a corpus is prepared"),
     Bad("train", f"{PREPARED} --evaluate heldout", "and prepared was prepared without any"),
-    Bad("train", f"{PREPARED} --model cased", "prepared for bert-tiny with a tokenizer that differs from the"),
+    Bad(
+        "train", f"{PREPARED} --model cased", "this corpus was prepared for bert-tiny, and cased has another tokenizer"
+    ),
     Bad("train", "--corpus prepared", "--corpus needs --model: prepared was prepared for bert-tiny"),
     Bad("train", "--corpus damaged --model ./nowhere", "damaged is damaged: boundaries.npy does not run from 0"),
     Bad("train", "--corpus no-heldout --model ./nowhere", "no-heldout/heldout is not a prepared corpus"),
@@ -403,6 +405,15 @@ BAD = [
     Bad("prepare", "latin.txt --model ./nowhere --output full --overwrite", "full exists and holds no prepared corpus"),
     Bad("prepare", "latin.txt --model ./nowhere --output prepared", "--output prepared already holds a corpus; choose"),
     Bad("prepare", f"text.txt {PREPARE} --word auto", "unknown argument --word; did you mean --words?"),
+    Bad("prepare", "text.txt --modle model --output c", "unknown argument --modle; did you mean --model?"),
+    Bad(
+        "prepare",
+        f"text.txt {PREPARE} --keep_repeatd",
+        "--keep_repeatd; did you mean --keep-repeated?",
+    ),
+    Bad(
+        "prepare", f"text.txt empty.txt {PREPARE}", "unknown argument empty.txt; see --help. A pattern such as '*.txt'"
+    ),
 ]
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from tests import tiny
 from tests.scripts import Run, contents
 from tests.tiny import assert_equal
+from tsdae import begun, intake, sources
 from tsdae import corpus as corpus_module
-from tsdae import intake, preparation, sources
 from tsdae.cleaning import Cleaning
 from tsdae.corpus import Corpus
 from tsdae.intake import COLUMNS, Counts, Seen, Store, Work, collect, hashes_of
@@ -157,9 +158,9 @@ def test_workers_leave_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def stopped_after(count: int, error: BaseException) -> Any:
     """`Begun.save` that ends the work after so many chunks."""
     left = [count]
-    save = preparation.Begun.save
+    save = begun.Begun.save
 
-    def stop(self: preparation.Begun, counts: Counts) -> None:
+    def stop(self: begun.Begun, counts: Counts) -> None:
         save(self, counts)
         left[0] -= 1
         if left[0] == 0:
@@ -181,7 +182,7 @@ def test_a_stopped_preparation_goes_on(
     monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
     for done in (2, 5, 6):  # chunks, the third time one
         with monkeypatch.context() as patch:
-            patch.setattr(preparation.Begun, "save", stopped_after({2: 2, 5: 3, 6: 1}[done], error))
+            patch.setattr(begun.Begun, "save", stopped_after({2: 2, 5: 3, 6: 1}[done], error))
             stopped = run("prepare", f"{command} --output other")
         assert stopped.code == (130 if isinstance(error, KeyboardInterrupt) else 143)
         assert stopped.err.endswith(f"stopped after {6 * done} texts; the same command goes on from there\n")
@@ -202,7 +203,7 @@ def test_what_was_begun_otherwise_is_begun_again(run: Run, place: Path, monkeypa
 
     def stop() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(preparation.Begun, "save", stopped_after(3, KeyboardInterrupt()))
+            patch.setattr(begun.Begun, "save", stopped_after(3, KeyboardInterrupt()))
             assert run("prepare", "text.txt --model model --output corpus").code == 130
 
     stop()
@@ -216,6 +217,87 @@ def test_what_was_begun_otherwise_is_begun_again(run: Run, place: Path, monkeypa
     changed = run("prepare", "text.txt --model model --output corpus")
     assert "beginning again" in changed.err
     assert len(Corpus.open(place / "corpus")) == 3
+
+
+def test_held_out_sentences_or_code_that_changed_begin_it_again(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows from before the change would be cut by other code, or be trained on and held out at once."""
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+    (place / "cut.py").write_text("def words(text):\n    return [text]\n")
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+    command = "prepare", "text.txt --model model --output corpus --heldout apart.txt --words cut.py:words"
+    for file, content in (("apart.txt", "a man\n"), ("cut.py", "def words(text):\n    return list(text)\n")):
+        (place / "apart.txt").write_text("a dog\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(begun.Begun, "save", stopped_after(3, KeyboardInterrupt()))
+            assert run(*command).code == 130
+        (place / file).write_text(content)
+        changed = run(*command)
+        assert changed.code == 0, changed.err
+        assert "corpus.part was begun with other settings or another text: beginning again" in changed.err
+        (place / "corpus").rename(place / f"made without {file}")
+
+
+@pytest.mark.parametrize(
+    "trouble", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["Ctrl-C", "full"]
+)
+def test_trouble_while_stopping_leaves_the_state_from_before(
+    trouble: BaseException, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+
+    def fails(self: begun.Begun) -> None:
+        raise trouble
+
+    for writes in (None, fails):
+        with monkeypatch.context() as patch:
+            patch.setattr(begun.Begun, "save", stopped_after(2, KeyboardInterrupt()))
+            if writes is not None:
+                patch.setattr(begun.Begun, "write", writes)
+            assert run("prepare", "text.txt --model model --output corpus").code in (130, 2)
+    gone_on = run("prepare", "text.txt --model model --output corpus")
+    assert gone_on.code == 0, gone_on.err
+    assert "going on after 12 texts" in gone_on.err
+
+
+def test_two_at_once_do_not_mix(run: Run, place: Path) -> None:
+    with FileLock(place / "corpus.part.lock"):
+        refused = run("prepare", "text.txt --model model --output corpus")
+    assert refused.code == 2
+    assert "another process is preparing corpus; wait for it, or choose another --output" in refused.err
+    assert not (place / "corpus.part").exists()
+    assert run("prepare", "text.txt --model model --output corpus").code == 0
+    assert not list(place.glob("corpus.*"))
+
+
+def test_what_is_not_ours_stays(run: Run, place: Path) -> None:
+    """A user's folder or text that is called as the work in progress would be."""
+    (place / "corpus.part").mkdir()
+    (place / "corpus.part" / "photo.jpg").touch()
+    (place / "other.part").write_text("a dog\n")
+    before = contents(place)
+    for command in ("text.txt --model model --output corpus", "other.part --model model --output other"):
+        refused = run("prepare", command)
+        assert refused.code == 2
+        assert "and it is there; move it away" in refused.err
+    assert contents(place) == before
+
+
+def test_a_pattern_does_not_stand_for_what_it_makes(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "texts").mkdir()
+    for name in ("a.txt", "z.txt"):
+        (place / "texts" / name).write_text("\n".join(LINES), encoding="utf-8")
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+    command = "prepare", "texts/** --model model --output texts/corpus --keep-repeated"
+    with monkeypatch.context() as patch:
+        patch.setattr(begun.Begun, "save", stopped_after(3, KeyboardInterrupt()))
+        assert run(*command).code == 130
+    gone_on = run(*command)
+    assert gone_on.code == 0, gone_on.err
+    assert "going on after 18 texts" in gone_on.err
+    assert json.loads((place / "texts" / "corpus" / "report.json").read_text())["texts"] == 2 * len(LINES)
 
 
 def test_a_line_that_cannot_be_read_leaves_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +358,36 @@ def test_shuffle_draws_from_the_whole_text() -> None:
     assert drawn(lines, shuffle=True, limit=50) == shuffled[:50]
     late = sum(lines.index(line) >= len(lines) // 2 for line in shuffled[:100])
     assert 30 < late < 70, "half of it comes from the second half: 4 standard errors"
+
+
+def test_what_was_not_drawn_is_reported(run: Run, place: Path) -> None:
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+    assert run("prepare", "text.txt --model model --output corpus --shuffle --limit 20 --heldout 2").code == 0
+    report = json.loads((place / "corpus" / "report.json").read_text())
+    assert report["kept"] == 20
+    assert report["texts"] == report["kept"] + sum(report["left_out"].values())
+
+
+def test_equal_sentences_are_not_drawn_together() -> None:
+    lines = [f"the {word}" for word in tiny.WORDS] * 20
+    settings = TextConfig(heldout="0", keep_repeated=True, shuffle=True, limit=len(tiny.WORDS))
+    corpus, _ = build_corpora(Texts(lines), "", settings, tiny.tokenizer())
+    places = zip(corpus.boundaries[:-1], corpus.boundaries[1:], strict=True)
+    assert len({tuple(corpus.token_ids[first:last]) for first, last in places}) > len(tiny.WORDS) // 2
+
+
+def test_a_limit_does_not_read_repeats_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    take = Texts.take
+
+    def counted(self: Texts, most: int | None) -> list[str]:
+        calls.append(most)
+        return take(self, most)
+
+    monkeypatch.setattr(Texts, "take", counted)
+    store, _ = collected([*tiny.SENTENCES, *["a dog"] * 5000], limit=len(tiny.SENTENCES) + 2)
+    assert store.rows < len(tiny.SENTENCES) + 2
+    assert len(calls) < 30
 
 
 def test_the_report_says_what_became_of_the_text(run: Run, place: Path) -> None:

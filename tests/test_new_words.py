@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from tests import tiny
-from tests.scripts import Run
+from tests.scripts import Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import TSDAE, SentenceEncoder, TrainConfig, pretraining, train
 from tsdae.pretraining import train_tokenizer
@@ -84,7 +85,7 @@ def test_new_words_from_the_command_line(place: Path, run: Run) -> None:
     assert first == second
     assert SentenceEncoder.from_pretrained(place / "one" / "encoder").tokenizer.tokenize("walking") == ["walking"]
     without = run("train", f"--corpus corpus {flags.replace('--add-tokens new.txt', '')} --output three")
-    assert (without.code, "with a tokenizer that differs" in without.err) == (2, True)
+    assert (without.code, "prepared for model with --add-tokens new.txt, and model has" in without.err) == (2, True)
     assert "no file old.txt" in run("train", "--corpus text.txt --model model --add-tokens old.txt").err
 
 
@@ -95,7 +96,9 @@ def test_a_tokenizer_of_ones_own(kind: str) -> None:
     ids = tokenizer("A man is playing")["input_ids"]
     assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a man is playing"
-    cased = train_tokenizer(["Ein Mann", "Eine Frau", "Éin"] * 30, kind, 18, cased=True)
+    cased = train_tokenizer(
+        ["Ein Mann", "Eine Frau", "Éin"] * 30, kind, {"wordpiece": 24, "unigram": 18}[kind], cased=True
+    )
     assert "É" in "".join(cased.tokenize("Éin"))
 
 
@@ -138,7 +141,40 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     assert "steps of batch" not in again.err
     assert (place / "made" / "tsdae" / "encoder" / "model.safetensors").read_bytes() == before
     other = run("pretrain", command.replace("--mlm-steps 4", "--mlm-steps 5"))
-    assert (other.code, "was begun with mlm_steps 4, now it is 5" in other.err) == (2, True)
+    assert (other.code, "was begun with --mlm-steps 4, now it is 5" in other.err) == (2, True)
+
+
+def test_what_cannot_be_read_twice_is_refused(place: Path, run: Run) -> None:
+    tiny.prepared(place / "prepared")
+    for source, message in (("-", "the text is read twice"), ("prepared", "is tokenised already")):
+        result = run("pretrain", f"{source} --output made")
+        assert (result.code, message in result.err) == (2, True), result.err
+        assert not (place / "made").exists()
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_more_letters_than_pieces(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"give a larger one|vocabulary is not large enough"):
+        train_tokenizer([chr(0x4E00 + k) for k in range(300)], kind, 120)
+
+
+def test_what_reads_the_text_says_what_is_wrong_with_it() -> None:
+    def sentences() -> Iterator[str]:
+        yield "a dog"
+        raise ValueError("line 2: not UTF-8")
+
+    with pytest.raises(ValueError, match=r"^line 2: not UTF-8"):
+        train_tokenizer(sentences(), "wordpiece", 100)
+
+
+def test_a_sentence_without_spaces_is_not_unknown_and_keeps_its_vowel_signs() -> None:
+    thai = ["ที่นี่มีแมวดำ" * 12, "แมวอยู่ที่นี่", "हिन्दी में कुत्ता"]
+    tokenizer = train_tokenizer(thai * 5, "wordpiece", 80)
+    for sentence in thai:
+        assert tokenizer.unk_token not in tokenizer.tokenize(sentence)
+        pieces = [piece.removeprefix("##") for piece in tokenizer.tokenize(sentence)]
+        assert "".join(pieces) == sentence.replace(" ", "")
+    assert len(thai[0]) > 100, "the premise: BERT would not know it"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +185,15 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
         ("--vocabulary-size 5000", "the text supports"),
         ("--tsdae-steps -1", "--tsdae-steps at least 0"),
         ("--output model", "is there and holds no pretraining"),
+        ("--width -64", "--width must be a multiple of 64, got -64"),
+        ("--evaluate no.tsv", "no file no.tsv"),
+        ("--precision fp16 --device cpu", "fp16"),
+        ("--heldout no.txt", "no file no.txt"),
+        ("--modle x", "unknown argument --modle"),
     ],
 )
 def test_bad_input_gets_one_line(place: Path, run: Run, flags: str, message: str) -> None:
+    before = contents(place)
     result = run("pretrain", f"text.txt --output made {flags}" if "--output" not in flags else f"text.txt {flags}")
     assert (result.code, message in result.err) == (2, True), result.err
+    assert contents(place) == before, "so that the same --output can be given again"

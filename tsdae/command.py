@@ -39,6 +39,7 @@ class Parser(HfArgumentParser):
 
     def configs(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
         """The filled dataclasses, and a namespace if the parser has further arguments. Exits with 2 on an error."""
+        self._look_for_typos(sys.argv[1:] if arguments is None else arguments)
         try:
             *filled, rest = self.parse_args_into_dataclasses(
                 arguments, return_remaining_strings=True, look_for_args_file=False
@@ -46,14 +47,21 @@ class Parser(HfArgumentParser):
         except ValueError as error:
             self.error(str(error))
         if rest:
-            flag = rest[0].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            self.error(f"unknown argument {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+            self.error(f"unknown argument {rest[0]}; see --help. A pattern such as '*.txt' needs its quotes")
         nothing = object()
         unset = argparse.Namespace(**{action.dest: nothing for action in self._actions})  # in place of the defaults
         self.parse_known_args(arguments, unset)
         self.given = {name for name, value in vars(unset).items() if value is not nothing}
         return tuple(filled)
+
+    def _look_for_typos(self, arguments: list[str]) -> None:
+        """Before argparse asks for what a misspelt flag was to give."""
+        shown = [flag for action in self._actions for flag in action.option_strings]
+        for argument in arguments:
+            flag = argument.split("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                near = difflib.get_close_matches(flag, shown, n=1)
+                self.error(f"unknown argument {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2."""

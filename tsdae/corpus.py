@@ -240,14 +240,23 @@ class Corpus:
                 f"decided when a text is tokenised: make it again with words {words!r}, or ask for {self.words!r}"
             )
 
-    def check_tokenizer(self, tokenizer: Any) -> None:
-        """ValueError if the ids were made by another tokenizer than this one; says which model they were made for."""
+    def check_tokenizer(self, tokenizer: Any, asked: str = "the model") -> None:
+        """ValueError if the ids were made by another tokenizer than this one; names the model that they were made for.
+
+        asked: what the tokenizer belongs to, in words (see `model_in_words`).
+        """
         if self.tokenizer and self.tokenizer != fingerprint_of(tokenizer):
-            made_for = f" for {self.made_from['model']}" if "model" in self.made_from else ""
+            made = self.made_from
+            made_for = f" for {model_in_words(made['model'], made.get('add_tokens'))}" if "model" in made else ""
             raise ValueError(
-                f"this corpus was prepared{made_for} with a tokenizer that differs from the model's; train the model "
-                "that it was prepared for, or prepare the text again for this one (scripts/prepare.py --model)"
+                f"this corpus was prepared{made_for}, and {asked} has another tokenizer; train what it was prepared "
+                "for, or prepare the text again (scripts/prepare.py --model)"
             )
+
+
+def model_in_words(model: str, add_tokens: str | None) -> str:
+    """What a tokenizer belongs to: a model, and the file of words that were added to its tokens."""
+    return f"{model} with --add-tokens {add_tokens}" if add_tokens else model
 
 
 def is_corpus(folder: Path) -> bool:

@@ -45,6 +45,21 @@ def named_function(name: str, role: str) -> Callable[..., Any]:
     return function  # any callable: its signature is the user's promise
 
 
+def file_of(name: str) -> Path | None:
+    """The file of file.py:function, or of module:function; None for what is built in."""
+    module = name.rpartition(":")[0]
+    if not module or module.endswith(".py"):
+        return Path(module) if module else None
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `named_function` looks for it
+        sys.path.insert(0, here)
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 @functools.cache
 def _module_from_file(path: Path, modified_ns: int) -> Any:
     """Runs the file once, however often a run names it; anew after an edit."""

@@ -10,6 +10,7 @@ back as a `Piece` in the order of the text. Repeated sentences are found by a ha
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -30,7 +31,7 @@ import numpy as np
 
 from tsdae.cleaning import Cleaning
 from tsdae.packing import ranges
-from tsdae.sources import TEXTS_AT_ONCE, Texts
+from tsdae.sources import TEXTS_AT_ONCE, Texts, Wanted
 from tsdae.tokenization import BEGINS_WORD, SPECIAL, tokenize
 from tsdae.words import Figures, Words
 
@@ -119,13 +120,27 @@ def pieces(texts: Texts, work: Work, workers: int, wanted: Callable[[], int | No
     try:
         while following is not None or waiting:
             while following is not None and len(waiting) < 2 * workers:
-                waiting.append(pool.submit(_do, following))
+                with _without_ctrl_c():  # the processes that it starts are not to end in the midst of their imports
+                    waiting.append(pool.submit(_do, following))
                 following = next(chunks, None)
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise OSError("a worker process was ended from outside, perhaps for want of memory; try --workers 1") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """SIGINT waits until the end; processes started meanwhile never get it. Where there are no such masks: nothing."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _work: Work  # of a worker process
@@ -298,7 +313,8 @@ def collect(
     while skipped < counts.texts:
         skipped += len(texts.take(counts.texts - skipped)) or counts.texts
     counts = copy.deepcopy(counts)
-    for piece in pieces(texts, work, workers, lambda: None if limit is None else limit - store.rows):
+    wanted = Wanted(limit)
+    for piece in pieces(texts, work, workers, lambda: wanted(store.rows)):
         hash_B = piece.columns["hashes"]
         wanted_B = np.ones(len(hash_B), dtype=bool)
         if apart_hashes is not None and len(apart_hashes):

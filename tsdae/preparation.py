@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import os
 import shlex
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from tsdae import distributed
+from tsdae.begun import WHOLE, check_part, part_of, unfinished
 from tsdae.cleaning import Cleaning
 from tsdae.corpus import HELDOUT, REPORT, Corpus, check_corpus_output, in_folder, in_memory
-from tsdae.files import read_json, remove, replace_folder, write_json
+from tsdae.files import remove, replace_folder, write_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
-from tsdae.formats import check_file
+from tsdae.formats import TABLES, check_file, suffix_of
+from tsdae.functions import file_of
 from tsdae.inference import resolve_model
 from tsdae.intake import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
 from tsdae.noise import keyed
 from tsdae.progress import print_note, progress_bar
-from tsdae.signals import Interrupted
 from tsdae.sources import (
     Texts,
     check_source,
@@ -46,8 +45,6 @@ from tsdae.words import AUTO, Words
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
 HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1
 SHUFFLED = 0x5F1E  # a word in the key that draws an order
-SAVE_EVERY = 20  # seconds
-STATE = "state.json"
 LENGTHS = (8, 16, 32, 64, 128)  # tokens: where the bars of the report's histogram end
 
 
@@ -117,7 +114,8 @@ def _read_apart(text: TextConfig) -> list[str] | None:
     """The sentences of the file of held-out sentences; None: a number of the text's own are held out."""
     if text.heldout is None or not _names_file(text.heldout):
         return None
-    return load_sentences(text.heldout, notes=print_note)
+    column = text.column if suffix_of(Path(text.heldout)) in TABLES else None
+    return load_sentences(text.heldout, column, notes=print_note)
 
 
 def sentences_of(source: str, text: TextConfig) -> Iterator[str]:
@@ -198,7 +196,8 @@ def _divide(
     """(to train on, held out or None). new: makes the arrays of the first."""
     rows = None
     if text.shuffle:
-        rows = np.argsort(keyed(SHUFFLED, hash_R), kind="stable")[: limit_for(source, text.limit)]
+        keys = (hash_R, np.arange(len(hash_R))) if text.keep_repeated else (hash_R,)  # equal ones are not neighbours
+        rows = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[: limit_for(source, text.limit)]
         hash_R = hash_R[rows]
     heldout: Corpus | None
     if apart is not None:
@@ -237,6 +236,7 @@ def prepare(source: str, config: PrepareConfig) -> None:
     check_text(source, config)
     output = Path(config.output)
     check_corpus_output(output, config.overwrite)
+    check_part(output)
     if config.add_tokens is not None:
         check_file(Path(config.add_tokens))
     folder = model_folder(resolve_model(config.model))
@@ -249,23 +249,26 @@ def prepare(source: str, config: PrepareConfig) -> None:
     text = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TextConfig)}
     work = Work(tokenizer, config.words or AUTO, _cleaning(source, config))
     workers = config.workers or default_workers()
-    with unfinished(output, {"source": source, "tokenizer": fingerprint_of(tokenizer)} | text) as begun:
-        texts = open_texts(source, config.column)
+    outside = (output, part_of(output))  # a pattern may stand for what is about to be written
+    files = [*_files(source, outside), *_files_named(config)]
+    with unfinished(output, source, {"tokenizer": fingerprint_of(tokenizer)} | text, files) as begun:
+        texts = open_texts(source, config.column, outside)
         apart = _read_apart(config)
         counts = _gather(texts, source, config, apart, work, begun.store, begun.counts, workers, begun.save)
-        staged = begun.folder / "whole"
+        staged = begun.folder / WHOLE
         remove(staged)
         staged.mkdir()
         whole = Corpus.of(begun.store, counts, work)
         hash_R = begun.store.column("hashes")
         training, heldout = _divide(whole, hash_R, source, config, apart, work, in_folder(staged))
         held_out = len(heldout) if heldout else 0
-        made_from = {"source": source, "model": config.model, "heldout_sentences": held_out} | text
+        made_from = {"source": source, "model": config.model, "add_tokens": config.add_tokens}
+        made_from |= {"heldout_sentences": held_out} | text
         corpus = dataclasses.replace(training, made_from=made_from)
         corpus.describe(staged)
         if heldout:
             dataclasses.replace(heldout, made_from=made_from).save(staged / HELDOUT)
-        report = report_of(corpus, counts)
+        report = report_of(corpus, counts, len(corpus) + (held_out if apart is None else 0))
         write_json(staged / REPORT, report)
         replace_folder(staged, output)
     for line in [*corpus.notes(), *report_lines(report)]:
@@ -280,76 +283,28 @@ def prepare(source: str, config: PrepareConfig) -> None:
     print(f"train from it: {shlex.join(command)}")
 
 
-@dataclass
-class Begun:
-    """A corpus in the making, in the folder OUTPUT.part: its rows, and a state that says how many of them count."""
-
-    folder: Path
-    made_of: dict[str, Any]
-    store: Store
-    counts: Counts
-    written: float = field(default_factory=time.monotonic)
-
-    def save(self, counts: Counts) -> None:
-        """Remembers, and writes every 20 seconds."""
-        self.counts = counts
-        if time.monotonic() > self.written + SAVE_EVERY:
-            self.write()
-
-    def write(self) -> None:
-        self.store.sync()
-        write_json(self.folder / STATE, {"made_of": self.made_of, "counts": vars(self.counts)})
-        self.written = time.monotonic()
+def _files(source: str, outside: Sequence[Path]) -> list[Path]:
+    return [] if source == "-" or source.startswith("hub:") else files_of(source, outside)
 
 
-@contextlib.contextmanager
-def unfinished(output: Path, settings: dict[str, Any]) -> Iterator[Begun]:
-    """What was begun of the corpus ``output`` with the same settings and files, or a new beginning.
+def _files_named(text: TextConfig) -> list[Path]:
+    """The user's files beside the text that decide what becomes of it."""
+    heldout = Path(text.heldout) if text.heldout is not None and _names_file(text.heldout) else None
+    code = [file_of(name) for name in (text.words, text.sentences) if name is not None]
+    return [path for path in (heldout, *code) if path is not None and path.is_file()]
 
-    After a stop it stays, and `Interrupted` says how to go on; when all is done, or cannot be done, it goes.
+
+def report_of(corpus: Corpus, counts: Counts, kept: int) -> dict[str, Any]:
+    """What was kept of a text and why not the rest; sentences by their length in tokens, special ones included.
+
+    kept: to train on and to hold out, less than there were rows if --limit drew them.
     """
-    folder = output.with_name(f"{output.name}.part")
-    source = settings["source"]
-    files = [] if source == "-" or source.startswith("hub:") else files_of(source)
-    made_of = settings | {"files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
-    counts = Counts()
-    if (folder / STATE).is_file():
-        saved = read_json(folder / STATE)
-        if saved.get("made_of") == made_of and source != "-":
-            counts = Counts.read(saved["counts"])
-            print_note(f"going on after {counts.texts:,} texts, from {folder}")
-        else:
-            print_note(f"{folder} was begun with other settings or another text: beginning again")
-    if not counts.texts:
-        remove(folder)
-        folder.mkdir(parents=True)
-    begun = Begun(folder, made_of, Store(folder, counts.rows, counts.tokens), counts)
-    keep = False
-    try:
-        yield begun
-    except (KeyboardInterrupt, SystemExit) as stop:
-        begun.write()
-        keep = True
-        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
-        going_on = "" if source == "-" else "; the same command goes on from there"
-        raise Interrupted(number, f"stopped after {begun.counts.texts:,} texts{going_on}") from stop
-    except OSError:  # a full disk: what was written before is good
-        keep = (folder / STATE).is_file()
-        raise
-    finally:
-        begun.store.close()
-        if not keep:
-            remove(folder)
-
-
-def report_of(corpus: Corpus, counts: Counts) -> dict[str, Any]:
-    """What was kept of a text and why not the rest; sentences by their length in tokens, special ones included."""
     edges = [0, *(most + 1 for most in LENGTHS), np.inf]
     sentences = np.histogram(corpus.lengths, edges)[0]
     return {
         "texts": counts.texts,
-        "kept": counts.rows,
-        "left_out": dict(counts.dropped),
+        "kept": kept,
+        "left_out": dict(counts.dropped) | ({"not drawn": counts.rows - kept} if kept < counts.rows else {}),
         "tokens_at_most": {str(most): int(n) for most, n in zip([*LENGTHS, "more"], sentences, strict=True)},
         "unknown_tokens": counts.unknown / max(1, counts.ordinary),
     }
@@ -362,7 +317,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     shares = [
         f"{100 * count / total:.0f} % {name if name == 'more' else f'to {name}'}" for name, count in lengths.items()
     ]
-    return [f"tokens in a sentence: {', '.join(shares)}; {100 * report['unknown_tokens']:.2g} % of all are unknown"]
+    return [f"tokens in a sentence: {', '.join(shares)}; {100 * report['unknown_tokens']:.3g} % of all are unknown"]
 
 
 def open_prepared(folder: str | Path) -> tuple[Corpus, Corpus | None]:

@@ -25,16 +25,18 @@ from tsdae.bert import Bert, BertConfig
 from tsdae.checkpoints import Checkpoint, write_checkpoint
 from tsdae.corpus import check_corpus_output, is_corpus
 from tsdae.encoder import SentenceEncoder
-from tsdae.files import read_json, remove, replace_folder, write_json, writing
-from tsdae.preparation import PrepareConfig, TextConfig, check_text, prepare, sentences_of
+from tsdae.files import first_line, read_json, remove, replace_folder, write_json, writing
+from tsdae.preparation import PrepareConfig, TextConfig, prepare, sentences_of
 from tsdae.progress import print_note
-from tsdae.recipe import DataConfig, MethodConfig, run_training
+from tsdae.recipe import DataConfig, MethodConfig, check, run_training
 from tsdae.runs import holds_run, stored_settings
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, flag
 
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 FEWEST_PIECES = 100  # beyond the special tokens: with fewer there are hardly letters enough
+LONGEST_WORD = 500  # characters
+BEGUN = "pretrain.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class PretrainConfig(TextConfig):
     preset: Literal["cpu", "gpu"] = flag("cpu", "cpu: 4 layers of 256 and an hour on 2 cores; gpu: 12 layers of 512")
     tokenizer: Literal["wordpiece", "unigram"] = flag("wordpiece", "unigram: for scripts that write no spaces")
     vocabulary_size: int | None = flag(None, "pieces of the tokenizer, special ones included")
-    cased: bool = flag(False, "keep capitals and accents; without it both are dropped")
+    cased: bool = flag(False, "keep capitals; without it the text is lowered")
     layers: int | None = flag(None, "of the BERT")
     width: int | None = flag(None, "of the BERT, a multiple of 64: a head is 64 wide")
     positions: int = flag(128, "longest sentence in tokens")
@@ -77,7 +79,7 @@ class PretrainConfig(TextConfig):
 
     def __post_init__(self) -> None:
         shape = self.shape
-        if shape.width % 64:
+        if shape.width < 64 or shape.width % 64:
             raise ValueError(f"--width must be a multiple of 64, got {shape.width}")
         if shape.layers < 1 or shape.mlm[0] < 1 or shape.tsdae[0] < 0:
             raise ValueError("--layers and --mlm-steps must be at least 1, --tsdae-steps at least 0")
@@ -106,17 +108,23 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
     """
     output, shape = Path(config.output), config.shape
     stages = {name: output / name for name in ("start", "corpus", "mlm", "raw", "tsdae")}
-    check_text(source, config)
-    _check_begun(output, {"source": source} | dataclasses.asdict(config))
+    _check_source(source)
+    text = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TextConfig)}
+    train = TrainConfig(precision=config.precision, device=config.device, threads=config.threads)
+    data = DataConfig(corpus=source, evaluate=config.evaluate, max_length=config.positions, **text)
+    check(data, MethodConfig(model=str(stages["start"])), train)
+    settings = {"source": source} | dataclasses.asdict(config)
+    _check_begun(output, settings)
     if not is_corpus(stages["corpus"]):
         check_corpus_output(stages["corpus"], overwrite=False)
     if not stages["start"].is_dir():
         print_note(f"training a {config.tokenizer} tokenizer of {shape.vocabulary_size:,} pieces")
         tokenizer = train_tokenizer(sentences_of(source, config), config.tokenizer, shape.vocabulary_size, config.cased)
         encoder = new_encoder(tokenizer, shape, config)
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / BEGUN, _decisive(settings))
         _write_language_model(encoder.checkpoint, tokenizer, stages["start"])
     if not is_corpus(stages["corpus"]):
-        text = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TextConfig)}
         prepare(source, PrepareConfig(model=str(stages["start"]), output=str(stages["corpus"]), **text))
     if not stages["raw"].is_dir():
         _stage(config, stages["start"], stages["mlm"], "mlm")
@@ -128,22 +136,31 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
     return stages["tsdae"] / "encoder"
 
 
+def _check_source(source: str) -> None:
+    """ValueError for what cannot be read twice as text: once for the tokenizer, once for the corpus."""
+    if is_corpus(Path(source)):
+        raise ValueError(f"{source} is tokenised already, and a tokenizer is to be trained; give the text itself")
+    if source == "-" or Path(source).is_fifo():
+        raise ValueError("the text is read twice, for the tokenizer and for the corpus; write it to a file first")
+
+
+def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
+    """What finished stages depend on."""
+    return {name: value for name, value in settings.items() if name not in ("output", "device", "threads")}
+
+
 def _check_begun(output: Path, settings: dict[str, Any]) -> None:
-    """Writes OUTPUT/pretrain.json, or compares it: finished stages are kept, so they must be of the same settings."""
-    path = output / "pretrain.json"
-    decisive = {name: value for name, value in settings.items() if name not in ("output", "device", "threads")}
-    if path.is_file():
-        stored = read_json(path)
-        for name, value in decisive.items():
+    """Compares OUTPUT/pretrain.json, if it is there: finished stages are kept, so they must be of the same settings."""
+    if (output / BEGUN).is_file() and (output / "start").is_dir():
+        stored = read_json(output / BEGUN)
+        for name, value in _decisive(settings).items():
             if stored.get(name) != value:
+                flag_of = name if name == "source" else f"--{name.replace('_', '-')}"
                 raise ValueError(
-                    f"{output} was begun with {name} {stored.get(name)}, now it is {value}; choose another --output"
+                    f"{output} was begun with {flag_of} {stored.get(name)}, now it is {value}; choose another --output"
                 )
-        return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    elif output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - {BEGUN, "start.part"}):
         raise ValueError(f"--output {output} is there and holds no pretraining; choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(path, decisive)
 
 
 def _stage(config: PretrainConfig, model: Path, folder: Path, objective: Literal["mlm", "tsdae"]) -> None:
@@ -180,7 +197,9 @@ def train_tokenizer(sentences: Iterable[str], kind: str, vocabulary_size: int, c
 
     kind: "wordpiece" (BERT's: splits at spaces and punctuation) or "unigram" (Kudo 2018; pieces may span what other
     languages would call words, so it suits scripts without spaces).
-    ValueError if the text is too small for ``vocabulary_size`` pieces.
+    cased: keep capitals; without it the text is lowered. Accents stay either way: BERT's uncased tokenizers drop them,
+        and with them the vowel signs of Hindi or Thai.
+    ValueError if the text is too small for ``vocabulary_size`` pieces, or has more letters than that.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -188,8 +207,9 @@ def train_tokenizer(sentences: Iterable[str], kind: str, vocabulary_size: int, c
     special = list(SPECIAL.values())
     trainer: Any
     if kind == "wordpiece":
-        backend = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))
-        backend.normalizer = normalizers.BertNormalizer(lowercase=not cased, strip_accents=not cased)
+        # A longer word is unknown; where no spaces are written a sentence is one word, and BERT's 100 are too few.
+        backend = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"], max_input_chars_per_word=LONGEST_WORD))
+        backend.normalizer = normalizers.BertNormalizer(lowercase=not cased, strip_accents=False)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(vocab_size=vocabulary_size, special_tokens=special, show_progress=False)
@@ -202,7 +222,17 @@ def train_tokenizer(sentences: Iterable[str], kind: str, vocabulary_size: int, c
         trainer = trainers.UnigramTrainer(
             vocab_size=vocabulary_size, special_tokens=special, unk_token=SPECIAL["unk"], show_progress=False
         )
-    backend.train_from_iterator(sentences, trainer)
+    try:
+        backend.train_from_iterator(sentences, trainer)
+    except (ValueError, OSError):  # of the text
+        raise
+    except Exception as error:  # the library has one kind for all; for unigram it is a vocabulary below the letters
+        raise ValueError(f"no {kind} tokenizer of {vocabulary_size:,} pieces: {first_line(error)}") from error
+    if backend.get_vocab_size() > vocabulary_size:
+        raise ValueError(
+            f"the letters of the text alone make {backend.get_vocab_size():,} pieces, --vocabulary-size asks for "
+            f"{vocabulary_size:,}; give a larger one"
+        )
     if backend.get_vocab_size() < vocabulary_size:
         raise ValueError(
             f"the text supports {backend.get_vocab_size():,} pieces, --vocabulary-size asks for {vocabulary_size:,}; "

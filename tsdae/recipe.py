@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from tsdae import distributed
 from tsdae.assets import MINILM
 from tsdae.autoencoder import TSDAE
-from tsdae.corpus import Corpus, is_corpus
+from tsdae.corpus import Corpus, is_corpus, model_in_words
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.device import choose_device, choose_precision, describe
 from tsdae.encoder import SentenceEncoder
@@ -104,28 +105,32 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     distributed.join()
     name = method.model or MINILM.name
     prepared = open_prepared(str(data.corpus)) if _is_prepared(data) else None
-    texts = None if prepared or data.corpus is None else open_texts(data.corpus, data.column)
-    if texts:
-        texts.look()
-    with distributed.first_goes_first():
-        folder = resolve_model(name)
-        stsb = _stsb(data)
-    as_published = SentenceEncoder.from_pretrained(folder)
-    as_published.bert.set_dropout(method.dropout, method.attention_dropout)
-    encoder = SentenceEncoder(
-        as_published.checkpoint,
-        as_published.tokenizer,
-        method.pooling,
-        as_published.max_length,
-        as_published.normalize,
-    )
-    if method.add_tokens is not None:
-        added = encoder.add_tokens(load_sentences(method.add_tokens))
-        print_note(f"{len(added):,} new tokens of {method.add_tokens}, each begun as the mean of its pieces")
-    model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
-    corpus, heldout_corpus = prepared or build_corpora(
-        texts or Texts(sample_sentences(stsb, data.limit)), data.corpus or "", data, encoder.tokenizer
-    )
+    texts = Texts([]) if prepared or data.corpus is None else open_texts(data.corpus, data.column)
+    with contextlib.closing(texts):
+        texts.look()  # for the errors that it can have, before anything is downloaded
+        with distributed.first_goes_first():
+            folder = resolve_model(name)
+            stsb = _stsb(data)
+        as_published = SentenceEncoder.from_pretrained(folder)
+        as_published.bert.set_dropout(method.dropout, method.attention_dropout)
+        encoder = SentenceEncoder(
+            as_published.checkpoint,
+            as_published.tokenizer,
+            method.pooling,
+            as_published.max_length,
+            as_published.normalize,
+        )
+        if method.add_tokens is not None:
+            added = encoder.add_tokens(load_sentences(method.add_tokens))
+            print_note(f"{len(added):,} new tokens of {method.add_tokens}, each begun as the mean of its pieces")
+        model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
+        corpus, heldout_corpus = prepared or build_corpora(
+            texts if data.corpus else Texts(sample_sentences(stsb, data.limit)),
+            data.corpus or "",
+            data,
+            encoder.tokenizer,
+        )
+    corpus.check_tokenizer(encoder.tokenizer, model_in_words(name, method.add_tokens))
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0) if heldout_corpus else None  # the same for all seeds
     _print_plan(name, dataset, heldout, config)

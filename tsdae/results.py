@@ -7,16 +7,15 @@ them are to come from the settings alone.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from tsdae.assets import MINILM, STSB
 from tsdae.corpus import DESCRIPTION
 from tsdae.files import read_json, sha256_of
+from tsdae.functions import file_of
 from tsdae.grid import NO_AXES, Arm
 from tsdae.runs import versions
 
@@ -129,22 +128,7 @@ def code_hashes(arms: list[Arm]) -> dict[str, str]:
     here = Path(__file__).parent
     hashes = {f"tsdae/{path.name}": sha256_of(path) for path in sorted(here.glob("*.py"))}
     for name in dict.fromkeys(str(arm.flat[key]) for arm in arms for key in NAMING_CODE):
-        path = _source_of(name)
+        path = file_of(name)
         if path is not None and path.is_file():
             hashes[str(path)] = sha256_of(path)
     return hashes
-
-
-def _source_of(name: str) -> Path | None:
-    """The file of file.py:function, or of module:function; None for what is built in."""
-    module = name.rpartition(":")[0]
-    if not module or module.endswith(".py"):
-        return Path(module) if module else None
-    here = str(Path.cwd())
-    if here not in sys.path:  # as `functions.named_function` looks for it
-        sys.path.insert(0, here)
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin)
-    return path.relative_to(here) if path.is_relative_to(here) else path

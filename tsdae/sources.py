@@ -6,7 +6,7 @@ import glob
 import itertools
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,8 @@ def load_sentences(
     limit = limit_for(source, limit)
     kept: list[str] = []
     dropped: Counter[str] = Counter()
-    texts = open_texts(source, column)
-    # With a limit, no more texts at once than sentences that are still missing: none is read in vain.
-    while chunk := texts.take(None if limit is None else limit - len(kept)):
+    texts, wanted = open_texts(source, column), Wanted(limit)
+    while chunk := texts.take(wanted(len(kept))):
         sentences_of_it, dropped_of_it = cleaning(chunk)
         kept += sentences_of_it
         dropped += dropped_of_it
@@ -113,15 +112,20 @@ def check_source(source: str, limit: int | None = None) -> None:
         files_of(source)
 
 
-def files_of(source: str) -> list[Path]:
-    """The files that a name or a pattern stands for, in the order of their names; ValueError if there is none."""
+def files_of(source: str, outside: Sequence[Path] = ()) -> list[Path]:
+    """The files that a name or a pattern stands for, in the order of their names; ValueError if there is none.
+
+    outside: files and folders that a pattern does not stand for.
+    """
     path = Path(source)
     if path.exists() or not glob.has_magic(source):
         if path.is_dir():
             raise ValueError(f"{source} is a folder; give a file, or a pattern in quotes such as '{source}/**/*.txt'")
         check_file(path)
         return [path]
-    found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
+    names = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
+    left_alone = [path.resolve() for path in outside]
+    found = [path for path in names if not any(path.resolve().is_relative_to(other) for other in left_alone)]
     files = [path for path in found if not path.is_dir()]
     if not files:
         only = f"; it stands for folders only, {found[0]} among them" if found else ""
@@ -133,8 +137,13 @@ class Texts:
     """What stands in a source, text by text, and how far it was read."""
 
     def __init__(self, texts: Iterable[str], meter: Meter | None = None) -> None:
-        self._texts = iter(texts)
+        self._texts = self._source = iter(texts)
         self.meter = meter or Meter()
+
+    def close(self) -> None:
+        """Nothing more will be taken: an open file is closed."""
+        if isinstance(self._source, Generator):
+            self._source.close()
 
     def look(self) -> None:
         """Reads the first text already, for the errors that this can have."""
@@ -155,18 +164,35 @@ class Texts:
         return chunk
 
 
-def open_texts(source: str, column: str | None = None) -> Texts:
-    """The texts of a source (see `load_sentences`), read when they are taken."""
+class Wanted:
+    """How many texts to read at once where a limit ends it: as many as sentences are missing, so that none is read in
+    vain; twice as many as before where few of them were kept, so that a text of repeats is not read one by one."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._asked = self._rows = 0
+
+    def __call__(self, rows: int) -> int | None:
+        """rows: how many sentences there are by now. None: no limit."""
+        if self._limit is None:
+            return None
+        few = 2 * (rows - self._rows) < self._asked
+        self._asked, self._rows = max(self._limit - rows, 2 * self._asked if few else 0), rows
+        return self._asked
+
+
+def open_texts(source: str, column: str | None = None, outside: Sequence[Path] = ()) -> Texts:
+    """The texts of a source (see `load_sentences`), read when they are taken. outside: see `files_of`."""
     meter = Meter()
     if source.startswith("hub:"):
         _, name, *config = source.split(":")
         return Texts(_column(_hub_records(name, config), column, source), meter)
     if source == "-":
         return Texts(_file_texts(source, column, meter), meter)
-    files = files_of(source)
+    files = files_of(source, outside)
     if all(path.is_file() for path in files):  # of a pipe nobody knows where it ends
         meter.size = sum(path.stat().st_size for path in files)
-    return Texts(itertools.chain.from_iterable(_file_texts(str(path), column, meter) for path in files), meter)
+    return Texts((text for path in files for text in _file_texts(str(path), column, meter)), meter)
 
 
 def _file_texts(source: str, column: str | None, meter: Meter) -> Iterator[str]:

@@ -1,0 +1,121 @@
+"""A corpus in the making: what was done before a stop lies in OUTPUT.part, and the next call goes on from there.
+
+OUTPUT.part/COLUMN.bin    the rows so far
+OUTPUT.part/state.json    how many of them count, and what they were made of
+OUTPUT.part/whole/        the corpus that is about to become OUTPUT
+OUTPUT.part.lock          held by the process that writes there
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tsdae.files import read_json, remove, write_json
+from tsdae.intake import COLUMNS, Counts, Store
+from tsdae.progress import print_note
+from tsdae.signals import Interrupted
+
+SAVE_EVERY = 20  # seconds
+STATE, WHOLE = "state.json", "whole"
+OURS = {STATE, f"{STATE}.part", WHOLE, *(f"{name}.bin" for name in COLUMNS)}
+
+
+@dataclass
+class Begun:
+    """Its rows, and a state that says how many of them count."""
+
+    folder: Path
+    made_of: dict[str, Any]
+    store: Store
+    counts: Counts
+    written: float = field(default_factory=time.monotonic)
+
+    def save(self, counts: Counts) -> None:
+        """Remembers, and writes every 20 seconds."""
+        self.counts = counts
+        if time.monotonic() > self.written + SAVE_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        self.store.sync()
+        write_json(self.folder / STATE, {"made_of": self.made_of, "counts": vars(self.counts)})
+        self.written = time.monotonic()
+
+
+def part_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.part")
+
+
+def check_part(output: Path) -> None:
+    """ValueError if OUTPUT.part is there and is not ours, so that nothing of the user's is ever replaced."""
+    folder = part_of(output)
+    others = not folder.is_dir() or {path.name for path in folder.iterdir()} - OURS
+    if folder.exists() and others:
+        raise ValueError(f"{folder} is where the work lies until it is done, and it is there; move it away")
+
+
+@contextlib.contextmanager
+def unfinished(output: Path, source: str, settings: dict[str, Any], files: Sequence[Path]) -> Iterator[Begun]:
+    """What was begun of the corpus ``output`` with the same settings and unchanged files, or a new beginning.
+
+    files: all that decides about the rows beside the settings: texts, held-out sentences, the user's own code.
+    After a stop it stays, and `Interrupted` says how to go on; when all is done, or cannot be done, it goes.
+    """
+    check_part(output)
+    folder = part_of(output)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"another process is preparing {output}; wait for it, or choose another --output") from error
+    try:
+        made_of = {"source": source} | settings
+        made_of |= {"files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
+        with _opened(folder, made_of, source == "-") as begun:
+            yield begun
+    finally:
+        remove(Path(lock.lock_file))
+        lock.release()
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, made_of: dict[str, Any], is_stream: bool) -> Iterator[Begun]:
+    counts = Counts()
+    if (folder / STATE).is_file():
+        saved = read_json(folder / STATE)
+        if saved.get("made_of") == made_of and not is_stream:
+            counts = Counts.read(saved["counts"])
+            print_note(f"going on after {counts.texts:,} texts, from {folder}")
+        else:
+            print_note(f"{folder} was begun with other settings or another text: beginning again")
+    if not counts.texts:
+        remove(folder)
+        folder.mkdir()
+    begun = Begun(folder, made_of, Store(folder, counts.rows, counts.tokens), counts)
+    keep = False
+    try:
+        yield begun
+    except ValueError:  # it cannot be done
+        raise
+    except BaseException as stop:  # whatever else it was: a state that was written before is good
+        keep = (folder / STATE).is_file()
+        if not isinstance(stop, (KeyboardInterrupt, SystemExit)):
+            raise
+        begun.write()
+        keep = True
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        going_on = "" if is_stream else "; the same command goes on from there"
+        raise Interrupted(number, f"stopped after {begun.counts.texts:,} texts{going_on}") from stop
+    finally:
+        begun.store.close()
+        if not keep:
+            remove(folder)

@@ -31,6 +31,7 @@ WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
 SLOW = "tests/test_slow_tokenizers.py"
+HOLDING = "tests/test_holding_on.py"
 
 MUTANTS = (
     # noise
@@ -355,6 +356,14 @@ MUTANTS = (
     Mutant("vowel-signs-dropped", "tsdae/pretraining.py", "strip_accents=False", "strip_accents=not cased", NEW_WORDS),
     Mutant("a-failed-start-burns-the-folder", "tsdae/pretraining.py", "    _check_begun(output, settings)\n",
            "    _check_begun(output, settings)\n    output.mkdir(exist_ok=True)\n    write_json(output / BEGUN, {})\n", NEW_WORDS),
+    Mutant("holds-on-to-itself", "tsdae/recipe.py", "start = copy.deepcopy(encoder)", "start = encoder", HOLDING),
+    Mutant("start-by-the-runs-pooling", "tsdae/recipe.py", "start.pooling = own_pooling", "pass", HOLDING),
+    Mutant("a-sentence-is-a-pair-with-itself", "tsdae/objectives.py", "difference_BB.numel() - len(difference_BB)",
+           "difference_BB.numel()", HOLDING),
+    Mutant("similarities-in-bfloat16", "tsdae/objectives.py", "torch.autocast(unit_BD.device.type, enabled=False)",
+           "torch.autocast(unit_BD.device.type)", HOLDING),
+    Mutant("start-with-dropout", "tsdae/objectives.py", "self.start = start.eval()", "self.start = start.train()", HOLDING),
+    Mutant("dot-products-are-held", "tsdae/objectives.py", "unit_BD = F.normalize(sentence_BD, dim=1)", "unit_BD = sentence_BD", HOLDING),
     Mutant("test-sentences-in-the-sample", "tsdae/recipe.py", 'for split in ("dev", "test") for sentence in',
            'for split in ("dev",) for sentence in', RECIPE),
 )  # fmt: skip

@@ -169,7 +169,7 @@ def test_what_reads_the_text_says_what_is_wrong_with_it() -> None:
 
 def test_a_sentence_without_spaces_is_not_unknown_and_keeps_its_vowel_signs() -> None:
     thai = ["ที่นี่มีแมวดำ" * 12, "แมวอยู่ที่นี่", "हिन्दी में कुत्ता"]
-    tokenizer = train_tokenizer(thai * 5, "wordpiece", 80)
+    tokenizer = train_tokenizer(thai * 5, "wordpiece", 60)
     for sentence in thai:
         assert tokenizer.unk_token not in tokenizer.tokenize(sentence)
         pieces = [piece.removeprefix("##") for piece in tokenizer.tokenize(sentence)]

@@ -83,7 +83,8 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], files: Seque
         with _opened(folder, made_of, source == "-") as begun:
             yield begun
     finally:
-        remove(Path(lock.lock_file))
+        with contextlib.suppress(OSError):  # Windows removes it when it is released
+            Path(lock.lock_file).unlink()
         lock.release()
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tsdae.dataset import Batch
 from tsdae.dropout import draws
@@ -24,6 +25,7 @@ from tsdae.tokenization import Vocabulary
 
 if TYPE_CHECKING:
     from tsdae.autoencoder import TSDAE
+    from tsdae.encoder import SentenceEncoder
 
 Counts = Mapping[str, int]
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stays (Devlin et al. 2019, section 3.1)
@@ -91,7 +93,10 @@ Objective = Callable[["TSDAE", Batch], LossSum]
 
 def tsdae(model: TSDAE, batch: Batch) -> LossSum:
     """The paper's objective: - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences."""
-    sentence_BD = model.encode(batch.noisy)
+    return _reconstruction(model, batch, model.encode(batch.noisy))
+
+
+def _reconstruction(model: TSDAE, batch: Batch, sentence_BD: Tensor) -> LossSum:
     hidden_TD = model.decode(batch.target, sentence_BD)
     loss_T = model.token_loss(hidden_TD, batch.target.without_first().token_ids_T)
     return LossSum(loss_T.sum(), len(loss_T))
@@ -103,6 +108,45 @@ def _tsdae_counts(batch: Batch) -> Counts:
 
 # An objective whose counts follow from the batch says so before forward; needed where a step has several batches.
 tsdae.counts = _tsdae_counts  # type: ignore[attr-defined]  # functions carry attributes, their type does not
+
+
+class HoldingOn:
+    """The paper's objective, and a term that holds on to a finished sentence model, with which training began:
+
+        J + weight x mean over pairs i != j of a batch of (cos(s_i, s_j) - cos(s0_i, s0_j))^2
+
+    s0 is the vector that the model at the start gave the same noisy sentence. What alike sentences are is kept (as in
+    similarity-preserving distillation: Tung and Mori 2019, section 3), not the vectors themselves: they may turn, be of
+    another pooling, and serve the decoder.
+
+    start: that model, read by its own pooling, the one with which it was good; it is not trained.
+    weight: of the term, above 0. A batch of one sentence has no pairs and no such term.
+    """
+
+    def __init__(self, start: SentenceEncoder, weight: float) -> None:
+        self.start = start.eval().requires_grad_(False)
+        self.weight = weight
+
+    def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
+        sentence_BD = model.encode(batch.noisy)
+        loss = _reconstruction(model, batch, sentence_BD)
+        if len(batch.target) == 1:
+            return loss
+        with torch.no_grad():
+            start_BD = self.start.to(sentence_BD.device)(batch.noisy)
+        difference_BB = _cosines(sentence_BD) - _cosines(start_BD)  # 0 on the diagonal
+        held = LossSum(difference_BB.square().sum(), difference_BB.numel() - len(difference_BB), "holding_on")
+        return loss + self.weight * held
+
+    def counts(self, batch: Batch) -> Counts:
+        size = len(batch.target)
+        return {**_tsdae_counts(batch), **({"holding_on": size * (size - 1)} if size > 1 else {})}
+
+
+def _cosines(sentence_BD: Tensor) -> Tensor:
+    unit_BD = F.normalize(sentence_BD, dim=1)
+    with torch.autocast(unit_BD.device.type, enabled=False):  # two similarities may differ by less than bf16 shows
+        return unit_BD @ unit_BD.T
 
 
 class MaskedLanguageModel:

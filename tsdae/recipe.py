@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from tsdae.functions import named_function, names_function
 from tsdae.inference import entry, resolve_model, score
 from tsdae.measures import check_names
 from tsdae.noise import keyed
-from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, try_out, tsdae, views_of
+from tsdae.objectives import HoldingOn, MaskedLanguageModel, Objective, check_counts, try_out, tsdae, views_of
 from tsdae.preparation import ADD_TOKENS, TextConfig, build_corpora, check_heldout, check_text, open_prepared
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.progress import print_note
@@ -54,7 +56,7 @@ class DataConfig(TextConfig):
 
 SAMPLE = 0x5A3B  # a word in the key that draws a part of the sample corpus
 # What masked-language modelling has no use for: it does not delete, and it has no decoder.
-MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise")
+MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class MethodConfig:
     decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)")
     objective: str = flag("tsdae", "tsdae, mlm (masked-language modelling), my_loss.py:function or module:function")
     mlm_ratio: float = flag(0.15, "share of tokens that mlm predicts")
+    hold_on: float = flag(
+        0.0, "weight of a term that keeps which sentences are alike to a model that is a sentence model already: 100"
+    )
     dropout: float | None = flag(None, "default: as in the checkpoint")
     attention_dropout: float | None = flag(None, "default: as in the checkpoint")
 
@@ -79,7 +84,9 @@ class MethodConfig:
             raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
         if not 0.0 <= self.decoder_input_noise <= 1.0:
             raise ValueError(f"--decoder-input-noise must lie in [0, 1], got {self.decoder_input_noise}")
-        unused = MLM_HAS_NO if self.objective == "mlm" else ("mlm_ratio",)
+        if not 0.0 <= self.hold_on < math.inf:
+            raise ValueError(f"--hold-on must not be negative, got {self.hold_on}: 100 holds on, 0 does not")
+        unused = {"mlm": MLM_HAS_NO, "tsdae": ("mlm_ratio",)}.get(self.objective, ("mlm_ratio", "hold_on"))
         for setting in dataclasses.fields(self):
             if setting.name in unused and getattr(self, setting.name) != setting.default:
                 has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
@@ -134,14 +141,26 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0) if heldout_corpus else None  # the same for all seeds
     _print_plan(name, dataset, heldout, config)
-    if read_sentence_settings(model_folder(folder)).pooling is not None:
+    own_pooling = read_sentence_settings(model_folder(folder)).pooling
+    if own_pooling is not None:
+        advice = "" if method.hold_on else "; --hold-on 100 keeps more of it"
         print_note(
             f"{name} is a sentence model already, and adapting such a model can harm it: compare before and after "
-            '(scripts/evaluate.py, README, "When to use it")'
+            f'(scripts/evaluate.py, README, "When to use it"){advice}'
         )
 
     objective = _objective(method)
     terms = ["reconstruction" if objective is tsdae else method.objective]
+    if method.hold_on:
+        if own_pooling is None:
+            raise ValueError(f"--hold-on needs a sentence model, and the folder of {name} names no pooling")
+        start = copy.deepcopy(encoder)
+        start.pooling = own_pooling
+        objective, terms = HoldingOn(start, method.hold_on), ["reconstruction", "holding_on"]
+        print_note(
+            f"holding on to {name} as it is now, read by {own_pooling} pooling: its similarities between the sentences "
+            "of one batch of one process"
+        )
     if names_function(method.objective):
         batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
         terms = list(try_out(objective, model, batch).terms)
@@ -216,6 +235,8 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
     check_counts(_objective(method), config.accumulate * distributed.count())
+    if method.hold_on and config.batch_size < 2:
+        raise ValueError("--hold-on compares the sentences of a batch: --batch-size must be at least 2")
     choose_precision(config.precision, choose_device(config.device))
     check_heldout(data.heldout)
     evaluate = data.evaluate

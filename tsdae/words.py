@@ -235,6 +235,7 @@ def notes(name: str, figures: Figures) -> list[str]:
     if figures.unknown > UNKNOWN_AT_MOST * figures.tokens:
         lines.append(
             f"{100 * figures.unknown / figures.tokens:.0f} % of the tokens are unknown to this vocabulary; choose a "
-            "model whose tokenizer knows the language (for example xlm-roberta-base), or train one from this text"
+            "model whose tokenizer knows the language (for example xlm-roberta-base), or make one from this text "
+            "(scripts/pretrain.py)"
         )
     return lines

@@ -1,0 +1,89 @@
+"""A sentence encoder from nothing but text: STS-B after each stage of scripts/pretrain.py, and after TSDAE alone.
+
+    benchmarks/from_nothing.sh TEXT                                   # trains all that is compared
+    python benchmarks/from_nothing.py runs/nothing runs/alone > benchmarks/from_nothing.md
+
+STS-B's labels are read here and nowhere in training. Nothing of the text is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tsdae.device import machine_name  # noqa: E402  # the root has to be on the path first
+from tsdae.evaluation import bracketed, load_stsb  # noqa: E402
+from tsdae.inference import load_encoder, score  # noqa: E402
+
+HEAD = """# From nothing but text
+
+    benchmarks/from_nothing.sh TEXT
+    python benchmarks/from_nothing.py runs/nothing runs/alone > benchmarks/from_nothing.md
+
+Spearman x 100 on STS-B with its 95 % interval over the pairs; one seed, the last step of each stage, no label read in
+training, none used to choose. A network that was never trained compares sentences by the words that they share, so its
+row, and not 0, is what training has to beat. Averaged GloVe vectors: 58.02 on test (published: Reimers and Gurevych
+2019, table 1).
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Scores the stages of scripts/pretrain.py on STS-B.")
+    parser.add_argument("stages", metavar="STAGES", type=Path, help="output of scripts/pretrain.py")
+    parser.add_argument("alone", metavar="ALONE", type=Path, help="run of TSDAE from STAGES/start")
+    arguments = parser.parse_args()
+    stages, alone = arguments.stages, arguments.alone
+    encoders = {
+        "untrained": stages / "start",
+        "TSDAE alone": alone / "encoder",
+        "masked-language modelling": stages / "raw",
+        "masked-language modelling, then TSDAE": stages / "tsdae" / "encoder",
+    }
+    stsb = load_stsb()
+    columns = [(pooling, split) for pooling in ("cls", "mean") for split in ("dev", "test")]
+    print(HEAD)
+    print("| encoder | " + " | ".join(f"{pooling}: {split}" for pooling, split in columns) + " |")
+    print("| --- |" + " --- |" * len(columns))
+    for name, folder in encoders.items():
+        cells = []
+        for pooling, split in columns:
+            figure = score(load_encoder(str(folder), pooling), stsb[split])
+            cells.append(f"{figure.spearman:.2f} {bracketed(figure.ci95)}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    report = json.loads((stages / "corpus" / "report.json").read_text(encoding="utf-8"))
+    shape = json.loads((stages / "start" / "config.json").read_text(encoding="utf-8"))
+    print(
+        f"\nThe text: {report['kept']:,} sentences. The BERT: {shape['num_hidden_layers']} layers, "
+        f"{shape['hidden_size']} wide, {shape['vocab_size']:,} pieces.\n"
+    )
+    print("| run | steps | batch | learning rate | threads | tokens a second, median | held-out loss at the end |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, folder in (("mlm", stages / "mlm"), ("tsdae", stages / "tsdae"), ("TSDAE alone", alone)):
+        print(f"| {name} | {' | '.join(facts(folder))} |")
+    print(f"\nTaken on {machine_name()}.")
+
+
+def facts(run: Path) -> list[str]:
+    settings: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    speed = median(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
+    loss = [row["heldout_loss"] for row in rows if "heldout_loss" in row][-1]
+    return [
+        f"{settings['finished']:,}",
+        str(settings["batch_size"]),
+        f"{settings['learning_rate']:g}, {settings['schedule']}",
+        str(settings["threads"]),
+        f"{speed:,.0f}",
+        f"{loss:.3f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

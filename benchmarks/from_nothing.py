@@ -30,7 +30,7 @@ HEAD = """# From nothing but text
 Spearman x 100 on STS-B with its 95 % interval over the pairs; one seed, the last step of each stage, no label read in
 training, none used to choose. A network that was never trained compares sentences by the words that they share, so its
 row, and not 0, is what training has to beat. Averaged GloVe vectors: 58.02 on test (published: Reimers and Gurevych
-2019, table 1).
+2019, table 1). Speeds are those of the runs as they were made, also beside other work; LOG.md has them on idle cores.
 """
 
 

@@ -337,7 +337,7 @@ MUTANTS = (
            "first_B |= np.isin(value_B, values[self._insert(values)])", INTAKE),
     Mutant("held-out-file-ignored", "tsdae/intake.py", "wanted_B = ~np.isin(hash_B, apart_hashes)", "pass", INTAKE),
     Mutant("text-read-twice-after-a-stop", "tsdae/intake.py", "while skipped < counts.texts:", "while False:", INTAKE),
-    Mutant("another-text-goes-on", "tsdae/preparation.py", 'saved.get("made_of") == made_of', "True", INTAKE),
+    Mutant("another-text-goes-on", "tsdae/begun.py", 'saved.get("made_of") == made_of', "True", INTAKE),
     Mutant("sample-of-the-beginning", "tsdae/preparation.py", "limit=None if text.shuffle else limit", "limit=limit", INTAKE),
     Mutant("sample-is-another-text", "tsdae/preparation.py", "_cleaning(source, text) if source else None",
            "_cleaning(source, text)", RECIPE),

@@ -24,7 +24,8 @@ OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
 OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
 RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
 MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_probes.py"
-ABLATION, COMPARISONS, REPORT = "tests/test_ablation.py", "tests/test_comparisons.py", "tests/test_report.py"
+ABLATION, GRIDS = "tests/test_ablation.py", "tests/test_ablation.py -mslow -krows"
+COMPARISONS, REPORT = "tests/test_comparisons.py", "tests/test_report.py"
 WORDS = "tests/test_words.py"
 DECODING = "tests/test_decoding.py"
 WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
@@ -253,9 +254,9 @@ MUTANTS = (
     Mutant("probes-under-the-runs-own-noise", "tsdae/probes.py", "return heldout if same else probe", "return heldout",
            PROBES),
     Mutant("a-pair-with-itself", "tsdae/probes.py", "different_BB = ~torch.eye(size, dtype", "different_BB = torch.ones(size, size, dtype", PROBES),
-    Mutant("rows-of-other-settings", "tsdae/results.py", "arm.flat.get(key) != value and not", "False and not", ABLATION),
+    Mutant("rows-of-other-settings", "tsdae/results.py", "arm.flat.get(key) != value and not", "False and not", GRIDS),
     Mutant("arms-do-not-share-seeds", "tsdae/grid.py", '{**settings, "seed": seed}',
-           '{**settings, "seed": seed + len(settings)}', ABLATION),
+           '{**settings, "seed": seed + len(settings)}', GRIDS),
     # comparisons, the report, the walkthrough
     Mutant("verdict-by-the-surer-interval", "tsdae/comparisons.py", "max(p_seeds, _p_of(mean_S))", "min(p_seeds, _p_of(mean_S))",
            COMPARISONS),
@@ -268,7 +269,7 @@ MUTANTS = (
     Mutant("a-baseline-by-its-own-pooling", "tsdae/report.py", 'self.config["objective"] != "mlm"', "True", REPORT),
     Mutant("rows-of-other-grids", "tsdae/report.py", 'if _belongs(row["settings"], grid)]', "]", REPORT),
     Mutant("guides-over-other-texts", "tsdae/report.py", "if not apart & arm.settings.keys()]", "]", REPORT),
-    Mutant("other-pairs-unnoticed", "tsdae/results.py", 'if row.get("pairs") != base["pairs"]:', "if False:", ABLATION),
+    Mutant("other-pairs-unnoticed", "tsdae/results.py", 'if row.get("pairs") != base["pairs"]:', "if False:", GRIDS),
     Mutant("intervals-of-two-seeds", "tsdae/grid.py", "self.intervals and self.seeds < FEWEST_SEEDS", "False", ABLATION),
     Mutant("swaps-a-vector-with-itself", "scripts/walkthrough.py", "own_BD.roll(1, 0)", "own_BD.roll(0, 0)",
            f"{WALK}::test_training_makes_the_decoder_use_s"),

@@ -36,6 +36,7 @@ def rows(folder: Path = Path("ablation")) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in map(json.loads, lines)}
 
 
+@pytest.mark.slow  # seven runs
 def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     assert rows() == made
 
 
+@pytest.mark.slow  # two runs in processes of their own
 def test_rows_of_another_grid_stay_and_what_decides_about_them_is_compared(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,6 +190,7 @@ def test_digest_of_a_commit_is_that_of_its_files() -> None:
     assert not clean or rows.sources_of(commit) == rows.sources_here()
 
 
+@pytest.mark.slow  # a process that imports torch
 def test_a_worker_says_what_went_wrong_in_it() -> None:
     with Worker("ours", threads=1) as worker, pytest.raises(WorkerFailed, match="ours, in no_such_method"):
         worker.call("no_such_method")

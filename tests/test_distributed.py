@@ -145,7 +145,13 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name in ("the paper's", "unused parameters") else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
+)
 def test_two_processes_are_one_of_twice_the_batch(case: dict[str, Any], start: Start, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert start(1, one, **case) == [0]
@@ -161,6 +167,7 @@ def test_two_processes_are_one_of_twice_the_batch(case: dict[str, Any], start: S
     assert contents(one).keys() == contents(two).keys()
 
 
+@pytest.mark.slow  # three runs, two of them of two processes
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(first: int, then: int, start: Start, tmp_path: Path) -> None:
     assert start(1, tmp_path / "whole") == [0]

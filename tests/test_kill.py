@@ -26,7 +26,10 @@ from tests.runs import assert_same_run
 from tsdae import runs
 from tsdae.training import TrainConfig, train
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: signals and a fork server")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: signals and a fork server"),
+    pytest.mark.slow,
+]
 
 STEPS, PATIENCE_S = 60, 60.0
 BATCH = [" ".join(tiny.WORDS[i : i + 12]) for i in range(0, 36, 3)] * 4  # large enough for two threads
@@ -115,7 +118,6 @@ def survives(folder: Path, whole: Path, born: Callable[..., ForkServerProcess]) 
     assert not list(folder.rglob("*.part"))
 
 
-@pytest.mark.slow  # nine lives a seed
 @pytest.mark.parametrize("seed", [6, 9])
 def test_killed_at_random_points(
     seed: int, whole: Path, tmp_path: Path, born: Callable[..., ForkServerProcess]
@@ -135,7 +137,6 @@ def test_killed_at_random_points(
     survives(folder, whole, born)
 
 
-@pytest.mark.slow  # seven lives
 def test_killed_while_a_checkpoint_is_written(
     whole: Path, tmp_path: Path, born: Callable[..., ForkServerProcess]
 ) -> None:

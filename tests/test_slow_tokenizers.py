@@ -262,6 +262,7 @@ def test_a_folder_gives_the_same_tokenizer_again(sign: str, tmp_path: Path) -> N
     assert fingerprint_of(AutoTokenizer.from_pretrained(tmp_path / "twice")) == fingerprint_of(tokenizer)
 
 
+@pytest.mark.slow  # a process that imports transformers
 def test_the_fingerprint_is_that_of_any_process(tmp_path: Path) -> None:
     code = "import sys, tsdae.folders as f, tsdae.tokenization as t; from pathlib import Path\n"
     code += "print([t.fingerprint_of(f.load_tokenizer(Path(name))) for name in sys.argv[1:]])"

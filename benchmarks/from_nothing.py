@@ -1,7 +1,7 @@
 """A sentence encoder from nothing but text: STS-B after each stage of scripts/pretrain.py, and after TSDAE alone.
 
-    benchmarks/from_nothing.sh TEXT                                   # trains all that is compared
-    python benchmarks/from_nothing.py runs/nothing runs/alone > benchmarks/from_nothing.md
+    benchmarks/from_nothing.sh TEXT 0 && benchmarks/from_nothing.sh TEXT 1    # trains all that is compared
+    python benchmarks/from_nothing.py 0 1 > benchmarks/from_nothing.md
 
 STS-B's labels are read here and nowhere in training. Nothing of the text is printed.
 """
@@ -22,51 +22,56 @@ from tsdae.device import machine_name  # noqa: E402  # the root has to be on the
 from tsdae.evaluation import bracketed, load_stsb  # noqa: E402
 from tsdae.inference import load_encoder, score  # noqa: E402
 
+RUNS = ROOT / "runs"
+STAGES, ALONE = "nothing-{}", "alone-{}"  # of a seed
+ENCODERS = {
+    "untrained": f"{STAGES}/start",
+    "TSDAE alone": f"{ALONE}/encoder",
+    "masked-language modelling": f"{STAGES}/raw",
+    "masked-language modelling, then TSDAE": f"{STAGES}/tsdae/encoder",
+}
+TRAINED = {"masked-language modelling": f"{STAGES}/mlm", "then TSDAE": f"{STAGES}/tsdae", "TSDAE alone": ALONE}
+
 HEAD = """# From nothing but text
 
-    benchmarks/from_nothing.sh TEXT
-    python benchmarks/from_nothing.py runs/nothing runs/alone > benchmarks/from_nothing.md
+    benchmarks/from_nothing.sh TEXT 0 && benchmarks/from_nothing.sh TEXT 1
+    python benchmarks/from_nothing.py 0 1 > benchmarks/from_nothing.md
 
-Spearman x 100 on STS-B with its 95 % interval over the pairs; one seed, the last step of each stage, no label read in
-training, none used to choose. A network that was never trained compares sentences by the words that they share, so its
-row, and not 0, is what training has to beat. Averaged GloVe vectors: 58.02 on test (published: Reimers and Gurevych
-2019, table 1). Speeds are those of the runs as they were made, also beside other work; LOG.md has them on idle cores.
+Spearman x 100 on STS-B with its 95 % interval over the pairs; a row a seed, the last step of each stage, no label read
+in training, none used to choose. A network that was never trained compares sentences by the words that they share, so
+its row, and not 0, is what training has to beat. Averaged GloVe vectors: 58.02 on test (published: Reimers and Gurevych
+2019, table 1).
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Scores the stages of scripts/pretrain.py on STS-B.")
-    parser.add_argument("stages", metavar="STAGES", type=Path, help="output of scripts/pretrain.py")
-    parser.add_argument("alone", metavar="ALONE", type=Path, help="run of TSDAE from STAGES/start")
-    arguments = parser.parse_args()
-    stages, alone = arguments.stages, arguments.alone
-    encoders = {
-        "untrained": stages / "start",
-        "TSDAE alone": alone / "encoder",
-        "masked-language modelling": stages / "raw",
-        "masked-language modelling, then TSDAE": stages / "tsdae" / "encoder",
-    }
+    parser.add_argument("seeds", metavar="SEED", type=int, nargs="+", help="of from_nothing.sh")
+    seeds = parser.parse_args().seeds
     stsb = load_stsb()
     columns = [(pooling, split) for pooling in ("cls", "mean") for split in ("dev", "test")]
     print(HEAD)
-    print("| encoder | " + " | ".join(f"{pooling}: {split}" for pooling, split in columns) + " |")
-    print("| --- |" + " --- |" * len(columns))
-    for name, folder in encoders.items():
-        cells = []
-        for pooling, split in columns:
-            figure = score(load_encoder(str(folder), pooling), stsb[split])
-            cells.append(f"{figure.spearman:.2f} {bracketed(figure.ci95)}")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print("| encoder | seed | " + " | ".join(f"{pooling}: {split}" for pooling, split in columns) + " |")
+    print("| --- | --- |" + " --- |" * len(columns))
+    for name, encoder in ENCODERS.items():
+        for seed in seeds:
+            cells = []
+            for pooling, split in columns:
+                figure = score(load_encoder(str(RUNS / encoder.format(seed)), pooling), stsb[split])
+                cells.append(f"{figure.spearman:.2f} {bracketed(figure.ci95)}")
+            print(f"| {name} | {seed} | {' | '.join(cells)} |", flush=True)
+    stages = RUNS / STAGES.format(seeds[0])
     report = json.loads((stages / "corpus" / "report.json").read_text(encoding="utf-8"))
     shape = json.loads((stages / "start" / "config.json").read_text(encoding="utf-8"))
     print(
         f"\nThe text: {report['kept']:,} sentences. The BERT: {shape['num_hidden_layers']} layers, "
         f"{shape['hidden_size']} wide, {shape['vocab_size']:,} pieces.\n"
     )
-    print("| run | steps | batch | learning rate | threads | tokens a second, median | held-out loss at the end |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, folder in (("mlm", stages / "mlm"), ("tsdae", stages / "tsdae"), ("TSDAE alone", alone)):
-        print(f"| {name} | {' | '.join(facts(folder))} |")
+    print("| run | seed | steps | batch | learning rate | threads | tokens a second, median | held-out loss |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, run in TRAINED.items():
+        for seed in seeds:
+            print(f"| {name} | {seed} | {' | '.join(facts(RUNS / run.format(seed)))} |")
     print(f"\nTaken on {machine_name()}.")
 
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # A sentence encoder from nothing but text, by the preset for two CPU cores, and TSDAE alone from the same random start.
-#     benchmarks/from_nothing.sh TEXT
+#     benchmarks/from_nothing.sh TEXT [SEED]
 # TEXT: a million sentences or so. It goes on where it was stopped. The page: see from_nothing.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python scripts/pretrain.py "$1" --evaluate stsb --output runs/nothing
-if [ -e runs/alone ]; then
-  python scripts/train.py --resume --output runs/alone
+seed=${2:-0}
+time python scripts/pretrain.py "$1" --seed "$seed" --evaluate stsb --output "runs/nothing-$seed"
+if [ -e "runs/alone-$seed" ]; then
+  python scripts/train.py --resume --output "runs/alone-$seed"
 else
-  python scripts/train.py --model runs/nothing/start --corpus runs/nothing/corpus --steps 5000 --batch-size 32 \
-    --learning-rate 2e-4 --evaluate stsb --eval-every 1000 --max-length 128 --output runs/alone
+  python scripts/train.py --model "runs/nothing-$seed/start" --corpus "runs/nothing-$seed/corpus" --seed "$seed" \
+    --steps 5000 --batch-size 32 --learning-rate 2e-4 --evaluate stsb --eval-every 1000 --max-length 128 \
+    --output "runs/alone-$seed"
 fi

@@ -71,6 +71,9 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
     names = [line.split("  ")[0] for line in trained.out.splitlines() if line[:1].strip()]
     assert names[:2] == ["model, cls, untrained", "model, cls, after TSDAE"]
     assert "SentenceTransformer('run/encoder')" in trained.out
+    modelled = run("train", f"{TRAIN} --output other --steps 1 --heldout 0 --evaluate pairs.tsv --objective mlm")
+    assert "model, cls, after mlm" in modelled.out
+    shutil.rmtree(place / "other")
 
     evaluated = run("evaluate", "model run --pairs pairs.tsv --json figures.json --device cpu")
     assert evaluated.code == 0, evaluated.err
@@ -391,11 +394,12 @@ BAD = [
     Bad("prepare", f"nowhere.txt {PREPARE}", "no file nowhere.txt"),
     Bad("prepare", f"prepared {PREPARE}", "prepared is a folder; give a file"),
     Bad("prepare", f"latin.txt {PREPARE}", "latin.txt, line 2: not UTF-8"),
-    Bad("prepare", f"wordless.txt {PREPARE}", "no sentence with a word in it among the 2 of the corpus"),
+    Bad("prepare", f"wordless.txt {PREPARE}", "no sentence with a word in it among the 2 that were read"),
     Bad("prepare", f"table.csv {PREPARE} --column c", "no column 'c'; there are a, b"),
     Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --limit 0", "--limit must be at least 1, got 0"),
     Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --sentences words", "--sentences must be one of lines"),
     Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --heldout no.txt", "no file no.txt"),
+    Bad("prepare", f"text.txt {PREPARE} --heldout wordless.txt", "--heldout wordless.txt: no sentence with a word"),
     Bad("prepare", f"text.txt {PREPARE} --heldout 8", "--heldout 8 leaves nothing of 8 distinct sentences"),
     Bad("prepare", f"latin.txt {PREPARE} --model ./nowhere", "the model ./nowhere does not exist"),
     Bad("prepare", f"latin.txt {PREPARE} --model no-tokenizer", "no-tokenizer has no tokenizer"),

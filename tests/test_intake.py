@@ -262,6 +262,24 @@ def test_trouble_while_stopping_leaves_the_state_from_before(
     assert "going on after 12 texts" in gone_on.err
 
 
+def test_an_error_on_the_way_leaves_what_was_written_before(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network of a dataset, a disk: the same command goes on when it is there again."""
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+    monkeypatch.setattr(begun, "SAVE_EVERY", 0)
+    command = "prepare", "text.txt --model model --output corpus"
+    with monkeypatch.context() as patch:
+        patch.setattr(begun.Begun, "save", stopped_after(3, ValueError("text.txt cannot be read: no network")))
+        failed = run(*command)
+    assert failed.code == 2
+    assert "what was done before is kept in corpus.part; the same command goes on from there" in failed.err
+    gone_on = run(*command)
+    assert gone_on.code == 0, gone_on.err
+    assert "going on after 18 texts" in gone_on.err
+
+
 def test_two_at_once_do_not_mix(run: Run, place: Path) -> None:
     with FileLock(place / "corpus.part.lock"):
         refused = run("prepare", "text.txt --model model --output corpus")
@@ -294,6 +312,7 @@ def test_a_pattern_does_not_stand_for_what_it_makes(run: Run, place: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(begun.Begun, "save", stopped_after(3, KeyboardInterrupt()))
         assert run(*command).code == 130
+    (place / "texts" / "corpus.part.lock").touch()  # of a process that was killed
     gone_on = run(*command)
     assert gone_on.code == 0, gone_on.err
     assert "going on after 18 texts" in gone_on.err
@@ -366,6 +385,14 @@ def test_what_was_not_drawn_is_reported(run: Run, place: Path) -> None:
     report = json.loads((place / "corpus" / "report.json").read_text())
     assert report["kept"] == 20
     assert report["texts"] == report["kept"] + sum(report["left_out"].values())
+
+
+def test_repeats_of_held_out_sentences_are_reported(run: Run, place: Path) -> None:
+    (place / "text.txt").write_text("\n".join(tiny.SENTENCES * 3), encoding="utf-8")
+    assert run("prepare", "text.txt --model model --output corpus --keep-repeated --heldout 2").code == 0
+    report = json.loads((place / "corpus" / "report.json").read_text())
+    assert report["left_out"] == {"repeats of held-out sentences": 4}
+    assert report["kept"] == 3 * len(tiny.SENTENCES) - 4
 
 
 def test_equal_sentences_are_not_drawn_together() -> None:

@@ -9,15 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from tests import tiny
+from tests.languages import SENTENCES, trained
 from tests.scripts import Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import TSDAE, SentenceEncoder, TrainConfig, pretraining, train
+from tsdae.corpus import Corpus
+from tsdae.preparation import TextConfig, build_corpora, sentences_of
 from tsdae.pretraining import train_tokenizer
 from tsdae.signals import Interrupted
+from tsdae.sources import open_texts
+from tsdae.tokenization import add_words
 
 NEW = ["walking", "bagpipes", "dog", "unknown"]  # of which dog is one piece already, and bagpipes none that is known
 
@@ -38,6 +44,54 @@ def test_a_new_word_begins_as_the_mean_of_its_pieces() -> None:
     # Only as a whole word: within another one its letters stay with the pieces that they had.
     assert encoder.tokenizer.tokenize("a walking dog") == ["a", "walking", "dog"]
     assert "walking" not in encoder.tokenizer.tokenize("xwalkings")
+
+
+def test_words_that_are_one_to_the_tokenizer_are_one_token() -> None:
+    """Which of two tokens of one normal form is found would be a matter of chance, another one after each loading."""
+    encoder = tiny.encoder()
+    assert encoder.add_tokens(["Walking", "walking", "WALKING"]) == ["Walking"]
+    assert encoder.add_tokens(["walkinG"]) == []
+    assert encoder.tokenizer("a walking dog")["input_ids"] == encoder.tokenizer("a Walking dog")["input_ids"]
+    assert len(encoder.tokenizer("walking", add_special_tokens=False)["input_ids"]) == 1
+
+
+TEXT = [
+    "the kinase binds the enzyme",
+    "a kinase of the kin",
+    "the base of the case",
+    "zymes and enzymes",
+    "bind it",
+] * 20
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "Unigram", "bytes"])
+def test_within_a_text_a_new_word_is_one_token_and_nothing_else_changes(kind: str) -> None:
+    """Of a tokenizer whose tokens carry the space before them it takes that space: none is left as a token."""
+    tokenizer = trained(kind, TEXT, {"WordPiece": 60, "Unigram": 40, "bytes": 330}[kind])
+
+    def tokens(text: str) -> list[str]:
+        return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    space = {"WordPiece": "", "Unigram": "\u2581", "bytes": "\u0120"}[kind]
+    the, before = tokens("the"), tokens("the enzyme binds it")
+    assert before[: len(the) + 1] == [*the, f"{space}enzyme"], "the premise: it is one token already"
+    cut = tokens("the basezyme")[len(the) :]
+    pieces = add_words(tokenizer, ["enzyme", "basezyme"])
+    assert {word: tokenizer.convert_ids_to_tokens(ids) for word, ids in pieces.items()} == {"basezyme": cut}
+    assert tokens("the basezyme binds it") == [*the, "basezyme", *before[len(the) + 1 :]]
+    assert tokens("the enzyme binds it") == before
+    assert "basezyme" not in tokens("the basezymes")
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "Unigram"])
+def test_where_no_spaces_are_written_a_new_word_is_found_among_letters(kind: str) -> None:
+    thai = SENTENCES["Thai"]
+    word = "".join(regex.findall(r"\X", thai[0])[3:7])
+    tokenizer = trained(kind, thai, 120)
+    pieces = add_words(tokenizer, [word])[word]
+    assert "\u2581" not in tokenizer.convert_ids_to_tokens(pieces)
+    ids = tokenizer(thai[0])["input_ids"]
+    assert tokenizer.convert_tokens_to_ids(word) in ids
 
 
 @pytest.mark.parametrize(
@@ -136,12 +190,37 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     torch.testing.assert_close(loaded.checkpoint.head["bias"], trained.head.bias.detach())
 
     before = (place / "made" / "tsdae" / "encoder" / "model.safetensors").read_bytes()
-    again = run("pretrain", command)
+    again = run("pretrain", f"./{command}")  # the same text by another name
     assert again.code == 0
     assert "steps of batch" not in again.err
     assert (place / "made" / "tsdae" / "encoder" / "model.safetensors").read_bytes() == before
     other = run("pretrain", command.replace("--mlm-steps 4", "--mlm-steps 5"))
     assert (other.code, "was begun with --mlm-steps 4, now it is 5" in other.err) == (2, True)
+
+
+def test_a_drawn_text_makes_the_tokenizer_too(place: Path) -> None:
+    """--shuffle --limit draws from the whole text, for the tokenizer as for the corpus."""
+    lines = [f"the {word} {other}" for word in tiny.WORDS for other in tiny.WORDS]
+    (place / "many.txt").write_text("\n".join(lines * 2))
+    settings = TextConfig(shuffle=True, limit=50, heldout="0")
+    drawn = list(sentences_of("many.txt", settings))
+    corpus, _ = build_corpora(open_texts("many.txt"), "many.txt", settings, tiny.tokenizer())
+    expected = Corpus.build(drawn, tiny.tokenizer())
+    assert len(drawn) == 50
+    np.testing.assert_array_equal(corpus.token_ids, expected.token_ids)
+    assert len(list(sentences_of("many.txt", TextConfig(shuffle=True)))) == 2 * len(lines)
+    assert list(sentences_of("many.txt", TextConfig(limit=50))) == lines[:50]
+
+
+def test_a_pattern_does_not_stand_for_the_stages(place: Path, run: Run) -> None:
+    (place / "texts").mkdir()
+    lines = [f"{word} {other}" for word in tiny.WORDS for other in tiny.WORDS]
+    (place / "texts" / "words.txt").write_text("\n".join(lines))
+    shape = "--layers 1 --width 64 --vocabulary-size 100 --positions 16 --threads 1 --device cpu --heldout 5"
+    result = run("pretrain", f"texts/**/* --output texts/made --mlm-steps 1 --tsdae-steps 0 {shape}")
+    assert result.code == 0, result.err
+    report = json.loads((place / "texts" / "made" / "corpus" / "report.json").read_text())
+    assert report["texts"] == len(lines)
 
 
 def test_what_cannot_be_read_twice_is_refused(place: Path, run: Run) -> None:

@@ -103,6 +103,7 @@ def test_a_pattern_stands_for_its_files(tmp_path: Path) -> None:
     }.items():
         written(tmp_path, name, content)
     assert load_sentences(f"{tmp_path}/**/*.txt") == ["first", "second", "brackets"]
+    assert load_sentences(f"{tmp_path}/**/**/*.txt") == ["first", "second", "brackets"], "each file once"
     assert load_sentences(f"{tmp_path}/b/**/*") == ["packed", "in a cell", "second"]
     assert load_sentences(f"{tmp_path}/c[1].txt") == ["brackets"]
     notes: list[str] = []

@@ -25,6 +25,7 @@ from tsdae.signals import Interrupted
 
 SAVE_EVERY = 20  # seconds
 STATE, WHOLE = "state.json", "whole"
+GOING_ON = "; the same command goes on from there"
 OURS = {STATE, f"{STATE}.part", WHOLE, *(f"{name}.bin" for name in COLUMNS)}
 
 
@@ -54,6 +55,10 @@ def part_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.part")
 
 
+def lock_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.part.lock")
+
+
 def check_part(output: Path) -> None:
     """ValueError if OUTPUT.part is there and is not ours, so that nothing of the user's is ever replaced."""
     folder = part_of(output)
@@ -67,12 +72,12 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], files: Seque
     """What was begun of the corpus ``output`` with the same settings and unchanged files, or a new beginning.
 
     files: all that decides about the rows beside the settings: texts, held-out sentences, the user's own code.
-    After a stop it stays, and `Interrupted` says how to go on; when all is done, or cannot be done, it goes.
+    After a stop or an error a state that was written stays, and what is raised or printed says how to go on.
     """
     check_part(output)
     folder = part_of(output)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
+    lock = FileLock(lock_of(output), timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -102,21 +107,20 @@ def _opened(folder: Path, made_of: dict[str, Any], is_stream: bool) -> Iterator[
         remove(folder)
         folder.mkdir()
     begun = Begun(folder, made_of, Store(folder, counts.rows, counts.tokens), counts)
-    keep = False
+    finished = False
     try:
         yield begun
-    except ValueError:  # it cannot be done
-        raise
-    except BaseException as stop:  # whatever else it was: a state that was written before is good
-        keep = (folder / STATE).is_file()
-        if not isinstance(stop, (KeyboardInterrupt, SystemExit)):
-            raise
+        finished = True
+    except (KeyboardInterrupt, SystemExit) as stop:
         begun.write()
-        keep = True
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
-        going_on = "" if is_stream else "; the same command goes on from there"
+        going_on = "" if is_stream else GOING_ON
         raise Interrupted(number, f"stopped after {begun.counts.texts:,} texts{going_on}") from stop
+    except Exception:
+        if (folder / STATE).is_file() and not is_stream:
+            print_note(f"what was done before is kept in {folder}{GOING_ON}")
+        raise
     finally:
         begun.store.close()
-        if not keep:
+        if finished or not (folder / STATE).is_file():  # without a state there is nothing to go on from
             remove(folder)

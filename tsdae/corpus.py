@@ -87,7 +87,7 @@ class Corpus:
     def of(cls, store: Store, counts: Counts, work: Work) -> Corpus:
         """All rows of a store; ValueError if it has none."""
         if not store.rows:
-            raise ValueError(f"no sentence with a word in it among the {counts.texts} of the corpus")
+            raise ValueError(f"no sentence with a word in it among the {counts.texts:,} that were read")
         boundaries = np.zeros(store.rows + 1, TYPES["boundaries"])
         np.cumsum(store.column("lengths"), out=boundaries[1:])
         arrays = store.column("token_ids"), store.column("marks"), boundaries

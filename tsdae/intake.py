@@ -125,7 +125,10 @@ def pieces(texts: Texts, work: Work, workers: int, wanted: Callable[[], int | No
                 following = next(chunks, None)
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise OSError("a worker process was ended from outside, perhaps for want of memory; try --workers 1") from error
+        raise OSError(
+            "a worker process was ended from outside, perhaps for want of memory; scripts/prepare.py --workers 1 needs "
+            "the least"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -313,12 +316,14 @@ def collect(
     while skipped < counts.texts:
         skipped += len(texts.take(counts.texts - skipped)) or counts.texts
     counts = copy.deepcopy(counts)
+    if apart_hashes is not None:
+        apart_hashes = np.unique(apart_hashes)
     wanted = Wanted(limit)
     for piece in pieces(texts, work, workers, lambda: wanted(store.rows)):
         hash_B = piece.columns["hashes"]
         wanted_B = np.ones(len(hash_B), dtype=bool)
         if apart_hashes is not None and len(apart_hashes):
-            wanted_B = ~np.isin(hash_B, apart_hashes)
+            wanted_B = ~_are_in(hash_B, apart_hashes)
             piece.dropped[APART] += int((~wanted_B).sum())
         if not keep_repeated:
             new_B = seen.add(hash_B)
@@ -334,3 +339,9 @@ def collect(
         if store.rows == limit:
             break
     return counts
+
+
+def _are_in(value_B: np.ndarray, sorted_values: np.ndarray) -> np.ndarray:
+    """bool [B]. np.isin would sort both at every call."""
+    place_B = np.minimum(np.searchsorted(sorted_values, value_B), len(sorted_values) - 1)
+    return sorted_values[place_B] == value_B

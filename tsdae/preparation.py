@@ -7,7 +7,7 @@ import itertools
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tsdae import distributed
-from tsdae.begun import WHOLE, check_part, part_of, unfinished
+from tsdae.begun import WHOLE, check_part, lock_of, part_of, unfinished
 from tsdae.cleaning import Cleaning
 from tsdae.corpus import HELDOUT, REPORT, Corpus, check_corpus_output, in_folder, in_memory
 from tsdae.files import remove, replace_folder, write_json
@@ -72,6 +72,11 @@ class TextConfig:
         None, "sentences kept from training, a number or a file; default: 1,000 or 10 %%, whichever is less"
     )
 
+    @property
+    def of_text(self) -> dict[str, Any]:
+        """These settings alone, of a class that has more."""
+        return {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(TextConfig)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig(TextConfig):
@@ -118,11 +123,27 @@ def _read_apart(text: TextConfig) -> list[str] | None:
     return load_sentences(text.heldout, column, notes=print_note)
 
 
-def sentences_of(source: str, text: TextConfig) -> Iterator[str]:
-    """The sentences of ``source``, cleaned and limited as ``text`` says, without holding them; repeated ones too."""
-    texts, cleaning = open_texts(source, text.column), _cleaning(source, text)
-    sentences = (sentence for chunk in iter(texts.take, []) for sentence in cleaning(chunk)[0])
-    return itertools.islice(sentences, limit_for(source, text.limit))
+def sentences_of(source: str, text: TextConfig, outside: Sequence[Path] = ()) -> Iterator[str]:
+    """The sentences of ``source``, cleaned and limited as ``text`` says, without holding more than are drawn.
+
+    Repeated ones too, unless --shuffle draws them. outside: see `files_of`.
+    """
+    texts, cleaning = open_texts(source, text.column, outside), _cleaning(source, text)
+    chunks = (cleaning(chunk)[0] for chunk in iter(texts.take, []))
+    limit = limit_for(source, text.limit)
+    if text.shuffle and limit is not None:
+        return iter(_drawn(chunks, limit))
+    return itertools.islice(itertools.chain.from_iterable(chunks), limit)
+
+
+def _drawn(chunks: Iterable[list[str]], limit: int) -> list[str]:
+    """Those that `_divide` draws."""
+    drawn: dict[int, str] = {}
+    for chunk in chunks:
+        drawn.update(zip(keyed(SHUFFLED, hashes_of(chunk)).tolist(), chunk, strict=True))
+        if len(drawn) > 2 * limit:
+            drawn = dict(sorted(drawn.items())[:limit])
+    return [sentence for _, sentence in sorted(drawn.items())[:limit]]
 
 
 def build_corpora(texts: Texts, source: str, text: TextConfig, tokenizer: Any) -> tuple[Corpus, Corpus | None]:
@@ -202,7 +223,10 @@ def _divide(
     heldout: Corpus | None
     if apart is not None:
         training = np.arange(len(hash_R))
-        heldout = Corpus.build(apart, work.tokenizer, work.words)
+        try:
+            heldout = Corpus.build(apart, work.tokenizer, work.words)
+        except ValueError as error:
+            raise ValueError(f"--heldout {text.heldout}: {error}") from error
     else:
         training, held_out = split_heldout(hash_R, None if text.heldout is None else int(text.heldout))
         heldout = whole.take(held_out if rows is None else rows[held_out]) if len(held_out) else None
@@ -227,10 +251,11 @@ def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, n
     return np.flatnonzero(hash_R >= border), each_once
 
 
-def prepare(source: str, config: PrepareConfig) -> None:
+def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) -> None:
     """Tokenises ``source`` into the folder ``config.output``, which appears only when it is complete.
 
     What was done before a stop lies beside it in OUTPUT.part, and the same call goes on from there.
+    outside: files and folders that a pattern does not stand for, beside what is about to be written.
     """
     started = time.perf_counter()
     check_text(source, config)
@@ -246,12 +271,11 @@ def prepare(source: str, config: PrepareConfig) -> None:
     if config.add_tokens is not None:
         add_words(tokenizer, load_sentences(config.add_tokens))
 
-    text = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TextConfig)}
     work = Work(tokenizer, config.words or AUTO, _cleaning(source, config))
     workers = config.workers or default_workers()
-    outside = (output, part_of(output))  # a pattern may stand for what is about to be written
+    outside = (*outside, output, part_of(output), lock_of(output))
     files = [*_files(source, outside), *_files_named(config)]
-    with unfinished(output, source, {"tokenizer": fingerprint_of(tokenizer)} | text, files) as begun:
+    with unfinished(output, source, {"tokenizer": fingerprint_of(tokenizer)} | config.of_text, files) as begun:
         texts = open_texts(source, config.column, outside)
         apart = _read_apart(config)
         counts = _gather(texts, source, config, apart, work, begun.store, begun.counts, workers, begun.save)
@@ -263,12 +287,13 @@ def prepare(source: str, config: PrepareConfig) -> None:
         training, heldout = _divide(whole, hash_R, source, config, apart, work, in_folder(staged))
         held_out = len(heldout) if heldout else 0
         made_from = {"source": source, "model": config.model, "add_tokens": config.add_tokens}
-        made_from |= {"heldout_sentences": held_out} | text
+        made_from |= {"heldout_sentences": held_out} | config.of_text
         corpus = dataclasses.replace(training, made_from=made_from)
         corpus.describe(staged)
         if heldout:
             dataclasses.replace(heldout, made_from=made_from).save(staged / HELDOUT)
-        report = report_of(corpus, counts, len(corpus) + (held_out if apart is None else 0))
+        drawn = min(counts.rows, limit_for(source, config.limit) or counts.rows)
+        report = report_of(corpus, counts, drawn, len(corpus) + (held_out if apart is None else 0))
         write_json(staged / REPORT, report)
         replace_folder(staged, output)
     for line in [*corpus.notes(), *report_lines(report)]:
@@ -294,17 +319,18 @@ def _files_named(text: TextConfig) -> list[Path]:
     return [path for path in (heldout, *code) if path is not None and path.is_file()]
 
 
-def report_of(corpus: Corpus, counts: Counts, kept: int) -> dict[str, Any]:
+def report_of(corpus: Corpus, counts: Counts, drawn: int, kept: int) -> dict[str, Any]:
     """What was kept of a text and why not the rest; sentences by their length in tokens, special ones included.
 
-    kept: to train on and to hold out, less than there were rows if --limit drew them.
+    drawn: of the rows, by --limit. kept: of these, to train on and to hold out.
     """
+    later = {"not drawn": counts.rows - drawn, "repeats of held-out sentences": drawn - kept}
     edges = [0, *(most + 1 for most in LENGTHS), np.inf]
     sentences = np.histogram(corpus.lengths, edges)[0]
     return {
         "texts": counts.texts,
         "kept": kept,
-        "left_out": dict(counts.dropped) | ({"not drawn": counts.rows - kept} if kept < counts.rows else {}),
+        "left_out": dict(counts.dropped) | {reason: count for reason, count in later.items() if count},
         "tokens_at_most": {str(most): int(n) for most, n in zip([*LENGTHS, "more"], sentences, strict=True)},
         "unknown_tokens": counts.unknown / max(1, counts.ordinary),
     }

@@ -28,8 +28,9 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.files import first_line, read_json, remove, replace_folder, write_json, writing
 from tsdae.preparation import PrepareConfig, TextConfig, prepare, sentences_of
 from tsdae.progress import print_note
-from tsdae.recipe import DataConfig, MethodConfig, check, run_training
+from tsdae.recipe import run_training
 from tsdae.runs import holds_run, stored_settings
+from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, flag
 
@@ -109,23 +110,24 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
     output, shape = Path(config.output), config.shape
     stages = {name: output / name for name in ("start", "corpus", "mlm", "raw", "tsdae")}
     _check_source(source)
-    text = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TextConfig)}
     train = TrainConfig(precision=config.precision, device=config.device, threads=config.threads)
-    data = DataConfig(corpus=source, evaluate=config.evaluate, max_length=config.positions, **text)
+    data = DataConfig(corpus=source, evaluate=config.evaluate, max_length=config.positions, **config.of_text)
     check(data, MethodConfig(model=str(stages["start"])), train)
-    settings = {"source": source} | dataclasses.asdict(config)
+    settings = {"source": str(Path(source))} | dataclasses.asdict(config)
     _check_begun(output, settings)
     if not is_corpus(stages["corpus"]):
         check_corpus_output(stages["corpus"], overwrite=False)
     if not stages["start"].is_dir():
         print_note(f"training a {config.tokenizer} tokenizer of {shape.vocabulary_size:,} pieces")
-        tokenizer = train_tokenizer(sentences_of(source, config), config.tokenizer, shape.vocabulary_size, config.cased)
+        sentences = sentences_of(source, config, [output])
+        tokenizer = train_tokenizer(sentences, config.tokenizer, shape.vocabulary_size, config.cased)
         encoder = new_encoder(tokenizer, shape, config)
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / BEGUN, _decisive(settings))
         _write_language_model(encoder.checkpoint, tokenizer, stages["start"])
     if not is_corpus(stages["corpus"]):
-        prepare(source, PrepareConfig(model=str(stages["start"]), output=str(stages["corpus"]), **text))
+        prepared = PrepareConfig(model=str(stages["start"]), output=str(stages["corpus"]), **config.of_text)
+        prepare(source, prepared, [output])
     if not stages["raw"].is_dir():
         _stage(config, stages["start"], stages["mlm"], "mlm")
         _write_raw(stages["mlm"], stages["raw"])

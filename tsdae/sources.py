@@ -123,7 +123,7 @@ def files_of(source: str, outside: Sequence[Path] = ()) -> list[Path]:
             raise ValueError(f"{source} is a folder; give a file, or a pattern in quotes such as '{source}/**/*.txt'")
         check_file(path)
         return [path]
-    names = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
+    names = [Path(name) for name in sorted({*glob.glob(source, recursive=True)})]  # ** twice finds twice
     left_alone = [path.resolve() for path in outside]
     found = [path for path in names if not any(path.resolve().is_relative_to(other) for other in left_alone)]
     files = [path for path in found if not path.is_dir()]

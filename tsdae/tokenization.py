@@ -18,7 +18,7 @@ from transformers import AddedToken
 
 from tsdae.packing import Packed, ranges
 from tsdae.pieces import check_text, from_pieces, slow_as_text, slowly
-from tsdae.words import AUTO, Words
+from tsdae.words import AUTO, Words, writes_no_spaces
 
 # What a token is within its sentence; kept per token in a corpus, one byte each.
 INSIDE, BEGINS_WORD, SPECIAL = 0, 1, 2
@@ -51,24 +51,41 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
     """Makes one token of each of these words; returns the pieces that each new one was cut into before.
 
-    A new token is found only as a whole word; by a slow tokenizer only between spaces, and only as it is written here.
-    Words that are one token already are left out. ValueError for what is no single word, or has no piece that the
-    vocabulary knows.
+    A new token is found only as a whole word, but anywhere in a script that writes no spaces; by a slow tokenizer only
+    between spaces, and only as it is written here. Words that are one token already are left out, and all but the first
+    of those that are one to the tokenizer, such as Covid and covid where it lowers text. ValueError for what is no
+    single word, or has no piece that the vocabulary knows.
     """
     pieces: dict[str, list[int]] = {}
+    normal = _normalizer_of(tokenizer)
+    taken = {normal(word) for word in tokenizer.get_added_vocab()}
     for word in dict.fromkeys(words):
         if not word or any(letter.isspace() for letter in word):
             raise ValueError(f"a new token must be one word, without spaces, got {word!r}")
-        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]  # as within a text
+        ids = [piece for piece in ids if tokenizer.decode([piece]).strip()]  # SentencePiece may cut off the space
         known = [piece for piece in ids if piece != tokenizer.unk_token_id]
         if not known:
             raise ValueError(f"the new token {word!r} has no piece that this vocabulary knows")
-        if len(ids) > 1:
+        if len(ids) > 1 and normal(word) not in taken:
             pieces[word] = known
+            taken.add(normal(word))
     # A slow tokenizer that lowers text would lower a normalized token, and then no longer know the word by its name.
-    normalized = tokenizer.is_fast
-    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=normalized) for word in pieces])
+    form = {"normalized": tokenizer.is_fast, "lstrip": _spaces_belong_to_words(tokenizer)}
+    stands_alone = {word: not (writes_no_spaces(word[0]) or writes_no_spaces(word[-1])) for word in pieces}
+    tokenizer.add_tokens([AddedToken(word, single_word=alone, **form) for word, alone in stands_alone.items()])
     return pieces
+
+
+def _normalizer_of(tokenizer: Any) -> Callable[[str], str]:
+    normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+    return normalizer.normalize_str if normalizer is not None else str
+
+
+def _spaces_belong_to_words(tokenizer: Any) -> bool:
+    """Whether a token carries the space before it, as in RoBERTa and XLM-R; what is added has to take it as well."""
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
+    return splitter is not None and splitter.pre_tokenize_str("a b")[-1][0] != "b"
 
 
 def fingerprint_of(tokenizer: Any) -> str:

@@ -66,6 +66,11 @@ SLOW = "slow tokenizer "  # with the name of its class: a kind among those that 
 UNKNOWN_AT_MOST = 0.2  # of the tokens; more of them make a note
 
 
+def writes_no_spaces(character: str) -> bool:
+    """Whether its script leaves no spaces between words."""
+    return any(first <= ord(character) <= last for ranges in WITHOUT_SPACES.values() for first, last in ranges)
+
+
 class Words:
     """One definition of words, ready for use.
 

@@ -31,8 +31,9 @@ from tsdae.assets import MINILM  # noqa: E402
 from tsdae.device import choose_device, choose_precision, machine_name  # noqa: E402
 from tsdae.inference import resolve_model  # noqa: E402
 from tsdae.progress import print_note  # noqa: E402
-from tsdae.recipe import DataConfig, MethodConfig, run_training  # noqa: E402
+from tsdae.recipe import run_training  # noqa: E402
 from tsdae.reconstruction import Rebuilt, rebuild  # noqa: E402
+from tsdae.settings import DataConfig, MethodConfig  # noqa: E402
 
 PAGE = ROOT / "benchmarks" / "reconstruction.md"
 STEPS = (0, 300, 1000)

@@ -3,7 +3,7 @@
 from tsdae.ablation import ablate
 from tsdae.command import Parser
 from tsdae.grid import AblationConfig
-from tsdae.recipe import DataConfig, MethodConfig
+from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
 

@@ -1,8 +1,9 @@
 """Trains a sentence encoder with TSDAE. Without arguments: the sample run (MiniLM on the sentences of STS-B)."""
 
 from tsdae.command import Parser
-from tsdae.recipe import DataConfig, MethodConfig, run_training
+from tsdae.recipe import run_training
 from tsdae.resuming import resumed
+from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
 

@@ -31,7 +31,8 @@ DECODING = "tests/test_decoding.py"
 WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
-SLOW = "tests/test_slow_tokenizers.py"
+SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
+RESULTS = "tests/test_results.py"
 HOLDING = "tests/test_holding_on.py"
 
 MUTANTS = (
@@ -268,6 +269,15 @@ MUTANTS = (
            'best = max(trained, key=lambda arm: _mean(arm.scores("test")))', REPORT),
     Mutant("a-baseline-by-its-own-pooling", "tsdae/report.py", 'self.config["objective"] != "mlm"', "True", REPORT),
     Mutant("rows-of-other-grids", "tsdae/report.py", 'if _belongs(row["settings"], grid)]', "]", REPORT),
+    Mutant("one-collapsed-run-hides-the-guides", "tsdae/foresight.py", "if not math.isnan(value + score)]", "]", COMPARISONS),
+    Mutant("the-base-compared-with-itself", "tsdae/report.py", "sum(value != config[axis] for value in values)", "len(values)", REPORT),
+    Mutant("texts-of-a-pattern-unnoticed", "tsdae/results.py", "if glob.has_magic(name) and not path.exists():", "if False:", RESULTS),
+    Mutant("weights-below-checkpoints-unnoticed", "tsdae/results.py", "file.relative_to(path).parts", "file.parts", RESULTS),
+    Mutant("two-precisions-together", "tsdae/results.py", "choose_precision(train.precision, choose_device(train.device))",
+           "train.precision", RESULTS),
+    Mutant("late-failures-not-tried", "tsdae/ablation.py", '"objective", "decoder_layers",', '"objective",', ABLATION),
+    Mutant("a-count-stays-a-tensor", "tsdae/objectives.py", "count = int(count)  #", "pass  #", OBJECTIVES),
+    Mutant("a-weight-stays-a-tensor", "tsdae/measures.py", "float(term.weight)", "term.weight", OPTIONS),
     Mutant("guides-over-other-texts", "tsdae/report.py", "if not apart & arm.settings.keys()]", "]", REPORT),
     Mutant("other-pairs-unnoticed", "tsdae/results.py", 'if row.get("pairs") != base["pairs"]:', "if False:", GRIDS),
     Mutant("intervals-of-two-seeds", "tsdae/grid.py", "self.intervals and self.seeds < FEWEST_SEEDS", "False", ABLATION),
@@ -310,14 +320,20 @@ MUTANTS = (
            "size = 1 if 0.0 < self.decoder_input_noise < 1.0 else batch_size", "size = batch_size", DECODING),
     Mutant("reconstruct-one-too-long", "tsdae/decoding.py", "ids_BL.shape[1] >= max_length", "ids_BL.shape[1] > max_length",
            DECODING),
-    Mutant("a-decoy-hides-code", "tsdae/resuming.py",
-           '(names_function(value) if name == "evaluate" else ":" in value)', "names_function(value)",
-           "tests/test_security.py -k strangers_run"),
+    Mutant("a-decoy-hides-code", "tsdae/resuming.py", 'if name == "evaluate":  #', "if True:  #", STRANGERS),
+    Mutant("a-strangers-splitter-runs", "tsdae/functions.py", ', "words", "sentences")', ', "words")', STRANGERS),
     Mutant("stored-code-runs", "tsdae/reconstruction.py", "if noise not in list(NOISES):", "if noise is None:", DECODING),
     # new words, from nothing but text
     Mutant("new-words-begin-at-zero", "tsdae/encoder.py", "extended[row] = table.detach()[pieces].mean(0)",
            "extended[row] = 0.0", NEW_WORDS),
-    Mutant("new-words-inside-others", "tsdae/tokenization.py", "single_word=True", "single_word=False", NEW_WORDS),
+    Mutant("new-words-inside-others", "tsdae/tokenization.py", "single_word=alone", "single_word=False", NEW_WORDS),
+    Mutant("new-words-need-spaces-everywhere", "tsdae/tokenization.py", "single_word=alone", "single_word=True", NEW_WORDS),
+    Mutant("two-tokens-of-one-word", "tsdae/tokenization.py", " and normal(word) not in taken", "", NEW_WORDS),
+    Mutant("a-token-for-a-space", "tsdae/tokenization.py", '"lstrip": _spaces_belong_to_words(tokenizer)', '"lstrip": False', NEW_WORDS),
+    Mutant("new-words-cut-as-at-the-beginning", "tsdae/tokenization.py", 'tokenizer(f" {word}",', "tokenizer(word,", NEW_WORDS),
+    Mutant("tokenizer-of-the-beginning", "tsdae/preparation.py", "if text.shuffle and limit is not None:", "if False:", NEW_WORDS),
+    Mutant("pretraining-reads-its-own-work", "tsdae/pretraining.py", "prepare(source, prepared, [output])",
+           "prepare(source, prepared)", NEW_WORDS),
     Mutant("raw-model-with-a-new-head", "tsdae/pretraining.py", "checkpoint.head = model.head.state_dict()",
            "checkpoint.head = model.encoder.head(7).state_dict()", NEW_WORDS),
     # evaluation, recipe
@@ -336,7 +352,7 @@ MUTANTS = (
     Mutant("a-grown-table-forgets", "tsdae/intake.py", "self._insert(before[start : start + INSERTED_AT_ONCE])", "pass", INTAKE),
     Mutant("repeated-within-a-chunk", "tsdae/intake.py", "first_B[places[self._insert(values)]] = True",
            "first_B |= np.isin(value_B, values[self._insert(values)])", INTAKE),
-    Mutant("held-out-file-ignored", "tsdae/intake.py", "wanted_B = ~np.isin(hash_B, apart_hashes)", "pass", INTAKE),
+    Mutant("held-out-file-ignored", "tsdae/intake.py", "wanted_B = ~_are_in(hash_B, apart_hashes)", "pass", INTAKE),
     Mutant("text-read-twice-after-a-stop", "tsdae/intake.py", "while skipped < counts.texts:", "while False:", INTAKE),
     Mutant("another-text-goes-on", "tsdae/begun.py", 'saved.get("made_of") == made_of', "True", INTAKE),
     Mutant("sample-of-the-beginning", "tsdae/preparation.py", "limit=None if text.shuffle else limit", "limit=limit", INTAKE),
@@ -350,7 +366,10 @@ MUTANTS = (
            "False", INTAKE),
     Mutant("other-held-out-sentences-go-on", "tsdae/preparation.py", "[*_files(source, outside), *_files_named(config)]",
            "[*_files(source, outside)]", INTAKE),
-    Mutant("trouble-while-stopping-loses-all", "tsdae/begun.py", "keep = (folder / STATE).is_file()", "keep = False", INTAKE),
+    Mutant("trouble-loses-all", "tsdae/begun.py", "if finished or not (folder / STATE).is_file():", "if True:", INTAKE),
+    Mutant("a-lock-is-a-text", "tsdae/preparation.py", "part_of(output), lock_of(output))", "part_of(output))", INTAKE),
+    Mutant("repeats-called-not-drawn", "tsdae/preparation.py", "min(counts.rows, limit_for(source, config.limit) or counts.rows)",
+           "len(corpus) + held_out", INTAKE),
     Mutant("a-pattern-reads-its-own-work", "tsdae/preparation.py", "open_texts(source, config.column, outside)",
            "open_texts(source, config.column)", INTAKE),
     Mutant("repeats-read-one-by-one", "tsdae/sources.py", "2 * self._asked if few else 0", "0", INTAKE),

@@ -20,7 +20,7 @@ from tsdae import ablation
 from tsdae.evaluation import evaluate_sts, load_pairs
 from tsdae.grid import AblationConfig, arms_of, parse_grid
 from tsdae.inference import load_encoder
-from tsdae.recipe import DataConfig, MethodConfig
+from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
 FLAGS = (
@@ -167,6 +167,42 @@ def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch:
     assert any("going on after step" in log for log in logs)
     for name, row in rows(Path("whole")).items():
         assert (rows()[name]["scores"], rows()[name]["curve"]) == (row["scores"], row["curve"])
+
+
+def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Path] = []
+    monkeypatch.setattr(ablation, "estimated_seconds", lambda *_: 3600.0)
+    monkeypatch.setattr(ablation, "_run_all", lambda *_: ["base,seed=1 (not finite)"])
+    flags = f"{FLAGS} --grid noise_ratio=0.3 --seeds 2 --no-intervals --output ablation"
+    result = run("ablate", flags)
+    assert result.code == 2
+    assert "1 of 5 runs failed (no report: ablation holds no results.jsonl" in result.err
+    monkeypatch.setattr(ablation, "write_report", reported.append)
+    result = run("ablate", flags)
+    assert result.code == 2
+    assert "1 of 5 runs failed (the report is without them): base,seed=1 (not finite)" in result.err
+    assert reported == [Path("ablation")]
+
+
+def test_what_can_fail_at_a_start_is_tried_before_hours_are_spent(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def remembered(each: dict[str, Any], *_: Any) -> list[float]:
+        tried.extend(each)
+        return [1.0]
+
+    monkeypatch.setattr(ablation, "_tried", remembered)
+    base = (DataConfig(), MethodConfig(), TrainConfig())
+    axes = parse_grid(["noise_ratio=0.3", "decoder_layers=1,99", "hold_on=100", "column=nope", "min_characters=500"])
+    arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=2, intervals=False)))
+    ablation.estimated_seconds(base, arms, place / "ablation", 1)
+    assert [name for name in tried if not name.startswith("the base")] == [
+        "decoder_layers=1",
+        "decoder_layers=99",
+        "hold_on=100.0",
+        "column=nope",
+        "min_characters=500",
+    ]
 
 
 @pytest.mark.parametrize(

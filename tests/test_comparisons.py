@@ -27,8 +27,6 @@ def test_over_seeds_it_is_the_paired_t_test() -> None:
     assert one.difference == pytest.approx(np.mean(OURS - THEIRS))
     assert one.over_seeds == pytest.approx((interval.low, interval.high))
     assert one.p == pytest.approx(expected.pvalue)  # larger than that of the resamples, none of which is below 0
-    assert one.over_seeds is not None
-    assert one.wider == one.over_seeds
     assert one.seed_noise == pytest.approx(math.sqrt((np.var(OURS, ddof=1) + np.var(THEIRS, ddof=1)) / 2))
 
 
@@ -41,7 +39,6 @@ def test_over_pairs_it_is_the_middle_of_the_resamples() -> None:
     assert one.over_pairs == pytest.approx((0.5 - 0.95, 0.5 + 0.95))
     assert one.p == pytest.approx(0.5, abs=0.003)
     assert one.over_seeds == pytest.approx((0.5, 0.5))
-    assert one.wider == one.over_pairs
     draws_KS[0, :500] = math.nan  # where there is no correlation, there is none of the mean either
     assert compare("a", OURS, THEIRS, draws_KS).over_pairs[0] > 0.4
 
@@ -121,3 +118,6 @@ def test_foresight_is_rank_correlation_moves_and_loss() -> None:
     assert other.regret == pytest.approx(np.mean([max(d) - k for d, k in zip(dev, kept, strict=True)]))
     assert (other.runs, other.moves) == (4, 8)
     assert other.ci95[0] <= other.correlation <= other.ci95[1]
+    undefined = ((math.nan, 1.0), (1.0, math.nan))
+    collapsed = [[{"step": 1, "stsb_dev": score, "alignment": value}] for score, value in undefined]
+    assert foresight("alignment", [*runs, *collapsed], ["a", "a", "b", "b", "c", "c"]) == alignment

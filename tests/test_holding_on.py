@@ -16,7 +16,7 @@ from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
 from tsdae.objectives import HoldingOn, tsdae
-from tsdae.recipe import MethodConfig
+from tsdae.settings import MethodConfig
 
 FLAGS = "--corpus text.txt --model model --batch-size 3 --heldout 2 --precision fp32"
 EVERY = " --eval-every 2 --save-every 2 --log-every 2"
@@ -148,3 +148,6 @@ def test_the_advice_of_a_run_names_it_once(run: Run, place: Path) -> None:
     assert "model is a sentence model already" in plain.err
     assert "--hold-on 100 keeps more of it" in plain.err
     assert MethodConfig().hold_on == 0.0
+    other = run("train", "--corpus text.txt --model model --output other --steps 1 --heldout 2 --objective mlm")
+    assert "model is a sentence model already" in other.err
+    assert "--hold-on" not in other.err, "which this objective refuses"

@@ -12,7 +12,7 @@ from tests.tolerances import FLOAT64
 from tsdae import Batch
 from tsdae.objectives import MaskedLanguageModel, step_counts
 from tsdae.packing import Packed
-from tsdae.recipe import MethodConfig
+from tsdae.settings import MethodConfig
 from tsdae.tokenization import Vocabulary, vocabulary_of
 from tsdae.training import TrainConfig, train
 

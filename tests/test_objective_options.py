@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests import tiny
 from tests.runs import assert_same_run
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, LossSum
+from tsdae.measures import measure
 from tsdae.objectives import try_out, tsdae
 from tsdae.packing import Packed
 from tsdae.training import TrainConfig, train
@@ -156,6 +158,25 @@ miscounted.counts = lambda batch: {"reconstruction": 3}
 def test_an_objective_that_cannot_be_trained_on_is_found_by_its_trial(objective: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         try_out(objective, tiny.model(), tiny.batch())
+
+
+class Scaled(nn.Module):
+    """The paper's loss, its weight learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, model: TSDAE, batch: Batch) -> LossSum:
+        return self.scale.exp() * tsdae(model, batch)
+
+
+def test_a_learned_weight_is_measured_as_a_number() -> None:
+    model, objective = tiny.model(), Scaled()
+    loss = measure(model, objective, None, tiny.dataset())["heldout_loss"]
+    assert type(loss) is float, "it goes into the log"
+    plain = measure(model, tsdae, None, tiny.dataset())["heldout_loss"]
+    assert loss == pytest.approx(math.exp(0.5) * plain)
 
 
 def test_the_trial_leaves_nothing_behind() -> None:

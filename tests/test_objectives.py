@@ -30,6 +30,16 @@ def test_each_term_is_divided_by_its_own_count() -> None:
     assert loss.share_of({"reconstruction": 16, "contrast": 5}).item() == pytest.approx(12 / 16 + 0.1 * 30 / 5)
 
 
+def test_a_count_may_be_a_sum_and_a_weight_may_be_learned() -> None:
+    """As they are written: ``mask.sum()``, ``scale.exp() * loss``."""
+    scale = number(0.0).requires_grad_()
+    loss = scale.exp() * LossSum(number(12.0), torch.ones(8).sum())
+    assert (loss.mean.item(), loss.counts) == (1.5, {"reconstruction": 8})
+    assert type(loss.counts["reconstruction"]) is int
+    loss.mean.backward()
+    torch.testing.assert_close(scale.grad, number(1.5), **FLOAT64)
+
+
 def test_weights_multiply_and_leave_the_operands_alone() -> None:
     contrast = LossSum(number(30.0), 3, "contrast")
     assert (0.5 * (contrast * 0.2)).mean.item() == pytest.approx(0.1 * 30 / 3)

@@ -18,7 +18,8 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, evaluate_sts
 from tsdae.intake import hashes_of
 from tsdae.preparation import PrepareConfig, TextConfig, build_corpora, prepare, split_heldout
-from tsdae.recipe import DataConfig, MethodConfig, run_training, sample_sentences
+from tsdae.recipe import run_training, sample_sentences
+from tsdae.settings import DataConfig, MethodConfig
 from tsdae.sources import Texts
 from tsdae.training import TrainConfig
 

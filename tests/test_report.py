@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,7 +16,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from tests.scripts import Run
-from tsdae import charts
+from tsdae import charts, report
+from tsdae.preparation import TextConfig
 from tsdae.report import make_report, write_report
 
 BASE = {"model": "m", "corpus": "my.txt", "limit": None, "pooling": "cls", "objective": "tsdae", "batch_size": 8}
@@ -168,6 +170,21 @@ def test_other_held_out_text_is_left_out_of_the_guides(folder: Path) -> None:
     (folder / "grid.json").write_text(json.dumps(grid))
     path.write_text(path.read_text().replace('"settings": {"noise_ratio": 0.3}', '"settings": {"limit": 0.3}'))
     assert table(make_report(folder)["report.md"], "What could have been known without labels")["alignment"][1] == "9"
+
+
+@pytest.mark.parametrize("setting", [setting.name for setting in dataclasses.fields(TextConfig)])
+def test_whatever_decides_about_a_text_makes_another(setting: str) -> None:
+    assert setting in report.OTHER_TEXT
+
+
+def test_what_can_show_is_said_of_the_comparisons_that_there_are(folder: Path) -> None:
+    """The base's own ratio, 0.6, is not compared with itself; a grid of the base alone compares nothing."""
+    assert "the largest of 2 in a table" in make_report(folder)["report.md"]
+    grid = json.loads((folder / "grid.json").read_text())
+    (folder / "grid.json").write_text(json.dumps(grid | {"product": True, "axes": {"noise_ratio": [0.6]}}))
+    alone = make_report(folder)["report.md"]
+    assert "With 3 seeds a difference can only show" in alone
+    assert "in a table" not in alone
 
 
 def test_all_combinations_stand_in_one_table(folder: Path) -> None:

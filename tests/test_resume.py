@@ -21,7 +21,7 @@ import torch
 from tests import tiny
 from tests.runs import CLOCK, assert_same_run, rows
 from tests.scripts import Run, contents
-from tsdae import recipe, runs
+from tsdae import runs, settings
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
@@ -471,7 +471,7 @@ class Board:
 def test_tensorboard_gets_the_log_and_forgets_what_is_made_again(
     run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (runs, recipe):
+    for module in (runs, settings):
         monkeypatch.setattr(module, "summary_writer", lambda: Board)
     assert run("train", f"{FLAGS} --output run --steps 7 --tensorboard").code == 0
     assert run("train", "--resume --output run --steps 14").code == 0

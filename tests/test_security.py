@@ -9,15 +9,20 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 from tests import tiny
 from tests.scripts import Run
+from tsdae.functions import NAMING
+from tsdae.settings import DataConfig, MethodConfig
+from tsdae.training import TrainConfig
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = (DataConfig, MethodConfig, TrainConfig)
+TEXTS = {name for config in CONFIGS for name, hint in get_type_hints(config).items() if str in (hint, *get_args(hint))}
 TRAIN = "--corpus text.txt --model stranger --device cpu --precision fp32 --steps 1 --heldout 0 --output run"
 
 
@@ -135,7 +140,7 @@ def test_a_prepared_corpus_cannot_hold_a_pickle(run: Run, place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "decoy"),
-    [(flag, decoy) for flag in ("objective", "noise", "evaluate", "words") for decoy in (False, True)],
+    [(flag, decoy) for flag in NAMING for decoy in (False, True)],
 )
 def test_a_strangers_run_cannot_run_code(flag: str, decoy: bool, run: Run, place: Path) -> None:
     """decoy: a file of the function's own name, beside the code, so that the name seems to be a file's."""
@@ -152,6 +157,18 @@ def test_a_strangers_run_cannot_run_code(flag: str, decoy: bool, run: Run, place
     assert result.code == 2
     assert f"the run's --{flag} is code; name it again" in result.err
     assert not (place / "hacked").exists()
+
+
+@pytest.mark.parametrize("flag", sorted(TEXTS - {*NAMING}))
+def test_no_other_setting_of_a_strangers_run_names_code(flag: str, run: Run, place: Path) -> None:
+    assert run("train", TRAIN.replace("stranger", "model")).code == 0
+    (place / "evil.py").write_text(EVIL_CODE)
+    for value in ("evil.py:Model", "evil:Model"):
+        added(place / "run" / "config.json", **{flag: value})
+        try:
+            run("train", "--resume --output run --steps 2")
+        finally:
+            assert not (place / "hacked").exists()
 
 
 def test_the_code_has_no_way_to_run_what_it_reads() -> None:

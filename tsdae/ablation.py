@@ -35,15 +35,19 @@ from tsdae.files import read_json, remove, write_json
 from tsdae.functions import names_function
 from tsdae.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
 from tsdae.inference import load_encoder
+from tsdae.preparation import TextConfig
 from tsdae.progress import print_note, progress_bar
-from tsdae.recipe import DataConfig, MethodConfig, check, run_training
+from tsdae.recipe import run_training
 from tsdae.report import write_report
 from tsdae.results import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, write_rows
 from tsdae.runs import holds_run, stored_settings
+from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig
 
-TRIED = ("objective", "noise", "words", "model", "add_tokens", "heldout", "best", "early_stop")  # fail at a run's start
+# Settings of which a value can be found wrong only when a run starts.
+TRIED = {setting.name for setting in dataclasses.fields(TextConfig)} | {"corpus", "model", "add_tokens", "noise"}
+TRIED |= {"objective", "decoder_layers", "decoder_input_noise", "hold_on", "best", "early_stop"}
 
 
 def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: AblationConfig) -> Path:
@@ -87,9 +91,15 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     command = shlex.join(["python", *sys.argv])
     write_json(folder / GRID, grid | {"product": config.product, "command": command})
     failed = _run_all(waiting, folder, config.jobs, done)
+    reported = "the report is without them"
+    try:
+        write_report(folder)
+    except ValueError as error:
+        if not failed:
+            raise
+        reported = f"no report: {error}"
     if failed:
-        raise ValueError(f"{len(failed)} of {len(waiting)} runs failed: " + "; ".join(failed))
-    write_report(folder)
+        raise ValueError(f"{len(failed)} of {len(waiting)} runs failed ({reported}): " + "; ".join(failed))
     print_note(f"rows: {folder / ROWS}; report: {folder / 'report.md'} and report.html, the same with charts")
     return folder
 
@@ -251,8 +261,8 @@ def estimated_seconds(base: Configs, waiting: list[Arm], folder: Path, jobs: int
     try:
         for steps, eval_every in ((2, 0), (12, 0), (2, 2)):
             taken.append(max(_tried({f"the base ({job})": base for job in range(jobs)}, trials, steps, eval_every)))
-        # Every value that can be found wrong only when a run starts, before hours are spent on others.
-        tried = {str([arm.settings.get(name) for name in TRIED]): arm for arm in waiting if {*TRIED} & {*arm.settings}}
+        # Each value of them, before hours are spent on others.
+        tried = {str([arm.settings.get(name) for name in TRIED]): arm for arm in waiting if TRIED & arm.settings.keys()}
         some = iter(tried.values())
         while at_once := {arm.name: arm.configs for arm in itertools.islice(some, jobs)}:
             _tried(at_once, trials, 1, int(any(train.early_stop for _, _, train in at_once.values())))

@@ -45,12 +45,8 @@ class Comparison:
     adjusted: float = math.nan
 
     @property
-    def wider(self) -> tuple[float, float]:
-        """The wider of the two intervals, on which the verdict rests."""
-        return max(self.over_seeds or self.over_pairs, self.over_pairs, key=lambda ends: ends[1] - ends[0])
-
-    @property
     def verdict(self) -> str:
+        """In words; it rests on the larger p value, that of the interval which reaches further towards 0."""
         if math.isnan(self.difference):
             return "not defined"
         if self.over_seeds is None:

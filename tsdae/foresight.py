@@ -49,9 +49,8 @@ def foresight(
     sign = -1.0 if lower_is_better(measure) else 1.0
     taken = []  # (group, values, scores) of the runs that took it
     for run, group in zip(runs, groups, strict=True):
-        both = [
-            (sign * entry[measure], entry[label]) for entry in run if measure in entry and (label := labelled(entry))
-        ]
+        measured = [(entry[measure], entry[label]) for entry in run if measure in entry and (label := labelled(entry))]
+        both = [(sign * value, score) for value, score in measured if not math.isnan(value + score)]  # NaN: collapsed
         if both:
             values, scores = (np.array(side, dtype=float) for side in zip(*both, strict=True))
             taken.append((group, values, scores))

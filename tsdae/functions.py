@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+NAMING = ("noise", "objective", "evaluate", "words", "sentences")  # settings that may name a function
+
 
 def names_function(name: str) -> bool:
     """module:function, and not a file whose path has a colon."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tsdae.comparisons import FEWEST_SEEDS
-from tsdae.recipe import DataConfig, MethodConfig
+from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
 # What decides nothing about a run, and what it is judged by.

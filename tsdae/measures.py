@@ -35,7 +35,7 @@ def measure(
             epoch_B, row_B = heldout.order(start, min(batch_size, len(heldout) - start))
             terms = objective(model, heldout.batch(epoch_B, row_B, views_of(objective)).to(device)).terms
             for name, term in terms.items():
-                total = totals.setdefault(name, [0.0, 0.0, term.weight])
+                total = totals.setdefault(name, [0.0, 0.0, float(term.weight)])
                 total[0] += float(term.total)
                 total[1] += term.count
         measures["heldout_loss"] = sum(weight * total / count for total, count, weight in totals.values())

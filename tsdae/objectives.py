@@ -33,11 +33,11 @@ MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stays (Devlin et al.
 
 @dataclass(frozen=True)
 class Term:
-    """One named part of a loss: its weight x total / count enters the step's loss."""
+    """One named part of a loss: its weight x total / count enters the step's loss. A weight may be learned."""
 
     total: Tensor
     count: int
-    weight: float
+    weight: float | Tensor
 
 
 class LossSum:
@@ -47,11 +47,12 @@ class LossSum:
     is normalised by its own count, so give them different names.
     """
 
-    def __init__(self, total: Tensor, count: int, name: str = "reconstruction") -> None:
+    def __init__(self, total: Tensor, count: int | Tensor, name: str = "reconstruction") -> None:
         if total.dim() != 0:
             raise ValueError(
                 f"the loss {name!r} must be a sum, a tensor without axes; it has shape {tuple(total.shape)}"
             )
+        count = int(count)  # of a mask it may be a tensor: mask.sum()
         if count < 1:
             raise ValueError(f"the loss {name!r} has a count of {count}; it must be at least 1")
         self.terms: dict[str, Term] = {name: Term(total, count, 1.0)}
@@ -62,7 +63,7 @@ class LossSum:
             raise ValueError(f"two terms are both called {', '.join(sorted(both))}; name them: LossSum(..., name=...)")
         return _of_terms(self.terms | other.terms)
 
-    def __rmul__(self, factor: float) -> LossSum:
+    def __rmul__(self, factor: float | Tensor) -> LossSum:
         return _of_terms({name: replace(term, weight=factor * term.weight) for name, term in self.terms.items()})
 
     __mul__ = __rmul__

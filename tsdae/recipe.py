@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,84 +15,30 @@ import torch
 from tsdae import distributed
 from tsdae.assets import MINILM
 from tsdae.autoencoder import TSDAE
-from tsdae.corpus import Corpus, is_corpus, model_in_words
-from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
+from tsdae.corpus import Corpus, model_in_words
+from tsdae.dataset import DenoisingDataset
 from tsdae.device import choose_device, choose_precision, describe
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb
 from tsdae.evaluation import table as table_of
 from tsdae.files import write_json
 from tsdae.folders import model_folder, read_sentence_settings
-from tsdae.formats import check_file
 from tsdae.functions import named_function, names_function
 from tsdae.inference import entry, resolve_model, score
 from tsdae.measures import check_names
 from tsdae.noise import keyed
-from tsdae.objectives import HoldingOn, MaskedLanguageModel, Objective, check_counts, try_out, tsdae, views_of
-from tsdae.preparation import ADD_TOKENS, TextConfig, build_corpora, check_heldout, check_text, open_prepared
+from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
+from tsdae.preparation import build_corpora, open_prepared
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.progress import print_note
 from tsdae.resuming import finished_line, resume_command
-from tsdae.runs import check_output, holds_run, next_run_folder, summary_writer
+from tsdae.runs import holds_run, next_run_folder
+from tsdae.settings import DataConfig, MethodConfig, check, is_prepared, objective_of
 from tsdae.signals import Interrupted
 from tsdae.sources import Texts, load_sentences, open_texts
-from tsdae.training import TrainConfig, flag, train
-
-
-@dataclass(frozen=True)
-class DataConfig(TextConfig):
-    """What to train and evaluate on. Without a corpus: the sample run, on the sentences of STS-B's train split."""
-
-    corpus: str | None = flag(
-        None, "text file, jsonl, csv, tsv, parquet (also .gz), -, hub:NAME[:CONFIG], or a folder of scripts/prepare.py"
-    )
-    max_length: int = flag(75, "longest sentence in tokens, special ones included")
-    evaluate: str | None = flag(
-        None, "stsb, heldout, FILE of labelled pairs, module:function, or none; default: stsb, with --corpus heldout"
-    )
-
+from tsdae.training import TrainConfig, train
 
 SAMPLE = 0x5A3B  # a word in the key that draws a part of the sample corpus
-# What masked-language modelling has no use for: it does not delete, and it has no decoder.
-MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """Model, noise and objective."""
-
-    model: str | None = flag(None, "model folder or name on the Hugging Face hub; default: all-MiniLM-L6-v2")
-    add_tokens: str | None = flag(None, ADD_TOKENS)
-    noise: str = flag("delete", "delete, mask, replace, swap, insert, or module:function")
-    noise_ratio: float = flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")
-    pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become one (paper: cls)")
-    tie: bool = flag(True, "decoder on the encoder's own layers (paper: tied)")
-    decoder_layers: int | None = flag(None, "layers of the decoder, the first ones; default: all")
-    decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)")
-    objective: str = flag("tsdae", "tsdae, mlm (masked-language modelling), my_loss.py:function or module:function")
-    mlm_ratio: float = flag(0.15, "share of tokens that mlm predicts")
-    hold_on: float = flag(
-        0.0, "weight of a term that keeps which sentences are alike to a model that is a sentence model already: 100"
-    )
-    dropout: float | None = flag(None, "default: as in the checkpoint")
-    attention_dropout: float | None = flag(None, "default: as in the checkpoint")
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.noise_ratio < 1.0:
-            raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
-        if not 0.0 <= self.decoder_input_noise <= 1.0:
-            raise ValueError(f"--decoder-input-noise must lie in [0, 1], got {self.decoder_input_noise}")
-        if not 0.0 <= self.hold_on < math.inf:
-            raise ValueError(f"--hold-on must not be negative, got {self.hold_on}: 100 holds on, 0 does not")
-        unused = {"mlm": MLM_HAS_NO, "tsdae": ("mlm_ratio",)}.get(self.objective, ("mlm_ratio", "hold_on"))
-        for setting in dataclasses.fields(self):
-            if setting.name in unused and getattr(self, setting.name) != setting.default:
-                has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
-                raise ValueError(f"--{setting.name.replace('_', '-')}: the objective {self.objective} {has_no}")
-        for name in ("dropout", "attention_dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value < 1.0:
-                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {value}")
 
 
 def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, table: bool = True) -> Path:
@@ -111,7 +55,7 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
         torch.set_num_threads(config.threads)  # here already: the untrained model is scored before training
     distributed.join()
     name = method.model or MINILM.name
-    prepared = open_prepared(str(data.corpus)) if _is_prepared(data) else None
+    prepared = open_prepared(str(data.corpus)) if is_prepared(data) else None
     texts = Texts([]) if prepared or data.corpus is None else open_texts(data.corpus, data.column)
     with contextlib.closing(texts):
         texts.look()  # for the errors that it can have, before anything is downloaded
@@ -143,13 +87,13 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     _print_plan(name, dataset, heldout, config)
     own_pooling = read_sentence_settings(model_folder(folder)).pooling
     if own_pooling is not None:
-        advice = "" if method.hold_on else "; --hold-on 100 keeps more of it"
+        advice = "; --hold-on 100 keeps more of it" if method.objective == "tsdae" and not method.hold_on else ""
         print_note(
             f"{name} is a sentence model already, and adapting such a model can harm it: compare before and after "
             f'(scripts/evaluate.py, README, "When to use it"){advice}'
         )
 
-    objective = _objective(method)
+    objective = objective_of(method)
     terms = ["reconstruction" if objective is tsdae else method.objective]
     if method.hold_on:
         if own_pooling is None:
@@ -198,7 +142,8 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
         return Path(output)
 
     if rows:
-        rows.append((f"{name}, {method.pooling}, after TSDAE", method.pooling, _score(encoder, splits)))
+        trained_by = "TSDAE" if method.objective == "tsdae" else method.objective
+        rows.append((f"{name}, {method.pooling}, after {trained_by}", method.pooling, _score(encoder, splits)))
         entries = [entry(row_name, pooling, scores) for row_name, pooling, scores in rows]
         write_json(Path(output) / "evaluation.json", entries)
         print(table_of([(row_name, scores) for row_name, _, scores in rows]))
@@ -210,72 +155,6 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     trained = str(Path(output) / "encoder")
     print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")
     return Path(output)
-
-
-def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
-    """ValueError for every setting that can be known to fail before a download."""
-    if _is_prepared(data):
-        _check_prepared(data, method)
-    elif data.corpus is not None and Path(data.corpus).is_dir():
-        raise ValueError(
-            f"{data.corpus} is a folder; give a file, or a folder that scripts/prepare.py has written, or a pattern in "
-            f"quotes such as '{data.corpus}/**/*.txt'"
-        )
-    elif data.corpus is not None:
-        check_text(data.corpus, data)
-    if data.corpus == "-" and distributed.count() > 1:
-        raise ValueError("--corpus - is standard input, which several processes cannot share; write it to a file")
-    if data.corpus is not None and method.model is None:
-        raise ValueError(
-            "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
-            "xlm-roberta-base, or a model folder"
-        )
-    if method.add_tokens is not None:
-        check_file(Path(method.add_tokens))
-    check_lengths_and_words(data.max_length, data.words)
-    find_noise(method.noise)
-    check_counts(_objective(method), config.accumulate * distributed.count())
-    if method.hold_on and config.batch_size < 2:
-        raise ValueError("--hold-on compares the sentences of a batch: --batch-size must be at least 2")
-    choose_precision(config.precision, choose_device(config.device))
-    check_heldout(data.heldout)
-    evaluate = data.evaluate
-    if evaluate == "heldout" and data.heldout == "0":
-        raise ValueError("--evaluate heldout needs held-out sentences, and --heldout 0 keeps none")
-    if evaluate is not None and evaluate not in ("stsb", "heldout", "none"):
-        if names_function(evaluate):
-            named_function(evaluate, "evaluate")
-        else:
-            load_pairs(evaluate)
-    if config.output is not None:
-        check_output(Path(config.output), config.overwrite, config.resume)
-    if config.tensorboard:
-        summary_writer()
-    if method.model is not None and Path(method.model).exists():
-        model_folder(method.model)
-
-
-def _is_prepared(data: DataConfig) -> bool:
-    return data.corpus is not None and is_corpus(Path(data.corpus))
-
-
-def _check_prepared(data: DataConfig, method: MethodConfig) -> None:
-    """ValueError if the prepared corpus is not whole, or if something is asked of it that preparing has decided."""
-    corpus, heldout = open_prepared(str(data.corpus))
-    for setting in dataclasses.fields(TextConfig):
-        given = getattr(data, setting.name)
-        if given != setting.default and (setting.name, given) != (
-            "words",
-            corpus.words,
-        ):  # the words that it has may be named
-            raise ValueError(
-                f"--{setting.name.replace('_', '-')} is decided when a corpus is prepared, and {data.corpus} is "
-                "prepared already; give it to scripts/prepare.py"
-            )
-    if method.model is None:
-        raise ValueError(f"--corpus needs --model: {data.corpus} was prepared for {corpus.made_from.get('model')}")
-    if data.evaluate == "heldout" and heldout is None:
-        raise ValueError(f"--evaluate heldout needs held-out sentences, and {data.corpus} was prepared without any")
 
 
 def _stsb(data: DataConfig) -> dict[str, Pairs]:
@@ -334,16 +213,6 @@ def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset 
         print_note(f"{truncated:,} sentences are longer than {dataset.max_length} tokens and lose their end")
     for line in dataset.corpus.notes():
         print_note(line)
-
-
-def _objective(method: MethodConfig) -> Objective:
-    if method.objective == "mlm":
-        return MaskedLanguageModel(method.mlm_ratio)
-    if method.objective == "tsdae":
-        return tsdae
-    if ":" not in method.objective:
-        raise ValueError(f"unknown objective {method.objective!r}; there are tsdae, mlm and file.py:function")
-    return named_function(method.objective, "objective")
 
 
 def _evaluation(

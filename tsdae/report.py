@@ -8,6 +8,7 @@ Settings are chosen and compared on dev; test is shown beside, and differences o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ from tsdae.comparisons import FEWEST_SEEDS, Comparison, compare, detectable, hol
 from tsdae.files import read_json
 from tsdae.foresight import MEASURES, foresight, labelled
 from tsdae.pages import Section, Table, html, markdown
+from tsdae.preparation import TextConfig
 from tsdae.probes import RECONSTRUCTION
 from tsdae.results import GRID, ROWS, read_rows
 
 # Settings under which measures of held-out text are not those of the other runs: another text, or another vocabulary.
-OTHER_TEXT = {"corpus", "column", "limit", "sentences", "min_characters", "heldout", "max_length", "words"}
-OTHER_TEXT |= {"model", "add_tokens"}
+OTHER_TEXT = {setting.name for setting in dataclasses.fields(TextConfig)}
+OTHER_TEXT |= {"corpus", "max_length", "model", "add_tokens"}
 DIFFERENCE = ["difference on dev", "verdict", "over seeds", "over pairs"]  # columns of a comparison, see `_cells`
 NO_DIFFERENCE = [""] * len(DIFFERENCE)
 FEWEST_RUNS = 5  # of a rank correlation: of two runs it is always 1 or -1
@@ -188,10 +190,13 @@ def _about(arms: dict[str, Setting], grid: dict[str, Any]) -> Section:
         ],
     )
     if (seeds := len(base.seeds)) >= FEWEST_SEEDS:
-        largest = max(len(values) for values in grid["axes"].values()) if not grid["product"] else len(arms) - 2
+        others = [sum(value != config[axis] for value in values) for axis, values in grid["axes"].items()]
+        largest = len(arms) - 2 if grid["product"] else max(others)
+        reach = f"about {detectable(seeds):.1f} standard deviations of the paired differences"
+        if largest > 1:
+            reach += f", and the largest of {largest} in a table at {detectable(seeds, largest):.1f}"
         section.text.append(
-            f"With {seeds} seeds a difference can only show if it is about {detectable(seeds):.1f} standard deviations "
-            f"of the paired differences, and the largest of {largest} in a table at {detectable(seeds, largest):.1f}; "
+            f"With {seeds} seeds a difference can only show if it is {reach}; "
             '"not shown" and "below seed noise" do not mean "equal".'
         )
     if config["corpus"] is None and config["model"] == MINILM.name:

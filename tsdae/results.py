@@ -7,6 +7,7 @@ them are to come from the settings alone.
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import os
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any
 
 from tsdae.assets import MINILM, STSB
 from tsdae.corpus import DESCRIPTION
+from tsdae.device import choose_device, choose_precision
 from tsdae.files import read_json, sha256_of
-from tsdae.functions import file_of
+from tsdae.functions import NAMING, file_of
 from tsdae.grid import NO_AXES, Arm
 from tsdae.runs import versions
+from tsdae.sources import files_of
 
 ROWS, CODE_OF, GRID = "results.jsonl", "code.json", "grid.json"  # in the folder of an ablation
-NAMING_CODE = ("noise", "objective", "words")  # settings that may name a function
 # What may differ between two runs that are compared as the same: where they are written and how they are watched.
 BESIDE = NO_AXES | {"corpus"}  # the corpus is compared by its content
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "tokenizer.json")
@@ -95,24 +97,36 @@ def _check_row(row: dict[str, Any], arm: Arm, path: Path) -> None:
 
 
 def about(arm: Arm) -> dict[str, Any]:
-    """What a row must share with others beside settings: versions, and hashes of text, pairs, model and new tokens."""
-    data, method, _ = arm.configs
+    """What a row must share with others beside settings: versions, precision, and hashes of every file but code."""
+    data, method, train = arm.configs
     return {
         "versions": versions(),
         "text": STSB.name if data.corpus is None else _hash_of(data.corpus),
+        "heldout": None if data.heldout is None else _hash_of(data.heldout),
         "pairs": _hash_of(str(data.evaluate)),
         "weights": _hash_of(method.model or MINILM.name),
-        "new_tokens": _hash_of(method.add_tokens) if method.add_tokens is not None else None,
+        "new_tokens": None if method.add_tokens is None else _hash_of(method.add_tokens),
+        "precision": choose_precision(train.precision, choose_device(train.device)),  # what auto is on this machine
     }
 
 
 def _hash_of(name: str) -> str:
-    """SHA-256 of a file, of a prepared corpus, or of a model folder's weights; what is no path stays a name."""
+    """SHA-256 of a file, of a prepared corpus, of a model folder's weights, or of the files that a pattern stands for.
+
+    What is no path stays a name.
+    """
     path = Path(name)
+    if glob.has_magic(name) and not path.exists():
+        return " ".join(_hash_of(str(file))[:16] for file in files_of(name))
     if (path / DESCRIPTION).is_file():
         return _hash_of(str(path / DESCRIPTION))
     if path.is_dir():
-        files = sorted(file for pattern in WEIGHTS for file in path.rglob(pattern) if "checkpoints" not in file.parts)
+        files = sorted(
+            file
+            for pattern in WEIGHTS
+            for file in path.rglob(pattern)
+            if "checkpoints" not in file.relative_to(path).parts
+        )
         return " ".join(_hash_of(str(file))[:16] for file in files)
     return _hash_of_file(path.resolve(), path.stat().st_mtime_ns) if path.is_file() else name
 
@@ -127,7 +141,7 @@ def code_hashes(arms: list[Arm]) -> dict[str, str]:
     """SHA-256 of every file that decides about a run: the package, and the user's own noise, objective, segmenter."""
     here = Path(__file__).parent
     hashes = {f"tsdae/{path.name}": sha256_of(path) for path in sorted(here.glob("*.py"))}
-    for name in dict.fromkeys(str(arm.flat[key]) for arm in arms for key in NAMING_CODE):
+    for name in dict.fromkeys(str(arm.flat[key]) for arm in arms for key in NAMING if key != "evaluate"):
         path = file_of(name)
         if path is not None and path.is_file():
             hashes[str(path)] = sha256_of(path)

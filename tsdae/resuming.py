@@ -6,18 +6,16 @@ import dataclasses
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tsdae import distributed
-from tsdae.functions import names_function
+from tsdae.functions import NAMING, names_function
 from tsdae.progress import print_note
 from tsdae.runs import check_output, check_same, holds_run, stored_settings
+from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
-if TYPE_CHECKING:
-    from tsdae.recipe import DataConfig, MethodConfig
-
-Config = TypeVar("Config", "DataConfig", "MethodConfig", TrainConfig)
+Config = TypeVar("Config", DataConfig, MethodConfig, TrainConfig)
 
 
 def resumed(
@@ -44,11 +42,8 @@ def resumed(
     filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
     now = {name: value for name, value in filled.items() if name in given and value != "auto"}
     check_same(stored, now)
-    for name in ("noise", "objective", "evaluate", "words"):
-        value = stored.get(name)
-        # A file's name, colon and all, it can be only of --evaluate; a stranger may bring a file called evil.py:run.
-        is_code = isinstance(value, str) and (names_function(value) if name == "evaluate" else ":" in value)
-        if is_code and name not in now:
+    for name in NAMING:
+        if name not in now and _is_code(name, stored.get(name)):
             raise ValueError(f"the run's --{name} is code; name it again: --{name} {shlex.quote(stored[name])}")
     if "steps" in now:
         stored["epochs"] = None
@@ -61,6 +56,15 @@ def resumed(
         return _filled(data, merged), _filled(method, merged), _filled(config, merged)
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} does not say {error}; it is of another version") from error
+
+
+def _is_code(name: str, value: Any) -> bool:
+    """Whether a setting that may name a function does."""
+    if not isinstance(value, str):
+        return False
+    if name == "evaluate":  # a file's name, colon and all, it can be here alone: others may bring a file evil.py:run
+        return names_function(value)
+    return ":" in value and not (name == "sentences" and value.split(":")[0] == "icu")  # icu:LANGUAGE is built in
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -120,6 +124,7 @@ def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
         "--objective": method.objective,
         "--evaluate": data.evaluate,
         "--words": data.words,
+        "--sentences": data.sentences,
     }
     code = [part for flag, name in named.items() if name and names_function(name) for part in (flag, name)]
     return shlex.join([*start, "scripts/train.py", "--resume", "--output", output, *code])

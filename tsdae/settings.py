@@ -1,0 +1,152 @@
+"""The settings of a run: what to train and evaluate on, model, noise and objective; and what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tsdae import distributed
+from tsdae.corpus import is_corpus
+from tsdae.dataset import check_lengths_and_words, find_noise
+from tsdae.device import choose_device, choose_precision
+from tsdae.evaluation import load_pairs
+from tsdae.folders import model_folder
+from tsdae.formats import check_file
+from tsdae.functions import named_function, names_function
+from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
+from tsdae.preparation import ADD_TOKENS, TextConfig, check_heldout, check_text, open_prepared
+from tsdae.runs import check_output, summary_writer
+from tsdae.training import TrainConfig, flag
+
+# What masked-language modelling has no use for: it does not delete, and it has no decoder.
+MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")
+
+
+@dataclass(frozen=True)
+class DataConfig(TextConfig):
+    """What to train and evaluate on. Without a corpus: the sample run, on the sentences of STS-B's train split."""
+
+    corpus: str | None = flag(
+        None, "text file, jsonl, csv, tsv, parquet (also .gz), -, hub:NAME[:CONFIG], or a folder of scripts/prepare.py"
+    )
+    max_length: int = flag(75, "longest sentence in tokens, special ones included")
+    evaluate: str | None = flag(
+        None, "stsb, heldout, FILE of labelled pairs, module:function, or none; default: stsb, with --corpus heldout"
+    )
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Model, noise and objective."""
+
+    model: str | None = flag(None, "model folder or name on the Hugging Face hub; default: all-MiniLM-L6-v2")
+    add_tokens: str | None = flag(None, ADD_TOKENS)
+    noise: str = flag("delete", "delete, mask, replace, swap, insert, or module:function")
+    noise_ratio: float = flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")
+    pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become one (paper: cls)")
+    tie: bool = flag(True, "decoder on the encoder's own layers (paper: tied)")
+    decoder_layers: int | None = flag(None, "layers of the decoder, the first ones; default: all")
+    decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)")
+    objective: str = flag("tsdae", "tsdae, mlm (masked-language modelling), my_loss.py:function or module:function")
+    mlm_ratio: float = flag(0.15, "share of tokens that mlm predicts")
+    hold_on: float = flag(
+        0.0, "weight of a term that keeps which sentences are alike to a model that is a sentence model already: 100"
+    )
+    dropout: float | None = flag(None, "default: as in the checkpoint")
+    attention_dropout: float | None = flag(None, "default: as in the checkpoint")
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.noise_ratio < 1.0:
+            raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
+        if not 0.0 <= self.decoder_input_noise <= 1.0:
+            raise ValueError(f"--decoder-input-noise must lie in [0, 1], got {self.decoder_input_noise}")
+        if not 0.0 <= self.hold_on < math.inf:
+            raise ValueError(f"--hold-on must not be negative, got {self.hold_on}: 100 holds on, 0 does not")
+        unused = {"mlm": MLM_HAS_NO, "tsdae": ("mlm_ratio",)}.get(self.objective, ("mlm_ratio", "hold_on"))
+        for setting in dataclasses.fields(self):
+            if setting.name in unused and getattr(self, setting.name) != setting.default:
+                has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
+                raise ValueError(f"--{setting.name.replace('_', '-')}: the objective {self.objective} {has_no}")
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {value}")
+
+
+def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
+    """ValueError for every setting that can be known to fail before a download."""
+    if is_prepared(data):
+        _check_prepared(data, method)
+    elif data.corpus is not None and Path(data.corpus).is_dir():
+        raise ValueError(
+            f"{data.corpus} is a folder; give a file, or a folder that scripts/prepare.py has written, or a pattern in "
+            f"quotes such as '{data.corpus}/**/*.txt'"
+        )
+    elif data.corpus is not None:
+        check_text(data.corpus, data)
+    if data.corpus == "-" and distributed.count() > 1:
+        raise ValueError("--corpus - is standard input, which several processes cannot share; write it to a file")
+    if data.corpus is not None and method.model is None:
+        raise ValueError(
+            "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
+            "xlm-roberta-base, or a model folder"
+        )
+    if method.add_tokens is not None:
+        check_file(Path(method.add_tokens))
+    check_lengths_and_words(data.max_length, data.words)
+    find_noise(method.noise)
+    check_counts(objective_of(method), config.accumulate * distributed.count())
+    if method.hold_on and config.batch_size < 2:
+        raise ValueError("--hold-on compares the sentences of a batch: --batch-size must be at least 2")
+    choose_precision(config.precision, choose_device(config.device))
+    check_heldout(data.heldout)
+    evaluate = data.evaluate
+    if evaluate == "heldout" and data.heldout == "0":
+        raise ValueError("--evaluate heldout needs held-out sentences, and --heldout 0 keeps none")
+    if evaluate is not None and evaluate not in ("stsb", "heldout", "none"):
+        if names_function(evaluate):
+            named_function(evaluate, "evaluate")
+        else:
+            load_pairs(evaluate)
+    if config.output is not None:
+        check_output(Path(config.output), config.overwrite, config.resume)
+    if config.tensorboard:
+        summary_writer()
+    if method.model is not None and Path(method.model).exists():
+        model_folder(method.model)
+
+
+def is_prepared(data: DataConfig) -> bool:
+    """Whether the corpus is a folder that scripts/prepare.py has written."""
+    return data.corpus is not None and is_corpus(Path(data.corpus))
+
+
+def _check_prepared(data: DataConfig, method: MethodConfig) -> None:
+    """ValueError if the prepared corpus is not whole, or if something is asked of it that preparing has decided."""
+    corpus, heldout = open_prepared(str(data.corpus))
+    for setting in dataclasses.fields(TextConfig):
+        given = getattr(data, setting.name)
+        its_own = setting.name == "words" and given == corpus.words  # these may be named
+        if given != setting.default and not its_own:
+            raise ValueError(
+                f"--{setting.name.replace('_', '-')} is decided when a corpus is prepared, and {data.corpus} is "
+                "prepared already; give it to scripts/prepare.py"
+            )
+    if method.model is None:
+        raise ValueError(f"--corpus needs --model: {data.corpus} was prepared for {corpus.made_from.get('model')}")
+    if data.evaluate == "heldout" and heldout is None:
+        raise ValueError(f"--evaluate heldout needs held-out sentences, and {data.corpus} was prepared without any")
+
+
+def objective_of(method: MethodConfig) -> Objective:
+    """ValueError if there is none of that name."""
+    if method.objective == "mlm":
+        return MaskedLanguageModel(method.mlm_ratio)
+    if method.objective == "tsdae":
+        return tsdae
+    if ":" not in method.objective:
+        raise ValueError(f"unknown objective {method.objective!r}; there are tsdae, mlm and file.py:function")
+    return named_function(method.objective, "objective")

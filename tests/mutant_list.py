@@ -32,7 +32,7 @@ WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
 SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
-RESULTS = "tests/test_results.py"
+RESULTS, FUNCTIONS = "tests/test_results.py", "tests/test_functions.py"
 HOLDING = "tests/test_holding_on.py"
 
 MUTANTS = (
@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant("slow-fingerprint-without-merges", "tsdae/pieces.py", '"merges": sorted(ranks, key=ranks.__getitem__)',
            '"merges": sorted(ranks)', SLOW),
     Mutant("slow-fingerprint-with-paths", "tsdae/pieces.py", ' and not name.endswith("_file")', "", SLOW),
-    Mutant("slow-new-words-lowered", "tsdae/tokenization.py", "normalized = tokenizer.is_fast", "normalized = True", SLOW),
+    Mutant("slow-new-words-lowered", "tsdae/tokenization.py", '"normalized": tokenizer.is_fast', '"normalized": True', SLOW),
     # packing
     Mutant("labels-not-shifted", "tsdae/packing.py", "return self._drop_one_token(first_kept=1)",
            "return self._drop_one_token(first_kept=0)", BOTTLENECK),
@@ -119,8 +119,9 @@ MUTANTS = (
     Mutant("head-bias-dropped", "tsdae/bert.py", "embedding_VD, self.bias)", "embedding_VD)", TIED),
     Mutant("token-type-forgotten", "tsdae/bert.py", "hidden_TD = hidden_TD + self.token_types.weight[0]",
            "hidden_TD = hidden_TD + 0 * self.token_types.weight[0]", TWIN),
-    Mutant("position-offset-forgotten", "tsdae/bert.py", "layout.position_T + self.position_offset",
-           "layout.position_T", PARITY),
+    Mutant("position-offset-forgotten", "tsdae/bert.py", ".masked_fill(is_padding_T, -1) + self.position_offset",
+           ".masked_fill(is_padding_T, -1)", PARITY),
+    Mutant("spelled-padding-counts", "tsdae/bert.py", "(layout.position_T - before_T)", "layout.position_T", PARITY),
     Mutant("causal-mask-lost", "tsdae/bert.py", "dropout_p=dropout, is_causal=causal",
            "dropout_p=dropout, is_causal=False", BOTTLENECK),
     Mutant("encoder-is-causal", "tsdae/bert.py", "hidden_TD = layer(hidden_TD, layout)\n",
@@ -189,8 +190,17 @@ MUTANTS = (
            'group["lr"] = config.learning_rate', TRAINING),
     Mutant("weight-decay-everywhere", "tsdae/optimisation.py", '"params": vectors, "weight_decay": 0.0',
            '"params": vectors, "weight_decay": weight_decay', TRAINING),
-    Mutant("nan-reaches-the-weights", "tsdae/training.py", "(~torch.isfinite(norm + step_loss)).float()",
+    Mutant("nan-reaches-the-weights", "tsdae/optimisation.py", "(~torch.isfinite(loss_and_norm)).float()",
            "torch.zeros(())", TRAINING),
+    Mutant("nan-reaches-the-weights-unfused", "tsdae/optimisation.py", "elif torch.isfinite(loss_and_norm):", "else:", OPTIMISATION),
+    Mutant("speed-with-steps-before-the-clock", "tsdae/window.py", "self._tokens, self._since = 0, time", "self._since = time", TRAINING),
+    Mutant("decoder-beyond-the-positions", "tsdae/autoencoder.py", "        bert.check_length(prefix)\n", "", BOTTLENECK),
+    Mutant("noise-lies-about-its-length", "tsdae/dataset.py", " or noisy.longest != noisy.lengths_B.max()", "", NOISE),
+    Mutant("a-users-backup-is-removed", "tsdae/runs.py", "if LEFTOVER.fullmatch(path.name):", 'if path.suffix in (".part", ".old"):', RESUME),
+    Mutant("asks-whether-code-may-run", "tsdae/folders.py", ", trust_remote_code=False)  #", ")  #", "tests/test_security.py -kstrangers_model"),
+    Mutant("a-file-without-its-neighbours", "tsdae/functions.py", "        _search_here()\n", "", FUNCTIONS),
+    Mutant("positions-of-the-padding-for-all", "tsdae/inference.py", "return positions - unused if", "return positions - 2 if", "tests/test_inference.py"),
+    Mutant("words-without-their-spaces", "tsdae/tokenization.py", "[space, number] if number in took and place", "[number] if number in took and place", NEW_WORDS),
     Mutant("evaluation-in-train-mode", "tsdae/measures.py", "    model.eval()\n", "    model.train()\n", TRAINING),
     Mutant("training-in-evaluation-mode", "tsdae/training.py", "                    trained.train()\n", "", TRAINING),
     Mutant("evaluation-moves-the-random-state", "tsdae/training.py",
@@ -211,7 +221,7 @@ MUTANTS = (
     Mutant("best-forgotten", "tsdae/measures.py", 'state["value"], state["since"]', 'None, state["since"]', RESUME),
     Mutant("digest-not-compared", "tsdae/runs.py", "!= sha256_of(folder / STATE):", "== str(folder):", RESUME),
     Mutant("settings-not-compared", "tsdae/runs.py", "        if then[name] == now[name]:\n", "        if True:\n", RESUME),
-    Mutant("a-strangers-code-is-run", "tsdae/resuming.py", "if is_code and name not in now:", "if is_code and name in now:", RESUME),
+    Mutant("a-strangers-code-is-run", "tsdae/resuming.py", "if name not in now and _is_code(", "if name in now and _is_code(", RESUME),
     Mutant("endless-patience", "tsdae/measures.py", "self.since + 1)", "self.since)", RESUME),
     Mutant("all-checkpoints-kept", "tsdae/runs.py", "self._found()[:-keep]", "self._found()[:0]", RESUME),
     Mutant("gradients-averaged", "tsdae/training.py", "loss * distributed.count()", "loss", DISTRIBUTED),
@@ -269,7 +279,7 @@ MUTANTS = (
            'best = max(trained, key=lambda arm: _mean(arm.scores("test")))', REPORT),
     Mutant("a-baseline-by-its-own-pooling", "tsdae/report.py", 'self.config["objective"] != "mlm"', "True", REPORT),
     Mutant("rows-of-other-grids", "tsdae/report.py", 'if _belongs(row["settings"], grid)]', "]", REPORT),
-    Mutant("one-collapsed-run-hides-the-guides", "tsdae/foresight.py", "if not math.isnan(value + score)]", "]", COMPARISONS),
+    Mutant("one-collapsed-run-hides-the-guides", "tsdae/foresight.py", "if not math.isnan(s[-1]):", "if True:", COMPARISONS),
     Mutant("the-base-compared-with-itself", "tsdae/report.py", "sum(value != config[axis] for value in values)", "len(values)", REPORT),
     Mutant("texts-of-a-pattern-unnoticed", "tsdae/results.py", "if glob.has_magic(name) and not path.exists():", "if False:", RESULTS),
     Mutant("weights-below-checkpoints-unnoticed", "tsdae/results.py", "file.relative_to(path).parts", "file.parts", RESULTS),
@@ -329,7 +339,7 @@ MUTANTS = (
     Mutant("new-words-inside-others", "tsdae/tokenization.py", "single_word=alone", "single_word=False", NEW_WORDS),
     Mutant("new-words-need-spaces-everywhere", "tsdae/tokenization.py", "single_word=alone", "single_word=True", NEW_WORDS),
     Mutant("two-tokens-of-one-word", "tsdae/tokenization.py", " and normal(word) not in taken", "", NEW_WORDS),
-    Mutant("a-token-for-a-space", "tsdae/tokenization.py", '"lstrip": _spaces_belong_to_words(tokenizer)', '"lstrip": False', NEW_WORDS),
+    Mutant("a-token-for-a-space", "tsdae/tokenization.py", '"lstrip": bool(_sign_of_a_space(tokenizer))', '"lstrip": False', NEW_WORDS),
     Mutant("new-words-cut-as-at-the-beginning", "tsdae/tokenization.py", 'tokenizer(f" {word}",', "tokenizer(word,", NEW_WORDS),
     Mutant("tokenizer-of-the-beginning", "tsdae/preparation.py", "if text.shuffle and limit is not None:", "if False:", NEW_WORDS),
     Mutant("pretraining-reads-its-own-work", "tsdae/pretraining.py", "prepare(source, prepared, [output])",
@@ -366,7 +376,7 @@ MUTANTS = (
            "False", INTAKE),
     Mutant("other-held-out-sentences-go-on", "tsdae/preparation.py", "[*_files(source, outside), *_files_named(config)]",
            "[*_files(source, outside)]", INTAKE),
-    Mutant("trouble-loses-all", "tsdae/begun.py", "if finished or not (folder / STATE).is_file():", "if True:", INTAKE),
+    Mutant("trouble-loses-all", "tsdae/begun.py", "if finished or is_stream or not (folder / STATE).is_file():", "if True:", INTAKE),
     Mutant("a-lock-is-a-text", "tsdae/preparation.py", "part_of(output), lock_of(output))", "part_of(output))", INTAKE),
     Mutant("repeats-called-not-drawn", "tsdae/preparation.py", "min(counts.rows, limit_for(source, config.limit) or counts.rows)",
            "len(corpus) + held_out", INTAKE),

@@ -25,7 +25,7 @@ from tests.tolerances import BFLOAT16_RATIO, FLOAT32, FLOAT64
 from tsdae.bert import LanguageModelHead, OneVectorAttention
 from tsdae.checkpoints import FAMILIES as OUR_FAMILIES
 from tsdae.checkpoints import Checkpoint, parameter_names, read_checkpoint
-from tsdae.packing import Layout
+from tsdae.packing import Layout, Packed
 
 PRECISIONS = {torch.float64: FLOAT64, torch.float32: FLOAT32}
 precisions = pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
@@ -110,6 +110,22 @@ def test_whole_encoder_and_its_gradients(family: str, dtype: torch.dtype) -> Non
         joined = torch.cat([expected_of.pop(their_name) for their_name in table[name]])
         assert_close(gradient, joined, **PRECISIONS[dtype], msg=lambda text, name=name: f"{name}: {text}")
     assert not expected_of  # every parameter of theirs is one of ours
+
+
+@every_family
+def test_a_text_may_spell_the_padding_token(family: str) -> None:
+    """RoBERTa gives such a token the padding's own position, and does not count it."""
+    theirs, checkpoint = both(family, AutoModel, torch.float64)
+    padding, sentences = theirs.config.pad_token_id, list(ragged().sentences())
+    for row, place in ((0, 3), (0, 4), (2, 0), (2, 6), (4, 8)):
+        sentences[row][place] = padding
+    packed = Packed.from_lists(sentences).to("cpu")
+    ids_BL = torch.full((len(LENGTHS), max(LENGTHS)), padding)
+    mask_BL = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    ids_BL[mask_BL] = packed.token_ids_T
+    with torch.no_grad():
+        expected_TD = theirs(input_ids=ids_BL, attention_mask=mask_BL.long()).last_hidden_state[mask_BL]
+        assert_close(checkpoint.bert(packed), expected_TD, **FLOAT64)
 
 
 @every_family

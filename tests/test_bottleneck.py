@@ -13,6 +13,7 @@ from torch import Tensor
 from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch
+from tsdae.objectives import tsdae
 from tsdae.packing import Packed
 
 TIED_AND_NOT = pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])
@@ -157,3 +158,13 @@ def test_words_that_no_sentence_holds_are_still_pushed_away(tie: bool) -> None:
     assert unseen.any()
     assert (gradient[unseen].abs().max(1).values > 1e-6).all() == tie
     assert (gradient[unseen] == 0).all() == (not tie)
+
+
+def test_a_target_beyond_the_position_table_is_refused() -> None:
+    """The encoder reads the noisy sentence, which may fit where the clean one does not."""
+    model = tiny.model()
+    longest = model.encoder.bert.config.longest_sentence
+    noisy, clean = (Packed.from_lists([[2, *[9] * size, 3]]).to("cpu") for size in (3, longest))
+    with pytest.raises((ValueError, IndexError)) as raised:
+        tsdae(model, Batch(noisy, clean))
+    assert f"the position table allows {longest}; cut sentences by max_length" in str(raised.value)

@@ -479,6 +479,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(bad: Bad, run: Run, place: P
     assert contents(place) == before
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(place: Path) -> None:
     """Nothing that is imported adds words of its own to the one line; the script works from any folder."""
     command = [sys.executable, str(SCRIPTS / "train.py"), "--corpus", "nowhere.txt"]

@@ -118,6 +118,20 @@ def test_foresight_is_rank_correlation_moves_and_loss() -> None:
     assert other.regret == pytest.approx(np.mean([max(d) - k for d, k in zip(dev, kept, strict=True)]))
     assert (other.runs, other.moves) == (4, 8)
     assert other.ci95[0] <= other.correlation <= other.ci95[1]
-    undefined = ((math.nan, 1.0), (1.0, math.nan))
-    collapsed = [[{"step": 1, "stsb_dev": score, "alignment": value}] for score, value in undefined]
-    assert foresight("alignment", [*runs, *collapsed], ["a", "a", "b", "b", "c", "c"]) == alignment
+
+
+def test_a_run_that_collapsed_is_no_guide() -> None:
+    """Its last value is undefined, so it has none to be ranked by; what it said before still counts as moves."""
+    runs = [[{"step": 1, "stsb_dev": dev, "alignment": 100 - dev}] for dev in (70.0, 74.0, 60.0, 61.0)]
+    groups = ["a", "a", "b", "b"]
+    expected = foresight("alignment", runs, groups)
+    for score, value in ((math.nan, 1.0), (1.0, math.nan)):
+        end = {"step": 3, "stsb_dev": score, "alignment": value}
+        assert foresight("alignment", [*runs, [end]], [*groups, "c"]) == expected
+        late = [{"step": 1, "stsb_dev": 1.0, "alignment": 0.0}, {"step": 2, "stsb_dev": 2.0, "alignment": 0.1}, end]
+        found = foresight("alignment", [*runs, late], [*groups, "c"])
+        assert expected is not None
+        assert found is not None
+        assert (found.runs, found.correlation, found.ci95) == (4, expected.correlation, expected.ci95)
+        assert (found.moves, found.agreement) == (1, 0.0)
+    assert foresight("alignment", [[end]], ["c"]) is None

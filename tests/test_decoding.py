@@ -241,6 +241,7 @@ def test_a_run_and_a_model(trained: TSDAE, run: Script, place: Path) -> None:
 def test_pooling_as_told(trained: TSDAE, run: Script) -> None:
     shown = {pooling: run("reconstruct", f"run an.apple --noisings 0 --pooling {pooling}").out for pooling in POOLINGS}
     assert len(set(shown.values())) == 3
+    assert "--zzz" in run("reconstruct", "run --noisings 0 -- --zzz").out, "what follows -- is no flag"
     assert shown["cls"] == run("reconstruct", "run an.apple --noisings 0").out
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, MPNetConfig, MPNetModel
+from transformers import AutoModel, ElectraConfig, MPNetConfig, MPNetModel, T5Config, T5Model, XLNetConfig
 
 from tests import tiny
 from tests.scripts import Run
@@ -106,6 +106,32 @@ def test_automodel_is_read_in_float32(mpnet: Path, tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in encoder.model.parameters()} == {torch.float32}
     assert encoder.max_length == 40, "positions minus the two that the family leaves unused"
     assert np.isfinite(encoder.encode([LONG * 3])).all()
+
+
+def test_automodel_reads_as_many_tokens_as_the_model_has_positions(tmp_path: Path) -> None:
+    """ELECTRA counts from 0; XLNet has no table at all; the tokenizer's own limit counts where there is one."""
+    shape = {"vocab_size": 90, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    electra = ElectraConfig(**shape, embedding_size=24, intermediate_size=40, max_position_embeddings=40)
+    xlnet = XLNetConfig(vocab_size=90, d_model=24, n_layer=1, n_head=2, d_inner=40)
+    longest = {}
+    for config, limit in ((electra, None), (electra, 30), (xlnet, None)):
+        folder = tmp_path / f"{config.model_type}-{limit}"
+        AutoModel.from_config(config).save_pretrained(folder)
+        tokenizer = tiny.tokenizer()
+        tokenizer.model_max_length = limit or tokenizer.model_max_length
+        tokenizer.save_pretrained(folder)
+        encoder = load_encoder(str(folder))
+        assert isinstance(encoder, AutoModelEncoder)
+        longest[folder.name] = encoder.max_length
+        assert np.isfinite(encoder.encode([LONG * 3, "a dog"])).all()
+    assert longest == {"electra-None": 40, "electra-30": 30, "xlnet-None": 512}
+
+
+def test_an_encoder_with_a_decoder_is_refused_by_name(tmp_path: Path) -> None:
+    T5Model(T5Config(vocab_size=90, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds T5Model, which is not an encoder alone"):
+        load_encoder(str(tmp_path))
 
 
 def test_compare_takes_every_family(

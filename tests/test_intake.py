@@ -265,13 +265,15 @@ def test_trouble_while_stopping_leaves_the_state_from_before(
 def test_an_error_on_the_way_leaves_what_was_written_before(
     run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network of a dataset, a disk: the same command goes on when it is there again."""
+    """A disk, or the network: the same command goes on when it is there again."""
     (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
     monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
     monkeypatch.setattr(begun, "SAVE_EVERY", 0)
     command = "prepare", "text.txt --model model --output corpus"
     with monkeypatch.context() as patch:
-        patch.setattr(begun.Begun, "save", stopped_after(3, ValueError("text.txt cannot be read: no network")))
+        error = ValueError("text.txt cannot be read: Input/output error")
+        error.__cause__ = OSError(5, "Input/output error")
+        patch.setattr(begun.Begun, "save", stopped_after(3, error))
         failed = run(*command)
     assert failed.code == 2
     assert "what was done before is kept in corpus.part; the same command goes on from there" in failed.err
@@ -308,7 +310,7 @@ def test_a_pattern_does_not_stand_for_what_it_makes(run: Run, place: Path, monke
     for name in ("a.txt", "z.txt"):
         (place / "texts" / name).write_text("\n".join(LINES), encoding="utf-8")
     monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
-    command = "prepare", "texts/** --model model --output texts/corpus --keep-repeated"
+    command = "prepare", "texts/** --model model --output texts/corpus --keep-repeated --workers 1"
     with monkeypatch.context() as patch:
         patch.setattr(begun.Begun, "save", stopped_after(3, KeyboardInterrupt()))
         assert run(*command).code == 130
@@ -321,9 +323,10 @@ def test_a_pattern_does_not_stand_for_what_it_makes(run: Run, place: Path, monke
 
 def test_a_line_that_cannot_be_read_leaves_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr(begun, "SAVE_EVERY", 0)
     (place / "text.txt").write_bytes("\n".join(LINES).encode() + b"\n\xff\n")
     before = contents(place)
-    failed = run("prepare", "text.txt --model model --output corpus")
+    failed = run("prepare", "text.txt --model model --output corpus --workers 1")
     assert failed.code == 2
     assert f"text.txt, line {len(LINES) + 1}: not UTF-8" in failed.err
     assert contents(place) == before

@@ -23,7 +23,7 @@ from tsdae.preparation import TextConfig, build_corpora, sentences_of
 from tsdae.pretraining import train_tokenizer
 from tsdae.signals import Interrupted
 from tsdae.sources import open_texts
-from tsdae.tokenization import add_words
+from tsdae.tokenization import add_words, decoded
 
 NEW = ["walking", "bagpipes", "dog", "unknown"]  # of which dog is one piece already, and bagpipes none that is known
 
@@ -81,6 +81,26 @@ def test_within_a_text_a_new_word_is_one_token_and_nothing_else_changes(kind: st
     assert tokens("the basezyme binds it") == [*the, "basezyme", *before[len(the) + 1 :]]
     assert tokens("the enzyme binds it") == before
     assert "basezyme" not in tokens("the basezymes")
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "Unigram", "bytes"])
+def test_new_words_come_back_with_their_spaces(kind: str) -> None:
+    tokenizer = trained(kind, TEXT, {"WordPiece": 60, "Unigram": 40, "bytes": 330}[kind])
+    add_words(tokenizer, ["basezyme"])
+    for text in ("the basezyme binds it", "basezyme binds the basezyme"):
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.convert_tokens_to_ids("basezyme") in ids
+        assert decoded(ids, tokenizer) == text
+    read = decoded(tokenizer("the [MASK] binds it")["input_ids"], tokenizer, skip_special_tokens=False)
+    assert read.split("[MASK]")[1].strip().startswith("binds it")
+
+
+def test_a_piece_that_stands_apart_from_its_space_is_no_token_yet() -> None:
+    """Unigram cuts "the zyme" into the, a bare space, zyme: as a word of its own zyme is new."""
+    tokenizer = trained("Unigram", [*TEXT, *["enzyme azyme ozyme izyme"] * 20], 40)
+    cut = tokenizer.tokenize("the zyme")
+    assert cut[-2:] == ["\u2581", "zyme"], "the premise"
+    assert add_words(tokenizer, ["zyme"]) == {"zyme": tokenizer.convert_tokens_to_ids(["zyme"])}
 
 
 @pytest.mark.parametrize("kind", ["WordPiece", "Unigram"])
@@ -216,11 +236,14 @@ def test_a_pattern_does_not_stand_for_the_stages(place: Path, run: Run) -> None:
     (place / "texts").mkdir()
     lines = [f"{word} {other}" for word in tiny.WORDS for other in tiny.WORDS]
     (place / "texts" / "words.txt").write_text("\n".join(lines))
+    (place / "texts" / "made" / "start.part").mkdir(parents=True)  # of a process that was killed
+    (place / "texts" / "made" / "start.part" / "left.txt").write_text("þþþ\n" * 500)
     shape = "--layers 1 --width 64 --vocabulary-size 100 --positions 16 --threads 1 --device cpu --heldout 5"
     result = run("pretrain", f"texts/**/* --output texts/made --mlm-steps 1 --tsdae-steps 0 {shape}")
     assert result.code == 0, result.err
     report = json.loads((place / "texts" / "made" / "corpus" / "report.json").read_text())
     assert report["texts"] == len(lines)
+    assert "þ" not in "".join(AutoTokenizer.from_pretrained("texts/made/start").get_vocab())
 
 
 def test_what_cannot_be_read_twice_is_refused(place: Path, run: Run) -> None:

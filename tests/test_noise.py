@@ -201,6 +201,9 @@ def test_a_users_noise_by_name_and_its_checks(tmp_path: Path, monkeypatch: pytes
         "    return Packed.from_lists([ids[:2] + ids[-1:] for ids in tokens.sentences()])\n"
         "def drops_a_sentence(tokens, word_T, draw, ratio, vocabulary):\n"
         "    return Packed.from_lists(list(tokens.sentences())[1:])\n"
+        "def lengthens(tokens, word_T, draw, ratio, vocabulary):\n"
+        "    twice = Packed.from_lists([ids + ids for ids in tokens.sentences()])\n"
+        "    return Packed(twice.token_ids_T, twice.boundaries, tokens.longest)\n"
         "def unknown_ids(tokens, word_T, draw, ratio, vocabulary):\n"
         "    return Packed(tokens.token_ids_T + vocabulary.size, tokens.boundaries, tokens.longest)\n"
     )
@@ -210,6 +213,8 @@ def test_a_users_noise_by_name_and_its_checks(tmp_path: Path, monkeypatch: pytes
     assert find_noise("my_noise.py:first_word") is find_noise("my_noise.py:first_word"), "the file is run once"
     with pytest.raises(ValueError, match="as many sentences"):
         tiny.dataset(noise="my_noise:drops_a_sentence").__getitems__([0, 1])
+    with pytest.raises(ValueError, match="whose longest is not the length of its longest sentence"):
+        tiny.dataset(noise="my_noise:lengthens").__getitems__([0, 1])
     with pytest.raises(ValueError, match="token ids outside"):
         tiny.dataset(noise="my_noise:unknown_ids")[0]
     with pytest.raises(ValueError, match="has no function"):

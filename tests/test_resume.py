@@ -100,6 +100,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(places: tuple[int, ...], whole: 
     assert json.loads((tmp_path / "run" / "config.json").read_text())["finished"] == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp64"])
 def test_in_every_precision(precision: str, tmp_path: Path) -> None:
     trained(tmp_path / "whole", precision=precision)
@@ -117,11 +118,24 @@ def test_what_came_after_the_checkpoint_is_taken_back(whole: Path, tmp_path: Pat
     for name in ("best.part", "checkpoints/step-00000009.part", "last.part"):
         (folder / name).mkdir()
         (folder / name / "half").write_text("half")
+    (folder / "encoder.123.old").mkdir()  # of a process that ended between two renames
     shutil.rmtree(folder / "best")
     shutil.copytree(folder / "encoder", folder / "best" / "encoder")  # to be replaced at step 8
     trained(folder, resume=True)
     assert_same_run(whole, folder)
     assert not list(folder.rglob("*.part"))
+    assert not list(folder.glob("*.old"))
+
+
+def test_what_the_user_keeps_in_a_run_folder_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stopped(folder, 6)
+    shutil.copytree(folder / "encoder", folder / "encoder.old")
+    for name in ("notes.part", "metrics.jsonl.old", "checkpoints/mine.old"):
+        (folder / name).write_text("mine")
+    trained(folder, resume=True)
+    assert (folder / "encoder.old" / "config.json").is_file()
+    assert all((folder / name).is_file() for name in ("notes.part", "metrics.jsonl.old", "checkpoints/mine.old"))
 
 
 def flip(path: Path) -> None:
@@ -227,6 +241,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         train(tiny.model(width=12, dtype=torch.float32), tiny.dataset(), config, Scaled(), spread, heldout)
 
 
+@pytest.mark.slow
 def test_a_linear_schedule_keeps_its_steps(tmp_path: Path) -> None:
     stopped(tmp_path / "run", 5, schedule="linear")
     with pytest.raises(ValueError, match=r"--steps is 20, and the run was started with 14"):
@@ -236,6 +251,7 @@ def test_a_linear_schedule_keeps_its_steps(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_more_steps_under_a_constant_schedule(tmp_path: Path) -> None:
     trained(tmp_path / "run", steps=8)
     trained(tmp_path / "run", steps=16, resume=True)
@@ -245,6 +261,7 @@ def test_more_steps_under_a_constant_schedule(tmp_path: Path) -> None:
         assert torch.equal(weight, states[1]["trained"][name])
 
 
+@pytest.mark.slow
 def test_other_versions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stopped(tmp_path / "run", 5)
     then = runs.versions() | {"torch": "1.0.0"}
@@ -466,6 +483,15 @@ class Board:
         self.values[name, step] = value
 
     def flush(self) -> None: ...
+
+
+def test_a_run_of_another_device_goes_on_here(run: Run, place: Path) -> None:
+    assert run("train", f"{FLAGS} --output run --steps 3").code == 0
+    settings = json.loads((place / "run" / "config.json").read_text())
+    (place / "run" / "config.json").write_text(json.dumps(settings | {"device": "tpu"}))
+    assert "--device" in run("train", "--resume --output run --steps 4").err
+    resumed = run("train", "--resume --output run --steps 4 --device auto")
+    assert resumed.code == 0, resumed.err
 
 
 def test_tensorboard_gets_the_log_and_forgets_what_is_made_again(

@@ -65,6 +65,17 @@ def tokenizer_with_code(folder: Path) -> None:
     (folder / "evil.py").write_text(EVIL_CODE)
 
 
+def encoder_of_no_family_with_code(folder: Path) -> None:
+    """Both unknown: there transformers asks whether the tokenizer's code may run."""
+    added(folder / "config.json", model_type="strange")
+    added(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]},
+        tokenizer_class="StrangeTokenizer",
+    )
+    (folder / "evil.py").write_text(EVIL_CODE)
+
+
 def module_with_code(folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     modules[1]["type"] = "evil.Model"
@@ -93,6 +104,7 @@ FOLDERS = {
     model_with_code: "auto_map",
     unknown_model_with_code: "strange",
     tokenizer_with_code: "has no tokenizer",
+    encoder_of_no_family_with_code: "strange",
     module_with_code: "the module Model is not implemented",
     shard_outside: "is not a file of its own folder",
     transformer_outside: "points outside of the folder",
@@ -102,8 +114,14 @@ FOLDERS = {
 @pytest.mark.parametrize("script", ["train", "evaluate", "encode"])
 @pytest.mark.parametrize(("plant", "message"), FOLDERS.items(), ids=lambda x: getattr(x, "__name__", ""))
 def test_a_strangers_model_cannot_run_code(
-    plant: Callable[[Path], None], message: str, script: str, run: Run, place: Path
+    plant: Callable[[Path], None],
+    message: str,
+    script: str,
+    run: Run,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # to whatever is asked
     shutil.copytree(place / "model", place / "stranger")
     plant(place / "stranger")
     arguments = {

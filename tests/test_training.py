@@ -24,7 +24,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
 from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, train
-from tsdae.window import NonFiniteLoss
+from tsdae.window import NonFiniteLoss, Window
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +218,21 @@ def test_the_logged_loss_is_the_loss_of_the_steps(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     means = [loss.mean.item() for loss in losses]
     assert [row["loss"] for row in rows] == pytest.approx([sum(means[:3]) / 3, sum(means[3:]) / 3])
+
+
+def test_the_speed_is_that_of_the_steps_since_the_clock_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation within a row of the log takes its time out, and the steps before it as well."""
+    now = [0.0]
+    monkeypatch.setattr("tsdae.window.time.perf_counter", lambda: now[0])
+    window, batch, one = Window(torch.device("cpu")), tiny.batch(), torch.ones(())
+    tokens = batch.noisy.token_count + batch.target.token_count
+    for step in range(1, 6):
+        now[0] += 2.0
+        window.add(one, one, [batch])
+        if step == 3:
+            now[0] += 100.0
+            window.restart_clock()
+    assert window.close(5, False, str)["tokens_per_second"] == pytest.approx(tokens / 2.0)
 
 
 def test_a_lower_loss_is_better_and_a_nan_never_is(tmp_path: Path) -> None:

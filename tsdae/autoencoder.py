@@ -33,6 +33,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.files import first_line
 from tsdae.objectives import LossSum, tsdae
 from tsdae.packing import Layout, Packed, filling
+from tsdae.tokenization import decoded
 
 
 class TSDAE(nn.Module):
@@ -98,6 +99,7 @@ class TSDAE(nn.Module):
         prefix = target.without_last()
         layout = Layout.of(prefix)
         bert = self.decoder_bert
+        bert.check_length(prefix)
         hidden_TD = bert.embeddings(self._read_by_decoder(prefix), layout)
         for layer, cross in zip(bert.layers, self.crosses, strict=False):  # as many as there are crosses
             hidden_TD = layer(hidden_TD, layout, causal=True, cross=cross, sentence_BD=sentence_BD)
@@ -167,7 +169,7 @@ class TSDAE(nn.Module):
                 written = [ids for part_BD in sentence_BD.split(size) for ids in greedy(self, part_BD, max_length)]
         finally:
             self.train(was_training)
-        return [self.encoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+        return [decoded(ids, self.encoder.tokenizer) for ids in written]
 
     def save_decoder(self, path: str | Path) -> None:
         """Writes all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""

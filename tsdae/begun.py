@@ -72,7 +72,8 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], files: Seque
     """What was begun of the corpus ``output`` with the same settings and unchanged files, or a new beginning.
 
     files: all that decides about the rows beside the settings: texts, held-out sentences, the user's own code.
-    After a stop or an error a state that was written stays, and what is raised or printed says how to go on.
+    After a stop a state that was written stays, as after an error that may pass (network, disk), and what is raised or
+    printed says how to go on.
     """
     check_part(output)
     folder = part_of(output)
@@ -85,7 +86,7 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], files: Seque
     try:
         made_of = {"source": source} | settings
         made_of |= {"files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
-        with _opened(folder, made_of, source == "-") as begun:
+        with _opened(folder, made_of) as begun:
             yield begun
     finally:
         with contextlib.suppress(OSError):  # Windows removes it when it is released
@@ -94,8 +95,9 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], files: Seque
 
 
 @contextlib.contextmanager
-def _opened(folder: Path, made_of: dict[str, Any], is_stream: bool) -> Iterator[Begun]:
-    counts = Counts()
+def _opened(folder: Path, made_of: dict[str, Any]) -> Iterator[Begun]:
+    counts, source = Counts(), made_of["source"]
+    is_stream = source == "-"
     if (folder / STATE).is_file():
         saved = read_json(folder / STATE)
         if saved.get("made_of") == made_of and not is_stream:
@@ -112,15 +114,18 @@ def _opened(folder: Path, made_of: dict[str, Any], is_stream: bool) -> Iterator[
         yield begun
         finished = True
     except (KeyboardInterrupt, SystemExit) as stop:
-        begun.write()
+        if not is_stream:
+            begun.write()
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
         going_on = "" if is_stream else GOING_ON
         raise Interrupted(number, f"stopped after {begun.counts.texts:,} texts{going_on}") from stop
-    except Exception:
-        if (folder / STATE).is_file() and not is_stream:
+    except Exception as error:
+        may_pass = isinstance(error, OSError) or isinstance(error.__cause__, OSError) or source.startswith("hub:")
+        finished = not may_pass  # else it is wrong in text, code or settings, and the same command would meet it again
+        if may_pass and (folder / STATE).is_file() and not is_stream:
             print_note(f"what was done before is kept in {folder}{GOING_ON}")
         raise
     finally:
         begun.store.close()
-        if finished or not (folder / STATE).is_file():  # without a state there is nothing to go on from
+        if finished or is_stream or not (folder / STATE).is_file():  # without a state there is nothing to go on from
             remove(folder)

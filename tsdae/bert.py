@@ -66,11 +66,20 @@ class Embeddings(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, token_ids_T: Tensor, layout: Layout) -> Tensor:
-        hidden_TD = self.words(layout.fill(token_ids_T))
+        token_ids_T = layout.fill(token_ids_T)
+        hidden_TD = self.words(token_ids_T)
         if self.token_types is not None:
             hidden_TD = hidden_TD + self.token_types.weight[0]
-        hidden_TD = hidden_TD + self.positions(layout.position_T + self.position_offset)
-        return self.dropout(self.norm(hidden_TD), layout.masks)
+        position_T = self._after_padding(token_ids_T, layout) if self.position_offset else layout.position_T
+        return self.dropout(self.norm(hidden_TD + self.positions(position_T)), layout.masks)
+
+    def _after_padding(self, token_ids_T: Tensor, layout: Layout) -> Tensor:
+        """RoBERTa's positions: they begin after the padding id, and padding tokens that a text spells do not count."""
+        is_padding_T = token_ids_T == self.position_offset - 1
+        passed_T1 = F.pad(is_padding_T.cumsum(0), (1, 0))
+        before_T = passed_T1[1:] - passed_T1[layout.boundaries[layout.sentence_T]]
+        position_T = (layout.position_T - before_T).masked_fill(is_padding_T, -1) + self.position_offset
+        return position_T.clamp(min=0)  # of rows that are no tokens
 
 
 class SelfAttention(nn.Module):
@@ -236,14 +245,19 @@ class Bert(nn.Module):
         self.embeddings.words.weight = nn.Parameter(weight_VD)
         self.config = replace(self.config, vocabulary_size=len(weight_VD))
 
+    def check_length(self, packed: Packed[Tensor]) -> None:
+        """ValueError if a sentence is longer than the position table."""
+        if packed.longest > self.config.longest_sentence:
+            raise ValueError(
+                f"a sentence has {packed.longest} tokens, the position table allows {self.config.longest_sentence}; "
+                "cut sentences by max_length"
+            )
+
     def forward(self, packed: Packed[Tensor], layout: Layout | None = None, first_only: bool = False) -> Tensor:
         """packed: B sentences. Returns hidden_TD, one row per token; with ``first_only`` one row per sentence, that of
         its first token, for which the last layer has less to compute. ValueError if a sentence is too long.
         """
-        if packed.longest > self.config.longest_sentence:
-            raise ValueError(
-                f"a sentence has {packed.longest} tokens, the position table allows {self.config.longest_sentence}"
-            )
+        self.check_length(packed)
         layout = layout or Layout.of(packed)
         hidden_TD = self.embeddings(packed.token_ids_T, layout)
         *before, last = self.layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import signal
 import sys
 import threading
@@ -57,7 +58,7 @@ class Parser(HfArgumentParser):
     def _look_for_typos(self, arguments: list[str]) -> None:
         """Before argparse asks for what a misspelt flag was to give."""
         shown = [flag for action in self._actions for flag in action.option_strings]
-        for argument in arguments:
+        for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
             flag = argument.split("=")[0]
             if flag.startswith("--") and flag not in self._option_string_actions:
                 near = difflib.get_close_matches(flag, shown, n=1)

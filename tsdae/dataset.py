@@ -16,7 +16,7 @@ from tsdae.corpus import Corpus
 from tsdae.functions import named_function
 from tsdae.noise import NOISES, Draw, Noise, keyed, mix
 from tsdae.packing import Packed
-from tsdae.tokenization import Vocabulary, token_ids, truncate, vocabulary_of
+from tsdae.tokenization import Vocabulary, decoded, token_ids, truncate, vocabulary_of
 from tsdae.words import AUTO, Words
 
 FEISTEL_TURNS = 12  # fewer leave neighbours together too often in corpora of a few rows (6: 3 % at 6 rows, measured)
@@ -178,7 +178,7 @@ class DenoisingDataset:
 
     def text(self, row: int, epoch: int = 0) -> tuple[str, str]:
         """The noisy and the clean sentence as text."""
-        noisy, target = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self[(epoch, row)])
+        noisy, target = (decoded(ids, self.tokenizer) for ids in self[(epoch, row)])
         return noisy, target
 
 
@@ -208,6 +208,11 @@ def check_noise(noisy: object, clean: Packed[np.ndarray], vocabulary: Vocabulary
         raise ValueError(f"the noise must return a Packed, it returned {type(noisy).__name__}")
     if len(noisy) != len(clean) or noisy.lengths_B.min() < 1 or noisy.boundaries[-1] != noisy.token_count:
         raise ValueError("the noise must return as many sentences as it was given, and none of them empty")
+    if noisy.boundaries[0] != 0 or noisy.longest != noisy.lengths_B.max():
+        raise ValueError(
+            "the noise returned a Packed whose boundaries do not begin at 0, or whose longest is not the length of its "
+            "longest sentence; Packed.from_lengths makes them right"
+        )
     if noisy.token_ids_T.min() < 0 or noisy.token_ids_T.max() >= vocabulary.size:
         raise ValueError(f"the noise returned token ids outside [0, {vocabulary.size})")
 

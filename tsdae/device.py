@@ -62,6 +62,15 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def avoid_cudnn_attention() -> None:
+    """Attention by PyTorch's own kernels on CUDA, where cuDNN's may come first (Hopper and newer).
+
+    cuDNN's know dropout in sixteenths only, so that BERT's 0.1 is another one (pytorch#174245), and they make a plan
+    for each new length.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def keep_freed_memory() -> None:
     """Asks glibc to keep what is freed for the next step, where it would go back to the system and be cleared anew.
 

@@ -124,7 +124,7 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
     if not any((folder / name).is_file() for name in files):
         raise ValueError(f"{folder} has no tokenizer: none of {', '.join(files)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)  # unset, it asks
     except Exception as error:  # transformers raises many kinds for a broken tokenizer folder
         raise ValueError(f"the tokenizer of {folder} cannot be read: {first_line(error)}") from error
     if lowercase and not lowers_text(tokenizer):  # sentence_bert_config.json asks for it

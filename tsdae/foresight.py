@@ -47,18 +47,19 @@ def foresight(
     groups: the setting of each run; runs of one setting are alike, so the bootstrap draws whole settings.
     """
     sign = -1.0 if lower_is_better(measure) else 1.0
-    taken = []  # (group, values, scores) of the runs that took it
+    taken = []  # (group, values, scores) of the runs that took it; NaN where the vectors had collapsed
     for run, group in zip(runs, groups, strict=True):
-        measured = [(entry[measure], entry[label]) for entry in run if measure in entry and (label := labelled(entry))]
-        both = [(sign * value, score) for value, score in measured if not math.isnan(value + score)]  # NaN: collapsed
-        if both:
-            values, scores = (np.array(side, dtype=float) for side in zip(*both, strict=True))
-            taken.append((group, values, scores))
-    if not taken:
+        both = [(entry[measure], entry[label]) for entry in run if measure in entry and (label := labelled(entry))]
+        known = [not math.isnan(value + score) for value, score in both]
+        if any(known):
+            values, scores = (np.where(known, side, math.nan) for side in np.array(both, dtype=float).T)
+            taken.append((group, sign * values, scores))
+    last: dict[str, list[tuple[float, float]]] = {}
+    for group, v, s in taken:
+        if not math.isnan(s[-1]):
+            last.setdefault(group, []).append((v[-1], s[-1]))
+    if not last:
         return None
-    last = {
-        group: [(v[-1], s[-1]) for g, v, s in taken if g == group] for group in dict.fromkeys(g for g, _, _ in taken)
-    }
     correlation = _correlation([pair for pairs in last.values() for pair in pairs])
     generator = np.random.default_rng(seed)
     each = list(last.values())
@@ -71,10 +72,11 @@ def foresight(
         (np.sign(v_move), np.sign(s_move))
         for _, v, s in taken
         for v_move, s_move in zip(np.diff(v), np.diff(s), strict=True)
+        if not math.isnan(s_move)
     ]
     agreement = float(np.mean([a == b for a, b in moves])) if moves else math.nan
-    regret = float(np.mean([s.max() - s[v.argmax()] for _, v, s in taken]))
-    return Foresight(correlation, ci95, len(taken), agreement, len(moves), regret)
+    regret = float(np.mean([np.nanmax(s) - s[np.nanargmax(v)] for _, v, s in taken]))
+    return Foresight(correlation, ci95, sum(map(len, last.values())), agreement, len(moves), regret)
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float:

@@ -29,15 +29,13 @@ def named_function(name: str, role: str) -> Callable[..., Any]:
     if not module_name or not function_name:
         raise ValueError(f"{role} {name!r} must have the form module:function or file.py:function")
     try:
+        _search_here()
         if module_name.endswith(".py"):
             path = Path(module_name)
             if not path.is_file():
                 raise OSError(f"no file {path}")
             module = _module_from_file(path.resolve(), path.stat().st_mtime_ns)
         else:
-            here = str(Path.cwd())
-            if here not in sys.path:
-                sys.path.insert(0, here)
             module = importlib.import_module(module_name)
     except (ImportError, OSError, SyntaxError) as error:
         raise ValueError(f"{role} {name!r}: {module_name} cannot be imported: {error}") from error
@@ -52,9 +50,7 @@ def file_of(name: str) -> Path | None:
     module = name.rpartition(":")[0]
     if not module or module.endswith(".py"):
         return Path(module) if module else None
-    here = str(Path.cwd())
-    if here not in sys.path:  # as `named_function` looks for it
-        sys.path.insert(0, here)
+    here = _search_here()
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return None
@@ -62,12 +58,25 @@ def file_of(name: str) -> Path | None:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def _search_here() -> str:
+    """The current folder, which is searched first from now on."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return here
+
+
 @functools.cache
 def _module_from_file(path: Path, modified_ns: int) -> Any:
     """Runs the file once, however often a run names it; anew after an edit."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"{path.stem} of {path.parent}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses look for their module there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module

@@ -95,6 +95,9 @@ def load_encoders(
     return [(name, load_encoder(name, pooling, device)) for name in names]
 
 
+ANY_LENGTH, USUAL_LENGTH = 10**9, 512  # tokens
+
+
 class AutoModelEncoder:
     """Any encoder of transformers, for evaluation only: padded batches, the folder's own pooling."""
 
@@ -113,7 +116,7 @@ class AutoModelEncoder:
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # no report of unused weights; what matters is said below
         try:
-            model, report = AutoModel.from_pretrained(str(place), output_loading_info=True)
+            model, report = AutoModel.from_pretrained(str(place), output_loading_info=True, trust_remote_code=False)
         except Exception as error:  # transformers has many ways to refuse a folder
             raise ValueError(f"{folder} cannot be read by AutoModel: {first_line(error)}") from error
         finally:
@@ -122,9 +125,11 @@ class AutoModelEncoder:
         if missing:  # AutoModel would go on with random numbers in their place
             raise ValueError(f"{folder}: its weights lack {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5))
         self.model = model.float().to(device).eval()
-        # Where the folder does not say how long a sentence may be; some families start to count positions at 2.
-        positions = getattr(model.config, "max_position_embeddings", 514) - 2
-        self.max_length = min(settings.max_length or min(positions, 512), self.tokenizer.model_max_length)
+        if model.config.is_encoder_decoder:
+            raise ValueError(f"{folder} holds {type(model).__name__}, which is not an encoder alone")
+        self.max_length = min(settings.max_length or ANY_LENGTH, self.tokenizer.model_max_length, _positions(model))
+        if self.max_length == ANY_LENGTH:  # nothing says how long a sentence may be
+            self.max_length = USUAL_LENGTH
 
     @torch.inference_mode()
     def encode(self, sentences: list[str], batch_size: int = 64, *, show_progress: bool = False) -> np.ndarray:
@@ -156,6 +161,15 @@ class AutoModelEncoder:
                     vectors[i] = vector
                 bar.update(len(rows))
         return np.stack(vectors)
+
+
+def _positions(model: Any) -> int:
+    """How many tokens of a sentence have a position; some families leave those up to the padding's own unused."""
+    positions = getattr(model.config, "max_position_embeddings", None) or -1
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    paddings = [getattr(table, "padding_idx", None) for table in tables]
+    unused = max((padding + 1 for padding in paddings if padding is not None), default=0)
+    return positions - unused if positions > 0 else ANY_LENGTH
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,12 @@ class Packed(Generic[Array]):
     def to(self, device: torch.device | str) -> Packed[Tensor]:
         """The same sentences as tensors on ``device``."""
         token_ids_T, boundaries = torch.as_tensor(self.token_ids_T), torch.as_tensor(self.boundaries)
-        if torch.device(device).type == "cuda" and token_ids_T.device.type == "cpu":
-            # From page-locked memory the copy runs beside what the device is doing.
+        # From page-locked memory the copy runs beside what the device is doing; from other memory it must not.
+        beside = torch.device(device).type == "cuda" and token_ids_T.device.type == "cpu"
+        if beside:
             token_ids_T, boundaries = token_ids_T.pin_memory(), boundaries.pin_memory()
-        return Packed(token_ids_T.to(device, non_blocking=True), boundaries.to(device, non_blocking=True), self.longest)
+        token_ids_T, boundaries = (part.to(device, non_blocking=beside) for part in (token_ids_T, boundaries))
+        return Packed(token_ids_T, boundaries, self.longest)
 
     def __len__(self) -> int:
         return len(self.boundaries) - 1

@@ -137,7 +137,7 @@ def sentences_of(source: str, text: TextConfig, outside: Sequence[Path] = ()) ->
 
 
 def _drawn(chunks: Iterable[list[str]], limit: int) -> list[str]:
-    """Those that `_divide` draws."""
+    """Those that `_divide` draws where none is repeated and no file holds sentences out."""
     drawn: dict[int, str] = {}
     for chunk in chunks:
         drawn.update(zip(keyed(SHUFFLED, hashes_of(chunk)).tolist(), chunk, strict=True))

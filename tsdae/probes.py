@@ -70,6 +70,7 @@ def label_free(
 
 def geometry(noisy_BD: Tensor, clean_BD: Tensor) -> dict[str, float]:
     """The measures that need nothing but vectors, of B >= 2 sentences; see `label_free`."""
+    noisy_BD, clean_BD = noisy_BD.cpu(), clean_BD.cpu()  # mps has no float64
     centred_BD = (clean_BD - clean_BD.mean(0)).double()
     noisy_BD, clean_BD = F.normalize(noisy_BD.double(), dim=1), F.normalize(clean_BD.double(), dim=1)
     size = len(clean_BD)

@@ -22,6 +22,7 @@ from tsdae.inference import encoder_folder
 from tsdae.noise import NOISES
 from tsdae.packing import Packed
 from tsdae.progress import print_note
+from tsdae.tokenization import decoded
 from tsdae.training import flag
 
 
@@ -80,7 +81,7 @@ def rebuild(model: TSDAE, dataset: DenoisingDataset, row: int, noisings: int) ->
         model.train(was_training)
     tokenizer, tail = model.encoder.tokenizer, model.encoder.vocabulary.tail
     tokens: list[str] = tokenizer.convert_ids_to_tokens(target[1:])
-    read = [tokenizer.decode(ids[1:-tail]) for ids in inputs]  # mask tokens are to be seen
+    read = [decoded(ids[1:-tail], tokenizer, skip_special_tokens=False) for ids in inputs]  # mask tokens are to be seen
     written = model.reconstruct(sentence_BD, dataset.max_length)
     loss_BS = loss_T.unflatten(0, (len(inputs), -1)).cpu().numpy()
     return [

@@ -262,7 +262,8 @@ def _axis_section(folder: Path, axis: str, values: dict[Any, Setting], base: Set
             _line(split, [(value, values[value].scores(split)) for value in sorted(numbers)]) for split in _splits(base)
         ]
         levels = [(f"untrained, {split}", start.scores(split, base.pooling)[0]) for split in _splits(base)]
-        section.charts.append(charts.lines(f"Score against {axis}", axis, "Spearman", lines, levels))
+        if any(line.points for line in lines):
+            section.charts.append(charts.lines(f"Score against {axis}", axis, "Spearman", lines, levels))
     curves = [line for value, arm in values.items() if (line := _curve(names[value], arm, start)) is not None]
     if curves and axis != "steps":
         section.charts.append(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -117,7 +118,8 @@ def _hash_of(name: str) -> str:
     """
     path = Path(name)
     if glob.has_magic(name) and not path.exists():
-        return " ".join(_hash_of(str(file))[:16] for file in files_of(name))
+        hashes = " ".join(_hash_of(str(file)) for file in files_of(name))
+        return hashlib.sha256(hashes.encode()).hexdigest()
     if (path / DESCRIPTION).is_file():
         return _hash_of(str(path / DESCRIPTION))
     if path.is_dir():

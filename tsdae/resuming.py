@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from tsdae import distributed
 from tsdae.functions import NAMING, names_function
 from tsdae.progress import print_note
-from tsdae.runs import check_output, check_same, holds_run, stored_settings
+from tsdae.runs import FREE, check_output, check_same, holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
@@ -40,7 +40,7 @@ def resumed(
             if name in stored and not _fits(stored[name], hint):
                 raise ValueError(f"{folder / 'config.json'}: {name} cannot be {stored[name]!r}; was the file edited?")
     filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
-    now = {name: value for name, value in filled.items() if name in given and value != "auto"}
+    now = {name: value for name, value in filled.items() if name in given and (value != "auto" or name in FREE)}
     check_same(stored, now)
     for name in NAMING:
         if name not in now and _is_code(name, stored.get(name)):

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,7 +30,8 @@ MARKS_OF_A_RUN = (
     *("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors", "evaluation.json"),
     *("checkpoints", "tensorboard"),
 )
-LEFTOVERS = ("*.part", "*.old", "checkpoints/*.part", "checkpoints/*.old")  # of a process that died while writing
+# What a process that died while writing leaves behind (see `files.replace_folder`); all else is the user's.
+LEFTOVER = re.compile(r"(last|best|step-\d+|(config|evaluation)\.json)\.part|.+\.\d+\.old")
 FORMAT = 1  # of a checkpoint; one that is read differently gets another number
 STATE, DIGEST = "state.pt", "state.sha256"
 SPARE_BYTES = 2**24  # of free space that a checkpoint leaves, for the log
@@ -166,8 +168,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.checkpoints = Checkpoints(self.folder)
-        for left in (path for pattern in LEFTOVERS for path in self.folder.glob(pattern)):
-            remove(left)
+        for path in [*self.folder.glob("*"), *self.checkpoints.folder.glob("*")]:
+            if LEFTOVER.fullmatch(path.name):
+                remove(path)
         if not resume:
             for name in MARKS_OF_A_RUN:
                 remove(self.folder / name)

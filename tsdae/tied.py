@@ -48,8 +48,9 @@ class WordEmbeddings(nn.Embedding):
         return _TokenLoss.apply(ticket, hidden_TD.to(dtype), weight_VD, bias_V, target_T, self._workspace)
 
     def reclaim_gradient(self) -> None:
-        """Sets E's gradient to None, and keeps its memory for the next one."""
-        self._workspace.spare_VD, self.weight.grad = self.weight.grad, None
+        """Sets E's gradient to None, and on a CPU keeps its memory for the next one."""
+        self._workspace.spare_VD = self.weight.grad if self.weight.device.type == "cpu" else None
+        self.weight.grad = None
 
     def _collects_gradient(self) -> bool:
         on_cpu = self.weight.device.type == "cpu"

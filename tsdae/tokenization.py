@@ -51,10 +51,13 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
     """Makes one token of each of these words; returns the pieces that each new one was cut into before.
 
-    A new token is found only as a whole word, but anywhere in a script that writes no spaces; by a slow tokenizer only
-    between spaces, and only as it is written here. Words that are one token already are left out, and all but the first
-    of those that are one to the tokenizer, such as Covid and covid where it lowers text. ValueError for what is no
-    single word, or has no piece that the vocabulary knows.
+    A new token is found only as a whole word; one that begins or ends in a script that writes no spaces is found
+    anywhere. By a slow tokenizer it is found only between spaces, and only as it is written here. In XLM-RoBERTa's a
+    punctuation mark behind it begins with the sign of a space, as it does behind <mask>.
+
+    Words that are one token already are left out, and all but the first of those that are one to the tokenizer, such as
+    Covid and covid where it lowers text. ValueError for what is no single word, or has no piece that the vocabulary
+    knows.
     """
     pieces: dict[str, list[int]] = {}
     normal = _normalizer_of(tokenizer)
@@ -63,15 +66,16 @@ def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
         if not word or any(letter.isspace() for letter in word):
             raise ValueError(f"a new token must be one word, without spaces, got {word!r}")
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]  # as within a text
-        ids = [piece for piece in ids if tokenizer.decode([piece]).strip()]  # SentencePiece may cut off the space
-        known = [piece for piece in ids if piece != tokenizer.unk_token_id]
+        without_space = [piece for piece in ids if tokenizer.decode([piece]).strip()]  # SentencePiece may cut it off
+        known = [piece for piece in without_space if piece != tokenizer.unk_token_id]
         if not known:
             raise ValueError(f"the new token {word!r} has no piece that this vocabulary knows")
-        if len(ids) > 1 and normal(word) not in taken:
+        is_one = len(without_space if writes_no_spaces(word[0]) else ids) == 1
+        if not is_one and normal(word) not in taken:
             pieces[word] = known
             taken.add(normal(word))
     # A slow tokenizer that lowers text would lower a normalized token, and then no longer know the word by its name.
-    form = {"normalized": tokenizer.is_fast, "lstrip": _spaces_belong_to_words(tokenizer)}
+    form = {"normalized": tokenizer.is_fast, "lstrip": bool(_sign_of_a_space(tokenizer))}
     stands_alone = {word: not (writes_no_spaces(word[0]) or writes_no_spaces(word[-1])) for word in pieces}
     tokenizer.add_tokens([AddedToken(word, single_word=alone, **form) for word, alone in stands_alone.items()])
     return pieces
@@ -82,10 +86,27 @@ def _normalizer_of(tokenizer: Any) -> Callable[[str], str]:
     return normalizer.normalize_str if normalizer is not None else str
 
 
-def _spaces_belong_to_words(tokenizer: Any) -> bool:
-    """Whether a token carries the space before it, as in RoBERTa and XLM-R; what is added has to take it as well."""
+def _sign_of_a_space(tokenizer: Any) -> str:
+    """How a token shows that it carries the space before it, as in RoBERTa and XLM-R; empty where none does.
+
+    An added token has to take its space as well, or the space stays behind as a token.
+    """
     splitter = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
-    return splitter is not None and splitter.pre_tokenize_str("a b")[-1][0] != "b"
+    return "" if splitter is None else splitter.pre_tokenize_str("a b")[-1][0].removesuffix("b")
+
+
+def decoded(ids: Sequence[int], tokenizer: Any, skip_special_tokens: bool = True) -> str:
+    """The text of these tokens, with the spaces that added tokens have taken (see `add_words`)."""
+    if skip_special_tokens:
+        special = set(tokenizer.all_special_ids)
+        ids = [number for number in ids if number not in special]
+    sign = _sign_of_a_space(tokenizer)
+    space = tokenizer.backend_tokenizer.token_to_id(sign) if sign else None
+    if space is not None:
+        took = {number for number, token in tokenizer.added_tokens_decoder.items() if token.lstrip}
+        spaced = [[space, number] if number in took and place else [number] for place, number in enumerate(ids)]
+        ids = [number for part in spaced for number in part]
+    return tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
 
 def fingerprint_of(tokenizer: Any) -> str:

@@ -22,6 +22,7 @@ from tsdae.bert import Layer
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.device import (
     autocast_dtype,
+    avoid_cudnn_attention,
     choose_device,
     choose_precision,
     compile_parts,
@@ -31,7 +32,7 @@ from tsdae.device import (
 from tsdae.measures import BestSoFar, check_names, measure
 from tsdae.noise import keyed
 from tsdae.objectives import Counts, Objective, check_counts, step_counts, tsdae, views_of
-from tsdae.optimisation import clip_gradients, make_optimizer
+from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
 from tsdae.progress import print_note, progress_bar
 from tsdae.runs import Checkpoints, Run, check_same, holds_run, stored_settings
 from tsdae.signals import Interrupted, catch_signals
@@ -156,6 +157,8 @@ def train(
         torch.set_num_threads(config.threads)
     if device.type == "cpu":
         keep_freed_memory()
+    if device.type == "cuda":
+        avoid_cudnn_attention()
     torch.use_deterministic_algorithms(config.deterministic)
     steps = config.steps_for(len(dataset))
 
@@ -201,7 +204,7 @@ def train(
                 step_loss += loss.detach()
             distributed.summed(step_loss)
 
-            # clip, step. A fused optimizer reads found_inf on the device and leaves the weights as they are if it is 1.
+            # clip, step
             scaler.unscale_(optimizer)
             norm = clip_gradients(optimizer, config.clip)
             for group in optimizer.param_groups:
@@ -210,8 +213,7 @@ def train(
                 scaler.step(optimizer)
                 scaler.update()
             else:
-                optimizer.found_inf = (~torch.isfinite(norm + step_loss)).float()  # type: ignore[attr-defined]
-                optimizer.step()
+                step_if_finite(optimizer, norm + step_loss)
             for words in word_matrices:
                 words.reclaim_gradient()
             optimizer.zero_grad()

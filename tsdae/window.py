@@ -37,8 +37,8 @@ class Window:
         self._tokens += sum(part.token_count for batch in batches for part in (*batch.views, batch.target))
 
     def restart_clock(self) -> None:
-        """Leaves the time that an evaluation took out of the speed."""
-        self._since = time.perf_counter()
+        """Leaves the time that an evaluation took out of the speed, and with it the steps before."""
+        self._tokens, self._since = 0, time.perf_counter()
 
     def close(self, done: int, fp16: bool, name_sentences: Callable[[int], str]) -> dict[str, float]:
         """Fetches the window, which ends with step ``done``, and starts the next. Raises NonFiniteLoss."""
@@ -71,10 +71,9 @@ class Window:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        counts = {"tokens": self._tokens, "skipped": self._skipped, "skipped_in_row": self._skipped_in_row}
+        counts = {"skipped": self._skipped, "skipped_in_row": self._skipped_in_row}
         return {"losses": self._losses, "norms": self._norms} | counts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._losses, self._norms = ([x.to(self._device) for x in state[name]] for name in ("losses", "norms"))
-        self._tokens, self._skipped = state["tokens"], state["skipped"]
-        self._skipped_in_row = state["skipped_in_row"]
+        self._skipped, self._skipped_in_row = state["skipped"], state["skipped_in_row"]

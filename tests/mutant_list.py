@@ -23,6 +23,7 @@ INVARIANCES, BOTTLENECK = "tests/test_invariances.py", "tests/test_bottleneck.py
 OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
 OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
 RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
+BUFFERS, TORCHRUN = f"{DISTRIBUTED} -mslow -kbuffers", f"{DISTRIBUTED} -mslow -ktorchrun"
 MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_probes.py"
 ABLATION, GRIDS = "tests/test_ablation.py", "tests/test_ablation.py -mslow -krows"
 COMPARISONS, REPORT = "tests/test_comparisons.py", "tests/test_report.py"
@@ -231,6 +232,10 @@ MUTANTS = (
            "DROPOUT, step, 0)", DISTRIBUTED),
     Mutant("unused-parameters-not-looked-for", "tsdae/distributed.py", "find_unused_parameters=not all_used",
            "find_unused_parameters=False", DISTRIBUTED),
+    Mutant("buffers-apart-between-processes", "tsdae/distributed.py", "find_unused_parameters=not all_used",
+           "find_unused_parameters=not all_used, broadcast_buffers=False", BUFFERS),
+    Mutant("threads-outlive-the-processes-group", "tsdae/distributed.py", "import torch._dynamo", "pass", TORCHRUN),
+    Mutant("threads-outlive-a-stopped-run", "tsdae/command.py", "distributed.leave()", "pass", TORCHRUN),
     # the fast path: E's one gradient, few lengths, masks
     Mutant("clip-by-too-much", "tsdae/optimisation.py", ".clamp(min=1.0)", "", OPTIMISATION),
     Mutant("second-lookup-forgets-the-first", "tsdae/tied.py", "        if is_new:\n            collected_VD.zero_()\n",
@@ -281,7 +286,7 @@ MUTANTS = (
     Mutant("rows-of-other-grids", "tsdae/report.py", 'if _belongs(row["settings"], grid)]', "]", REPORT),
     Mutant("one-collapsed-run-hides-the-guides", "tsdae/foresight.py", "if not math.isnan(s[-1]):", "if True:", COMPARISONS),
     Mutant("the-base-compared-with-itself", "tsdae/report.py", "sum(value != config[axis] for value in values)", "len(values)", REPORT),
-    Mutant("texts-of-a-pattern-unnoticed", "tsdae/results.py", "if glob.has_magic(name) and not path.exists():", "if False:", RESULTS),
+    Mutant("texts-of-a-pattern-unnoticed", "tsdae/results.py", "if is_pattern(name):", "if False:", RESULTS),
     Mutant("weights-below-checkpoints-unnoticed", "tsdae/results.py", "file.relative_to(path).parts", "file.parts", RESULTS),
     Mutant("two-precisions-together", "tsdae/results.py", "choose_precision(train.precision, choose_device(train.device))",
            "train.precision", RESULTS),

@@ -20,7 +20,7 @@ import torch._dynamo  # PyTorch imports it with the first optimizer: a second th
 from torch import Tensor, nn
 
 from tests import tiny
-from tests.runs import assert_equal, assert_same_run, rows, state
+from tests.runs import assert_equal, assert_same_run, rows, state, threads_of_gloo
 from tests.scripts import SCRIPTS, contents
 from tests.tolerances import FLOAT64
 from tsdae import distributed
@@ -49,6 +49,22 @@ class Partial(nn.Module):
     @staticmethod
     def counts(batch: Batch) -> dict[str, int]:
         return {"size": len(batch.noisy)}
+
+
+class Remembers(nn.Module):
+    """The paper's objective, weighted by what a buffer has seen: the lengths of this process's sentences."""
+
+    counts = staticmethod(tsdae.counts)
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, model: TSDAE, batch: Batch) -> LossSum:
+        if model.training:
+            self.seen += len(batch.noisy.token_ids_T)
+        return (1 + (self.seen / 1000).sin() / 2) * tsdae(model, batch)
 
 
 class StopsAt:
@@ -80,20 +96,28 @@ def process(rank: int, count: int, port: int, output: str, model: dict[str, Any]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     sys.stderr = open(f"{output}.{rank}.log", "a", buffering=1)  # noqa: SIM115  # open as long as the process
-    objectives = {"partial": Partial(), "seeds": print_seed, "stops": StopsAt(9 if rank == 1 else -1)}
+    objectives = {
+        "partial": Partial(),
+        "remembers": Remembers(),
+        "seeds": print_seed,
+        "stops": StopsAt(9 if rank == 1 else -1),
+    }
     objective = objectives.get(settings.pop("objective", ""))
     recipe: dict[str, Any] = {
         **{"steps": 50, "batch_size": 8, "device": "cpu", "precision": "fp64", "learning_rate": 1e-3},
         **{"eval_every": 20, "save_every": 20, "output": output},
     }
     made = tiny.model(**({"dropout": 0.0, "attention_dropout": 0.0, "dtype": torch.float64} | model))
+    code = 0
     try:
         train(made, tiny.dataset(), TrainConfig(**(recipe | settings)), objective, heldout=tiny.dataset())
     except Interrupted as stop:
-        sys.exit(128 + stop.signal)
+        code = 128 + stop.signal
     finally:
         torch.save(made.state_dict(), f"{output}.{rank}.pt")
     distributed.leave()
+    assert not threads_of_gloo(), "one that lets go of a tensor while Python shuts down aborts the process"
+    sys.exit(code)
 
 
 Start = Callable[..., list[int]]
@@ -189,6 +213,17 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_bit_for_bit(start
     assert_same_run(whole, run)
 
 
+@pytest.mark.slow  # three runs of two processes
+def test_buffers_are_those_that_a_checkpoint_holds(start: Start, tmp_path: Path) -> None:
+    """The first process's, in every process, so that a resumed run goes on from the same ones."""
+    settings: dict[str, Any] = {"batch_size": 4, "objective": "remembers"}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert start(2, whole, **settings) == [0, 0]
+    assert start(2, run, **settings, steps=23) == [0, 0]
+    assert start(2, run, **settings, resume=True) == [0, 0]
+    assert_equal(weights(whole), weights(run), "weights")
+
+
 def test_every_process_and_step_has_masks_of_its_own(start: Start, tmp_path: Path) -> None:
     """And the same ones again in another run: dropout is keyed by (seed, step, process) as the noise is by its keys."""
     seeds = []
@@ -255,8 +290,9 @@ def torchrun(place: Path, arguments: str) -> subprocess.Popen[str]:
 def test_torchrun_stops_resumes_and_ends_when_a_process_dies(place: Path) -> None:
     """The whole way, as a user goes it: stopped by SIGTERM, resumed, one process killed, resumed again."""
     (place / "mine.py").write_text(
-        "import os, time\n\nfrom tsdae.objectives import tsdae\n\n\ndef slow(model, batch):\n    time.sleep(0.02)\n"
-        "    return tsdae(model, batch)\n\n\nslow.counts = tsdae.counts\n"
+        "import atexit, time\n\nfrom tests.runs import threads_of_gloo\nfrom tsdae.objectives import tsdae\n\n\n"
+        "def slow(model, batch):\n    time.sleep(0.02)\n    return tsdae(model, batch)\n\n\n"
+        "slow.counts = tsdae.counts\natexit.register(lambda: print('threads at the end:', len(threads_of_gloo())))\n"
     )
     flags = "--corpus text.txt --model model --device cpu --precision fp32 --batch-size 1 --heldout 2 --steps 400"
     job = torchrun(place, f"{flags} --save-every 20 --eval-every 100 --output run --objective mine.py:slow")
@@ -266,6 +302,7 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(place: Path) -> Non
     command = "torchrun --nproc-per-node 2 scripts/train.py --resume --output run --objective mine.py:slow"
     assert f"checkpoint and model are in run; go on with: {command}" in out
     assert "2 processes, batches of 1 in each" in out
+    assert out.count("threads at the end: 0") == 2, out
     stopped_at = state(place / "run")["step"]
     assert 30 <= stopped_at < 400
 
@@ -286,6 +323,7 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(place: Path) -> Non
     out, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0, out
     assert out.count("The trained encoder is run/encoder") == 1
+    assert out.count("threads at the end: 0") == 2, out
     assert json.loads((place / "run" / "config.json").read_text())["finished"] == 400
     assert [row["step"] for row in rows(place / "run") if "loss" in row] == list(range(10, 401, 10))
 

@@ -84,7 +84,11 @@ class Parser(HfArgumentParser):
             sys.exit(1)
         except Interrupted as stop:
             sys.stderr.write(f"{stop}\n")
-            sys.exit(128 + stop.signal)
+            stopped_by = stop.signal
         except KeyboardInterrupt:
             sys.stderr.write("interrupted at once: nothing more was written\n")
             sys.exit(130)
+        else:
+            return
+        distributed.leave()  # only here: the error has held what was trained
+        sys.exit(128 + stopped_by)

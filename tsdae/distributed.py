@@ -47,12 +47,18 @@ def is_first() -> bool:
 def join() -> None:
     """Meets the other processes; at once if there are none, or if they have met before."""
     if count() > 1 and not distributed.is_initialized():
+        # Functions there have the group as a default argument; imported later, they would keep it beyond `leave`.
+        import torch._dynamo
+
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=LONGEST_WAIT)
 
 
 def leave() -> None:
-    """Ends what `join` began."""
+    """Ends what `join` began, and its threads, once nothing else holds the group: no wrapped model, no error's frames.
+
+    A thread of Gloo that lets go of its last tensor while Python shuts down would abort the process.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -67,7 +73,6 @@ def wrap(module: nn.Module, device: torch.device, all_used: bool) -> nn.Module:
     return DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         find_unused_parameters=not all_used,
     )
 

@@ -7,7 +7,6 @@ them are to come from the settings alone.
 from __future__ import annotations
 
 import functools
-import glob
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from tsdae.files import read_json, sha256_of
 from tsdae.functions import NAMING, file_of
 from tsdae.grid import NO_AXES, Arm
 from tsdae.runs import versions
-from tsdae.sources import files_of
+from tsdae.sources import files_of, is_pattern
 
 ROWS, CODE_OF, GRID = "results.jsonl", "code.json", "grid.json"  # in the folder of an ablation
 # What may differ between two runs that are compared as the same: where they are written and how they are watched.
@@ -117,7 +116,7 @@ def _hash_of(name: str) -> str:
     What is no path stays a name.
     """
     path = Path(name)
-    if glob.has_magic(name) and not path.exists():
+    if is_pattern(name):
         hashes = " ".join(_hash_of(str(file)) for file in files_of(name))
         return hashlib.sha256(hashes.encode()).hexdigest()
     if (path / DESCRIPTION).is_file():

@@ -119,12 +119,7 @@ def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
     start = ["python"]
     if distributed.count() > 1:
         start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count()))]
-    named = {
-        "--noise": method.noise,
-        "--objective": method.objective,
-        "--evaluate": data.evaluate,
-        "--words": data.words,
-        "--sentences": data.sentences,
-    }
-    code = [part for flag, name in named.items() if name and names_function(name) for part in (flag, name)]
+    settings = dataclasses.asdict(data) | dataclasses.asdict(method)
+    named = [name for name in NAMING if settings[name] and names_function(settings[name])]
+    code = [part for name in named for part in (f"--{name}", settings[name])]
     return shlex.join([*start, "scripts/train.py", "--resume", "--output", output, *code])

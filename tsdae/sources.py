@@ -112,13 +112,18 @@ def check_source(source: str, limit: int | None = None) -> None:
         files_of(source)
 
 
+def is_pattern(source: str) -> bool:
+    """Whether it stands for files, and is not the name of one."""
+    return glob.has_magic(source) and not Path(source).exists()
+
+
 def files_of(source: str, outside: Sequence[Path] = ()) -> list[Path]:
     """The files that a name or a pattern stands for, in the order of their names; ValueError if there is none.
 
     outside: files and folders that a pattern does not stand for.
     """
     path = Path(source)
-    if path.exists() or not glob.has_magic(source):
+    if not is_pattern(source):
         if path.is_dir():
             raise ValueError(f"{source} is a folder; give a file, or a pattern in quotes such as '{source}/**/*.txt'")
         check_file(path)

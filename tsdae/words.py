@@ -68,7 +68,7 @@ UNKNOWN_AT_MOST = 0.2  # of the tokens; more of them make a note
 
 def writes_no_spaces(character: str) -> bool:
     """Whether its script leaves no spaces between words."""
-    return any(first <= ord(character) <= last for ranges in WITHOUT_SPACES.values() for first, last in ranges)
+    return 0 < _kinds(np.array([ord(character)]))[0] <= len(WITHOUT_SPACES)
 
 
 class Words:

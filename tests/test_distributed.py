@@ -290,9 +290,10 @@ def torchrun(place: Path, arguments: str) -> subprocess.Popen[str]:
 def test_torchrun_stops_resumes_and_ends_when_a_process_dies(place: Path) -> None:
     """The whole way, as a user goes it: stopped by SIGTERM, resumed, one process killed, resumed again."""
     (place / "mine.py").write_text(
-        "import atexit, time\n\nfrom tests.runs import threads_of_gloo\nfrom tsdae.objectives import tsdae\n\n\n"
+        "import atexit, os, time\n\nfrom tests.runs import threads_of_gloo\nfrom tsdae.objectives import tsdae\n\n\n"
         "def slow(model, batch):\n    time.sleep(0.02)\n    return tsdae(model, batch)\n\n\n"
-        "slow.counts = tsdae.counts\natexit.register(lambda: print('threads at the end:', len(threads_of_gloo())))\n"
+        "slow.counts = tsdae.counts\nleft = open('threads.' + os.environ['RANK'], 'w')\n"
+        "atexit.register(lambda: print(threads_of_gloo(), file=left, flush=True))\n"
     )
     flags = "--corpus text.txt --model model --device cpu --precision fp32 --batch-size 1 --heldout 2 --steps 400"
     job = torchrun(place, f"{flags} --save-every 20 --eval-every 100 --output run --objective mine.py:slow")
@@ -302,7 +303,7 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(place: Path) -> Non
     command = "torchrun --nproc-per-node 2 scripts/train.py --resume --output run --objective mine.py:slow"
     assert f"checkpoint and model are in run; go on with: {command}" in out
     assert "2 processes, batches of 1 in each" in out
-    assert out.count("threads at the end: 0") == 2, out
+    assert [(place / f"threads.{rank}").read_text() for rank in range(2)] == ["[]\n", "[]\n"]
     stopped_at = state(place / "run")["step"]
     assert 30 <= stopped_at < 400
 
@@ -323,7 +324,7 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(place: Path) -> Non
     out, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0, out
     assert out.count("The trained encoder is run/encoder") == 1
-    assert out.count("threads at the end: 0") == 2, out
+    assert [(place / f"threads.{rank}").read_text() for rank in range(2)] == ["[]\n", "[]\n"]
     assert json.loads((place / "run" / "config.json").read_text())["finished"] == 400
     assert [row["step"] for row in rows(place / "run") if "loss" in row] == list(range(10, 401, 10))
 

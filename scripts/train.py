@@ -9,8 +9,14 @@ from tsdae.training import TrainConfig
 
 def main() -> None:
     parser = Parser(DataConfig, MethodConfig, TrainConfig, description=__doc__)
-    data, method, config = parser.configs()
-    parser.run(lambda: run_training(*resumed(data, method, config, parser.given)))
+    configs: tuple[DataConfig, MethodConfig, TrainConfig] = parser.configs()
+
+    def run() -> None:
+        data, method, config = resumed(*configs, parser.given)
+        method.check_used(parser.given)  # also where it is given as what it is by default
+        run_training(data, method, config)
+
+    parser.run(run)
 
 
 if __name__ == "__main__":

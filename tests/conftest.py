@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import sys
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -29,15 +30,26 @@ def _away_from_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Starts the one server from which processes are forked, before a test makes another one of it.
+
+    It imports what it is told before its first child and nothing later: so all that any test needs.
+    """
+    if any("server" in getattr(item, "fixturenames", ()) for item in session.items) and sys.platform == "linux":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TSDAE_CACHE", os.devnull)  # as in the tests themselves, and in whatever they start
+            patch.setenv("PIP_NO_INDEX", "1")
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["tests.test_kill", "tests.test_distributed", "tsdae.ablation"])
+            first = context.Process(target=int)
+            first.start()
+            first.join()
+
+
 @pytest.fixture(scope="session")
 def server() -> ForkServerContext:
-    """Forks processes from one that has imported everything, so that each lives as long as its own work takes.
-
-    There is one such server, and it imports what it is told before its first child: so all that any test needs.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_kill", "tests.test_distributed"])
-    return context
+    """Forks processes from one that has imported everything, so that each lives as long as its own work takes."""
+    return multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +78,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def called(script: str, arguments: str) -> Result:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments.split()])
+        monkeypatch.setattr(sys, "path", [*sys.path])
         code = None
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
         except SystemExit as stop:
             code = stop.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         assert code is None or isinstance(code, int)
         return Result(code or 0, *capsys.readouterr())
 

@@ -101,7 +101,10 @@ KINDS = ("WordPiece", "Unigram", "bytes")
 
 
 def trained(kind: str, sentences: Sequence[str], pieces: int) -> PreTrainedTokenizerFast:
-    """A tokenizer with about so many pieces: as BERT's, as XLM-RoBERTa's, or as RoBERTa's. Nothing in it is random."""
+    """A tokenizer with about so many pieces: as BERT's, as XLM-RoBERTa's, or as RoBERTa's.
+
+    Where pieces are equally good the library chooses by chance, so that two calls differ a little (not for bytes).
+    """
     special = list(SPECIAL_TOKENS.values())
     trainer: Any
     if kind == "WordPiece":

@@ -180,7 +180,9 @@ def verdict_of(folder: Path, tests: str) -> dict[str, object]:
         return {"killers": [], "trouble": f"{recipe.__file__} is not the copy"}
     noticed = Noticed()
     options = ["-p", "no:cacheprovider", f"--maxfail={FAILURES_AT_MOST}"]
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plugins that were imported before the fork
+    # Plugins that were imported, and iterators that were opened, before the fork.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    options += ["-W", "ignore::pytest.PytestUnraisableExceptionWarning"]
     code = pytest.main([*options, *tests.split()], [noticed])
     trouble = None
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # a collection error, say

@@ -15,8 +15,9 @@ CLOCK = "tokens_per_second"  # of all that is logged, what depends on the time o
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without the clock."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    """metrics.jsonl without the clock, as far as it is written."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
     return [{name: value for name, value in json.loads(line).items() if name != CLOCK} for line in lines]
 
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
 from tests.runs import assert_equal
 from tests.scripts import SCRIPTS, Run
 from tsdae import ablation
 from tsdae.evaluation import evaluate_sts, load_pairs
-from tsdae.grid import AblationConfig, arms_of, parse_grid
+from tsdae.grid import AblationConfig, Arm, arms_of, parse_grid
 from tsdae.inference import load_encoder
+from tsdae.runs import LOCK
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
@@ -29,6 +33,12 @@ FLAGS = (
 )
 GRID = "--grid noise_ratio=0.3 objective=mine.py:scaled --seeds 2 --no-intervals --jobs 2 --output ablation"
 MINE = "from tsdae.objectives import tsdae\n\n\ndef scaled(model, batch):\n    return 0.5 * tsdae(model, batch)\n"
+SLOW = f"import time\n{MINE.replace('return', 'time.sleep(0.02); return')}"
+
+
+def no_trials(base: Any, waiting: list[Arm], *_: Any) -> tuple[float, dict[str, int]]:
+    """In place of `ablation.estimate`, which takes three short runs each time."""
+    return 3600.0, {arm.id: 3 for arm in waiting}
 
 
 def rows(folder: Path = Path("ablation")) -> dict[str, dict[str, Any]]:
@@ -51,7 +61,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     assert not (place / "ablation").exists()
     assert not (place / ".ablation.trials").exists()
 
-    monkeypatch.setattr(ablation, "estimated_seconds", lambda *_: 3600.0)  # it takes three short runs each time
+    monkeypatch.setattr(ablation, "estimate", no_trials)
     result = run("ablate", f"{FLAGS} {GRID}")
     assert result.code == 0, result.err
     made = rows()
@@ -102,7 +112,7 @@ def test_rows_of_another_grid_stay_and_what_decides_about_them_is_compared(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second grid in the same folder adds to the first; other pairs, or edited code of a module, are refused."""
-    monkeypatch.setattr(ablation, "estimated_seconds", lambda *_: 3600.0)
+    monkeypatch.setattr(ablation, "estimate", no_trials)
     (place / "my_module.py").write_text(MINE)
     flags = f"{FLAGS} --seeds 1 --no-intervals --jobs 2 --output ablation --grid"
     assert run("ablate", f"{flags} objective=my_module:scaled").code == 0
@@ -138,23 +148,17 @@ def test_a_bad_objective_is_found_before_anything_is_trained(place: Path, run: R
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM in the middle of two runs: both write checkpoints, and end as if they had never been stopped."""
-    flags = f"{FLAGS.replace('--steps 3', '--steps 120')} --grid noise_ratio=0.3 --seeds 1 --no-intervals --jobs 2"
-    monkeypatch.setattr(ablation, "estimated_seconds", lambda *_: 3600.0)
+    (place / "mine.py").write_text(SLOW)
+    flags = f"{FLAGS.replace('--steps 3', '--steps 120')} --objective mine.py:scaled"
+    flags += " --grid noise_ratio=0.3 --seeds 1 --no-intervals --jobs 2"
+    monkeypatch.setattr(ablation, "estimate", no_trials)
     assert run("ablate", f"{flags} --output whole").code == 0
 
-    start = (
-        f"import runpy, sys, tsdae.ablation as a; a.estimated_seconds = lambda *_: 0.0; sys.path.insert(0, '')\n"
-        f"sys.argv = ['ablate.py', *{flags.split()!r}, '--output', 'ablation']\n"
-        f"runpy.run_path({str(SCRIPTS / 'ablate.py')!r}, run_name='__main__')"
-    )
-    process = subprocess.Popen([sys.executable, "-c", start], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(script(f"{flags} --output ablation"), stderr=subprocess.PIPE, text=True)
     runs = place / "ablation" / "runs"
     names = ["base,seed=0", "noise_ratio=0.3,seed=0"]
-    deadline = time.monotonic() + 120
-    while not all((runs / name / "metrics.jsonl").is_file() for name in names):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until(lambda: all((runs / name / "metrics.jsonl").is_file() for name in names) or process.poll() is not None)
+    assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
@@ -169,9 +173,100 @@ def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch:
         assert (rows()[name]["scores"], rows()[name]["curve"]) == (row["scores"], row["curve"])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_runs_end_with_the_process_that_began_them(place: Path) -> None:
+    """Killed outright, it can tell them nothing; left alone they would write where the next call writes."""
+    said = "import os\n" + SLOW.replace("time.sleep", "open('pid', 'w').write(str(os.getpid())); time.sleep")
+    (place / "mine.py").write_text(said)
+    flags = f"{FLAGS.replace('--steps 3', '--steps 20000')} --objective mine.py:scaled"
+    flags += " --seeds 1 --no-intervals --output ablation --grid tie=true"
+    process = subprocess.Popen(script(flags))
+    run_folder = place / "ablation" / "runs" / "base,seed=0"
+    try:
+        wait_until(lambda: (run_folder / "metrics.jsonl").is_file())
+        refused = subprocess.run(script(flags), capture_output=True, text=True)
+        assert refused.returncode == 2
+        assert "another process makes the runs of ablation; wait for it" in refused.stderr
+    finally:
+        process.kill()
+        process.wait()
+    try:
+        FileLock(run_folder / LOCK).acquire(timeout=30)
+    except Timeout:
+        os.kill(int((place / "pid").read_text()), signal.SIGKILL)
+        raise AssertionError("the run goes on alone") from None
+    assert (run_folder / "checkpoints").is_dir(), "it was told, and has written one"
+
+
+def script(flags: str) -> list[str]:
+    """The command line of ablate.py in a process of its own, without trials."""
+    code = (
+        f"import runpy, sys\nsys.path[:0] = ['', {str(SCRIPTS.parent)!r}]\n"
+        "import tests.test_ablation, tsdae.ablation\ntsdae.ablation.estimate = tests.test_ablation.no_trials\n"
+        f"sys.argv = ['ablate.py', *{flags.split()!r}]\n"
+        f"runpy.run_path({str(SCRIPTS / 'ablate.py')!r}, run_name='__main__')"
+    )
+    return [sys.executable, "-c", code]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_trials_end_with_what_asked_for_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while they run: none of them is left to write where their folder was removed."""
+
+    class Running:
+        killed = 0
+
+        def join(self) -> None:
+            if not self.killed:
+                raise KeyboardInterrupt
+
+        def kill(self) -> None:
+            self.killed += 1
+
+    started = [Running(), Running()]
+    waiting = iter(started)
+    monkeypatch.setattr(ablation, "_start", lambda *_: next(waiting))
+    base = (DataConfig(), MethodConfig(), TrainConfig())
+    with pytest.raises(KeyboardInterrupt):
+        ablation._tried({"one": base, "two": base}, place / "trials", 1, 0)
+    assert [each.killed for each in started] == [1, 1]
+
+
+def test_a_run_of_another_text_is_no_row(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of one pattern, between which a line was added: `_run_all` alone, with processes that end at once."""
+    config = {"corpus": "hub:text"}
+    base = (DataConfig(), MethodConfig(), TrainConfig())
+    arms = list(arms_of(base, parse_grid(["tie=true"]), AblationConfig(grid=[], seeds=2, intervals=False)))[1:]
+    (place / "ablation" / "runs").mkdir(parents=True)
+    for arm, fingerprint in zip(arms, "ab", strict=True):
+        row = {"id": arm.id, "config": config, "corpus_fingerprint": fingerprint}
+        (place / "ablation" / "runs" / f"{arm.id}.json").write_text(json.dumps(row))
+
+    class Ended:
+        exitcode = 0
+
+        def is_alive(self) -> bool:
+            return False
+
+    monkeypatch.setattr(ablation, "_start", lambda *_: Ended())
+    done: dict[str, dict[str, Any]] = {}
+    failed = ablation._run_all(arms, {}, place / "ablation", 1, done)
+    assert list(done) == list(rows()) == ["base,seed=0"]
+    assert [line.split(" (")[0] for line in failed] == ["base,seed=1"]
+    assert "another text than base,seed=0" in failed[0]
+
+
 def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[Path] = []
-    monkeypatch.setattr(ablation, "estimated_seconds", lambda *_: 3600.0)
+    monkeypatch.setattr(ablation, "estimate", no_trials)
     monkeypatch.setattr(ablation, "_run_all", lambda *_: ["base,seed=1 (not finite)"])
     flags = f"{FLAGS} --grid noise_ratio=0.3 --seeds 2 --no-intervals --output ablation"
     result = run("ablate", flags)
@@ -187,15 +282,15 @@ def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch
 def test_what_can_fail_at_a_start_is_tried_before_hours_are_spent(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    def remembered(each: dict[str, Any], *_: Any) -> list[float]:
+    def remembered(each: dict[str, Any], *_: Any) -> list[ablation.Trial]:
         tried.extend(each)
-        return [1.0]
+        return [ablation.Trial(1.0, 100)]
 
     monkeypatch.setattr(ablation, "_tried", remembered)
     base = (DataConfig(), MethodConfig(), TrainConfig())
     axes = parse_grid(["noise_ratio=0.3", "decoder_layers=1,99", "hold_on=100", "column=nope", "min_characters=500"])
     arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=2, intervals=False)))
-    ablation.estimated_seconds(base, arms, place / "ablation", 1)
+    ablation.estimate(base, arms, place / "ablation", 1)
     assert [name for name in tried if not name.startswith("the base")] == [
         "decoder_layers=1",
         "decoder_layers=99",
@@ -203,6 +298,30 @@ def test_what_can_fail_at_a_start_is_tried_before_hours_are_spent(place: Path, m
         "column=nope",
         "min_characters=500",
     ]
+
+
+def test_the_estimate_counts_the_steps_of_each_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start takes 1 second, a step of the base 2, an evaluation 5; --limit leaves half of the sentences."""
+
+    def trial(each: dict[str, Any], trials: Path, steps: int, eval_every: int) -> list[ablation.Trial]:
+        limited = "limit=50" in each
+        return [ablation.Trial(1.0 + 2.0 * (steps - 2) + 5.0 * (eval_every > 0), 50 if limited else 100)] * len(each)
+
+    monkeypatch.setattr(ablation, "_tried", trial)
+    base = (DataConfig(), MethodConfig(), TrainConfig(epochs=2, batch_size=10, eval_every=10))
+    axes = parse_grid(["batch_size=20", "limit=50", "epochs=4"])
+    arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=1, intervals=False)))
+    seconds, steps = ablation.estimate(base, arms, place / "ablation", 2)
+    assert steps == {
+        "untrained": 0,
+        "base,seed=0": 20,
+        "batch_size=20,seed=0": 10,
+        "limit=50,seed=0": 10,
+        "epochs=4.0,seed=0": 40,
+    }
+    # of each: the start, its steps (twice as dear at twice the batch), its evaluations and the two at the end
+    expected = [1 + 2 * 5, 1 + 40 + 4 * 5, 1 + 10 * 4 + 3 * 5, 1 + 20 + 3 * 5, 1 + 80 + 6 * 5]
+    assert seconds == pytest.approx(sum(expected) / 2)
 
 
 @pytest.mark.parametrize(

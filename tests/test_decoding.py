@@ -18,6 +18,7 @@ from tsdae.bert import Bert
 from tsdae.packing import Packed
 from tsdae.reconstruction import ReconstructConfig, show
 from tsdae.runs import Run
+from tsdae.tokenization import decoded
 
 FIRST, CLOSING = 2, 3  # of the tiny tokenizer: [CLS] and [SEP]
 SENTENCES = tiny.SENTENCES
@@ -220,6 +221,26 @@ def test_each_line_is_what_the_parts_compute(trained: TSDAE, capsys: pytest.Capt
         assert row > 0 or len(set(expected)) == len(expected), "the premise: noisings and losses differ"
 
 
+def test_words_and_length_are_those_of_the_run(trained: TSDAE, capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    """From its settings; of a run on a prepared corpus, from the corpus. What is given comes before both."""
+    settings = SETTINGS | {"max_length": 6}
+    tiny.prepared(place / "corpus", words="tokens")
+    Run("words", settings | {"words": "auto"}).save_last(trained)
+    Run("tokens", settings | {"words": "tokens"}).save_last(trained)
+    Run("mapped", settings | {"words": None, "corpus": "corpus"}).save_last(trained)
+    given = {"words": "tokens", "max_length": 6}
+    sentence, shown = "unknown cats eating slowly", {}
+    for name, flags in (("words", {}), ("tokens", {}), ("mapped", {}), ("run", given)):
+        show(name, [sentence], ReconstructConfig(noisings=4, device="cpu", **flags))
+        shown[name] = capsys.readouterr().out
+    assert shown["words"] != shown["tokens"] == shown["mapped"] == shown["run"]
+    for name, words in (("words", "auto"), ("tokens", "tokens")):
+        data = tiny.dataset([sentence], noise="mask", noise_ratio=0.5, max_length=6, words=words)
+        for epoch in range(4):
+            read = decoded(data[(epoch, 0)].noisy_ids[1:-1], trained.encoder.tokenizer, skip_special_tokens=False)
+            assert f"  noisy {epoch + 1}           {read}\n" in shown[name]
+
+
 def test_a_run_and_a_model(trained: TSDAE, run: Script, place: Path) -> None:
     shown = run("reconstruct", "run an.apple dog --noise delete --noise-ratio 0.4 --noisings 1 --device cpu")
     assert (shown.code, shown.err) == (0, "")
@@ -278,11 +299,13 @@ def test_code_that_a_strangers_run_names_is_not_run(shadow: bool, trained: TSDAE
         ("damaged dog", "damaged/decoder.safetensors cannot be read as a decoder"),
         ("other dog", "other/decoder.safetensors does not fit other/encoder: head.bias"),
         ("edited dog", "the run's noise_ratio cannot be 'much'; was its config.json edited?"),
+        ("segmented dog", "the run's --words is 'evil.py:f', and code is run only if you name it: give --words"),
     ],
 )
 def test_bad_arguments_get_one_line(arguments: str, message: str, trained: TSDAE, run: Script, place: Path) -> None:
-    for name, settings in (("damaged", SETTINGS), ("other", SETTINGS), ("edited", SETTINGS | {"noise_ratio": "much"})):
-        Run(name, settings).save_last(trained)
+    changed = {"damaged": {}, "other": {}, "edited": {"noise_ratio": "much"}, "segmented": {"words": "evil.py:f"}}
+    for name, settings in changed.items():
+        Run(name, SETTINGS | settings).save_last(trained)
     (place / "damaged" / "decoder.safetensors").write_bytes(b"half of it")
     wider = tiny.model(dtype=torch.float32, vocabulary_size=100)
     wider.save_decoder(place / "other" / "decoder.safetensors")

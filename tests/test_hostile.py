@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
+from tests.runs import rows
 from tests.scripts import Run
 from tsdae import formats, load_sentences
 from tsdae.corpus import Corpus
@@ -206,6 +208,7 @@ def test_training_goes_on(name: str, content: bytes, note: str, run: Run, place:
     result = run("train", f"--corpus {name} {TRAIN}")
     assert result.code == 0, result.err
     assert note in result.err
+    assert [math.isfinite(row["loss"]) for row in rows(place / "run")] == [True]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), REFUSED.values(), ids=REFUSED.keys())

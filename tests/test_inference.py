@@ -127,6 +127,22 @@ def test_automodel_reads_as_many_tokens_as_the_model_has_positions(tmp_path: Pat
     assert longest == {"electra-None": 40, "electra-30": 30, "xlnet-None": 512}
 
 
+def test_cls_is_the_first_token_and_not_the_padding_before_it(tmp_path: Path) -> None:
+    """As XLNet's tokenizer pads: on the left."""
+    ours = tiny.encoder("cls", dtype=torch.float32)
+    spread(ours)
+    ours.save_pretrained(tmp_path)
+    padding_left, padding_right = (AutoModelEncoder(tmp_path, None, CPU) for _ in range(2))
+    padding_left.tokenizer.padding_side = "left"
+    before = padding_left.model.embeddings.position_embeddings.weight
+    with torch.no_grad():
+        for encoder in (padding_left, padding_right):  # by padding on the left positions move: here they say nothing
+            encoder.model.embeddings.position_embeddings.weight.zero_()
+    assert before.abs().max() == 0, "the premise"
+    expected = padding_right.encode(tiny.SENTENCES)
+    np.testing.assert_allclose(padding_left.encode(tiny.SENTENCES), expected, **FLOAT32)
+
+
 def test_an_encoder_with_a_decoder_is_refused_by_name(tmp_path: Path) -> None:
     T5Model(T5Config(vocab_size=90, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -338,22 +339,34 @@ def test_no_worker_outlives_a_killed_preparation(place: Path) -> None:
     (place / "text.txt").write_text("".join(f"the dog {number} is big\n" for number in range(400_000)))
     script = Path(__file__).parent.parent / "scripts" / "prepare.py"
     command = [sys.executable, str(script), "text.txt", "--model", "model", "--output", "corpus", "--workers", "2"]
-    process = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=place, stderr=subprocess.DEVNULL)
 
-    def children() -> list[int]:
+    def workers() -> list[int]:
         found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return [int(pid) for pid in found if "multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [int(pid) for pid in found if is_worker(pid)]
 
-    until = time.monotonic() + 60
-    while len(workers := children()) < 2 and time.monotonic() < until:
-        time.sleep(0.05)
-    assert len(workers) == 2, "the premise"
+    def is_worker(pid: int | str) -> bool:
+        try:
+            return "multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:  # it has ended
+            return False
+
+    def wait_until(condition: Callable[[], bool]) -> bool:
+        until = time.monotonic() + 120
+        while not condition() and time.monotonic() < until:
+            time.sleep(0.05)
+        return condition()
+
+    assert wait_until(lambda: len(workers()) == 2), "the premise"
     time.sleep(1)
+    begun = workers()
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    process.wait()
+    try:
+        assert wait_until(lambda: not any(map(is_worker, begun)))
+    finally:
+        for pid in filter(is_worker, begun):
+            os.kill(pid, signal.SIGKILL)
     again = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert len(Corpus.open(place / "corpus")) == 400_000 - 1000

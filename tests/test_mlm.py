@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tests import tiny
+from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
 from tsdae.objectives import MaskedLanguageModel, step_counts
@@ -45,11 +48,13 @@ def test_eighty_ten_ten() -> None:
     noisy, chosen_C = MaskedLanguageModel(0.5).noised(clean, VOCABULARY, training=True)
     before_C, after_C = clean.token_ids_T[chosen_C], noisy.token_ids_T[chosen_C]
     masked, same = float((after_C == VOCABULARY.mask_id).double().mean()), float((after_C == before_C).double().mean())
-    spread = 4 * (0.25 / len(chosen_C)) ** 0.5
     assert len(chosen_C) == 400 * 10
-    assert masked == pytest.approx(0.8, abs=spread)
-    assert same == pytest.approx(0.1 + 0.1 / len(VOCABULARY.ordinary_ids), abs=spread)
-    assert set(after_C.tolist()) <= {VOCABULARY.mask_id, *VOCABULARY.ordinary_ids.tolist()}
+    kept = 0.1 + 0.1 / len(VOCABULARY.ordinary_ids)
+    for found, expected in ((masked, 0.8), (same, kept)):
+        assert found == pytest.approx(expected, abs=4 * (expected * (1 - expected) / len(chosen_C)) ** 0.5)
+    drawn = after_C[(after_C != before_C) & (after_C != VOCABULARY.mask_id)].tolist()
+    assert set(drawn) <= set(VOCABULARY.ordinary_ids.tolist())
+    assert len(set(drawn)) > 0.9 * len(VOCABULARY.ordinary_ids), "any of them, and not one"
     others = torch.ones(len(clean.token_ids_T), dtype=torch.bool)
     others[chosen_C] = False
     assert torch.equal(noisy.token_ids_T[others], clean.token_ids_T[others])
@@ -122,3 +127,11 @@ def test_what_it_has_no_use_for_is_refused(settings: dict[str, float]) -> None:
     MethodConfig(**settings)
     with pytest.raises(ValueError, match="--mlm-ratio: the objective tsdae has no use for it"):
         MethodConfig(mlm_ratio=0.3)
+
+
+@pytest.mark.parametrize("flags", ["--objective mlm --noise-ratio 0.6", "--mlm-ratio 0.15"])
+def test_what_has_no_use_is_refused_also_as_it_is_by_default(flags: str, run: Run, place: Path) -> None:
+    result = run("train", f"--corpus text.txt --model model --output run {flags}")
+    assert result.code == 2
+    assert "-ratio: the objective" in result.err
+    assert not (place / "run").exists()

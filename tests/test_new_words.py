@@ -192,13 +192,20 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     text = " ".join(tiny.WORDS)
     lines = [text[k : k + 60] for k in range(0, len(text) - 60, 3)]
     (place / "words.txt").write_text("\n".join(lines))
-    shape = "--layers 2 --width 64 --vocabulary-size 100 --positions 32 --threads 1 --device cpu"
-    command = f"words.txt --output made --mlm-steps 4 --tsdae-steps 3 --heldout 5 {shape}"
+    shape = "--layers 2 --width 128 --vocabulary-size 100 --positions 32 --threads 1 --device cpu"
+    command = f"words.txt --output made --mlm-steps 40 --tsdae-steps 3 --heldout 5 --seed 3 --pooling mean {shape}"
     first = run("pretrain", command)
     assert first.code == 0, first.err
-    settings = {name: json.loads((place / "made" / name / "config.json").read_text()) for name in ("mlm", "tsdae")}
-    assert (settings["mlm"]["objective"], settings["mlm"]["schedule"]) == ("mlm", "linear")
-    assert (settings["tsdae"]["objective"], settings["tsdae"]["model"]) == ("tsdae", "made/raw")
+    decided = {
+        "mlm": {"objective": "mlm", "schedule": "linear", "warmup_steps": 2, "weight_decay": 0.01, "steps": 40},
+        "tsdae": {"objective": "tsdae", "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "steps": 3},
+    }
+    for name, expected in decided.items():
+        settings = json.loads((place / "made" / name / "config.json").read_text())
+        expected |= {"seed": 3, "pooling": "mean", "model": {"mlm": "made/start", "tsdae": "made/raw"}[name]}
+        assert {key: settings[key] for key in expected} == expected
+    shape_of = json.loads((place / "made" / "raw" / "config.json").read_text())
+    assert (shape_of["num_attention_heads"], shape_of["intermediate_size"]) == (2, 512)
     trained = TSDAE.from_pretrained(place / "made" / "mlm")
     raw = AutoModelForMaskedLM.from_pretrained(place / "made" / "raw")
     torch.testing.assert_close(raw.cls.predictions.transform.dense.weight, trained.head.transform.weight)
@@ -214,8 +221,8 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     assert again.code == 0
     assert "steps of batch" not in again.err
     assert (place / "made" / "tsdae" / "encoder" / "model.safetensors").read_bytes() == before
-    other = run("pretrain", command.replace("--mlm-steps 4", "--mlm-steps 5"))
-    assert (other.code, "was begun with --mlm-steps 4, now it is 5" in other.err) == (2, True)
+    other = run("pretrain", command.replace("--mlm-steps 40", "--mlm-steps 5"))
+    assert (other.code, "was begun with --mlm-steps 40, now it is 5" in other.err) == (2, True)
 
 
 def test_a_drawn_text_makes_the_tokenizer_too(place: Path) -> None:

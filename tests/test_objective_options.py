@@ -16,7 +16,7 @@ from tests.runs import assert_same_run
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, LossSum
 from tsdae.measures import measure
-from tsdae.objectives import try_out, tsdae
+from tsdae.objectives import MaskedLanguageModel, try_out, tsdae
 from tsdae.packing import Packed
 from tsdae.training import TrainConfig, train
 
@@ -158,6 +158,34 @@ miscounted.counts = lambda batch: {"reconstruction": 3}
 def test_an_objective_that_cannot_be_trained_on_is_found_by_its_trial(objective: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         try_out(objective, tiny.model(), tiny.batch())
+
+
+def test_a_vector_that_was_detached_is_noticed_by_the_trial(capsys: pytest.CaptureFixture[str]) -> None:
+    """Under tying the decoder's gradient reaches the encoder all the same, so it is a note and no error."""
+
+    def cut(model: TSDAE, batch: Batch) -> LossSum:
+        hidden_TD = model.decode(batch.target, model.encode(batch.noisy).detach())
+        loss_T = model.token_loss(hidden_TD, batch.target.without_first().token_ids_T)
+        return LossSum(loss_T.sum(), len(loss_T))
+
+    try_out(cut, tiny.model(), tiny.batch())
+    assert "gives no gradient to the vectors of model.encode" in capsys.readouterr().err
+    for objective in (tsdae, MaskedLanguageModel()):
+        try_out(objective, tiny.model(), tiny.batch())
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (lambda model, batch: tsdae(model, batch).mean, "must return a LossSum, it returned Tensor"),
+        (detached, "the objective's loss has no gradient"),
+    ],
+)
+def test_training_says_what_is_wrong_with_an_objective(objective: Any, message: str) -> None:
+    """`train` called from Python, where nothing was tried before."""
+    with pytest.raises(ValueError, match=message):
+        train(tiny.model(), tiny.dataset(), TrainConfig(steps=1, device="cpu"), objective)
 
 
 class Scaled(nn.Module):

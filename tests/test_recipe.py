@@ -19,6 +19,7 @@ from tsdae.evaluation import Pairs, evaluate_sts
 from tsdae.intake import hashes_of
 from tsdae.preparation import PrepareConfig, TextConfig, build_corpora, prepare, split_heldout
 from tsdae.recipe import run_training, sample_sentences
+from tsdae.runs import next_run_folder
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.sources import Texts
 from tsdae.training import TrainConfig
@@ -51,6 +52,20 @@ def test_the_sample_corpus_shares_no_sentence_with_dev_or_test(stsb: dict[str, P
     sentences = sample_sentences(stsb)
     assert len(sentences) == len(set(sentences)) == 11, "twelve distinct ones, of which one is in test"
     assert not set(sentences) & set(stsb["test"].first + stsb["dev"].second)
+
+
+def test_a_part_of_the_sample_is_drawn_from_all_of_it(stsb: dict[str, Pairs]) -> None:
+    whole, drawn = sample_sentences(stsb), sample_sentences(stsb, 5)
+    assert len(drawn) == 5
+    assert drawn == [sentence for sentence in whole if sentence in drawn], "in their order"
+    assert drawn != whole[:5]
+    assert sample_sentences(stsb, 5) == drawn
+
+
+def test_run_folders_are_numbered_behind_the_last(tmp_path: Path) -> None:
+    for name in ("002", "005", "mine"):
+        (tmp_path / name).mkdir()
+    assert next_run_folder(tmp_path) == tmp_path / "006"
 
 
 def parts(sentences: list[str], wanted: int | None) -> tuple[list[str], list[str]]:

@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from tests import tiny
-from tests.runs import CLOCK, assert_same_run, rows
+from tests.runs import CLOCK, assert_same_run, rows, state
 from tests.scripts import Run, contents
-from tsdae import runs, settings
+from tsdae import resuming, runs, settings
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
@@ -125,6 +126,19 @@ def test_what_came_after_the_checkpoint_is_taken_back(whole: Path, tmp_path: Pat
     assert_same_run(whole, folder)
     assert not list(folder.rglob("*.part"))
     assert not list(folder.glob("*.old"))
+
+
+def test_two_processes_do_not_write_in_one_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused and changes nothing; when the first has ended, it goes on."""
+    monkeypatch.setattr(runs, "LOCK_WAIT", 0.0)
+    folder = tmp_path / "run"
+    trained(folder, steps=4)
+    before = contents(folder)
+    with FileLock(folder / runs.LOCK), pytest.raises(ValueError, match="another process is training in"):
+        trained(folder, steps=6, resume=True)
+    assert contents(folder) == before
+    trained(folder, steps=6, resume=True)
+    assert state(folder)["step"] == 6
 
 
 def test_what_the_user_keeps_in_a_run_folder_stays(tmp_path: Path) -> None:
@@ -356,6 +370,24 @@ def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> 
     assert run("train", command.split("train.py ")[1]).code == 0
     assert run("train", f"{FLAGS} --output whole --objective mine.py:mine").code == 0
     assert_same_run(place / "whole", place / "run")
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"), [(1, (8, 3)), (2, (6, 2)), (3, (8, 1)), (4, (6, 1)), (12, (2, 1)), (24, (1, 1))]
+)
+def test_a_step_keeps_its_sentences_under_other_processes(
+    processes: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 of them, in batches no larger than the run's 8."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    shared = resuming._shared_out({"sentences_per_step": 24, "batch_size": 8, "processes": 1})
+    assert (shared["batch_size"], shared["accumulate"]) == expected
+
+
+def test_processes_that_cannot_share_a_step_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    with pytest.raises(ValueError, match="takes 24 sentences a step, which 5 processes cannot share equally"):
+        resuming._shared_out({"sentences_per_step": 24, "batch_size": 8, "processes": 1})
 
 
 def test_resume_starts_a_run_that_has_not_begun(run: Run, place: Path) -> None:

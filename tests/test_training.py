@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests import tiny
 from tests.tolerances import FLOAT64
+from tsdae import signals
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, Layer
 from tsdae.dataset import Batch
@@ -204,7 +205,7 @@ def test_a_run_folder_holds_the_last_and_the_best_model(tmp_path: Path) -> None:
     assert (best.encoder.encode(tiny.SENTENCES) == states[1]).all()
     assert json.loads((tmp_path / "run" / "best" / "measures.json").read_text()) == {"step": 4, "quality": 9.0}
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "best", "checkpoints", "config.json", "decoder.safetensors", "encoder", "metrics.jsonl"]  # fmt: skip
+        ".lock", "best", "checkpoints", "config.json", "decoder.safetensors", "encoder", "metrics.jsonl"]  # fmt: skip
 
 
 def test_the_logged_loss_is_the_loss_of_the_steps(tmp_path: Path) -> None:
@@ -233,6 +234,36 @@ def test_the_speed_is_that_of_the_steps_since_the_clock_was_started(monkeypatch:
             now[0] += 100.0
             window.restart_clock()
     assert window.close(5, False, str)["tokens_per_second"] == pytest.approx(tokens / 2.0)
+
+
+def test_fp16_skips_what_overflows_but_not_for_ever() -> None:
+    """Twenty steps in a row, over several rows of the log; a good one in between begins the count again."""
+    window, batch = Window(torch.device("cpu")), tiny.batch()
+    one, overflowed = torch.ones(()), torch.tensor(math.inf)
+    for done, norms in ((19, [overflowed] * 19), (20, [one]), (39, [overflowed] * 19)):
+        for norm in norms:
+            window.add(one, norm, [batch])
+        row = window.close(done, True, str)
+    assert row["skipped_steps"] == 38
+    window.add(one, overflowed, [batch])
+    with pytest.raises(NonFiniteLoss, match="20 fp16 steps in a row overflowed, the last of them step 40; use"):
+        window.close(40, True, str)
+
+
+def test_a_second_ctrl_c_quits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a note cannot be printed, since stderr is being written to in that very moment."""
+
+    def reentrant(line: str) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    monkeypatch.setattr(signals, "print_note", reentrant)
+    before = signal.getsignal(signal.SIGINT)
+    with signals.catch_signals(True) as caught:
+        signal.raise_signal(signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_lower_loss_is_better_and_a_nan_never_is(tmp_path: Path) -> None:
@@ -313,6 +344,10 @@ def test_learning_rate_schedules() -> None:
     assert [constant.learning_rate_at(step, 10) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     linear = config(steps=10, learning_rate=1.0, schedule="linear")
     assert [linear.learning_rate_at(step, 10) for step in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
+    both = config(steps=10, learning_rate=1.0, schedule="linear", warmup_steps=2)
+    assert [both.learning_rate_at(step, 10) for step in (0, 1, 2, 6, 9)] == pytest.approx(
+        [1 / 3, 2 / 3, 1, 1 / 2, 1 / 8]
+    )
 
 
 def test_the_schedule_reaches_the_optimizer(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_deletion_deletes_the_ratio_in_every_script(language: str, kind: str) ->
     assert abs(deleted_share(corpus, tokenizer) - mean) < 4 * deviation
 
 
-@pytest.mark.parametrize("language", set(WITHOUT_WORDS) - {"Burmese", "Chinese", "Japanese"})
+@pytest.mark.parametrize("language", sorted(set(WITHOUT_WORDS) - {"Burmese", "Chinese", "Japanese"}))
 def test_by_word_ids_alone_nothing_is_deleted(language: str) -> None:
     """The failure that `Words` is there for: a sentence is one word, and one word always stays."""
     tokenizer = tokenizer_of(language, "Unigram")

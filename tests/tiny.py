@@ -104,11 +104,13 @@ def batch(size: int = len(SENTENCES), epoch: int = 0) -> Batch:
     return data.collate([data[(epoch, row)] for row in range(size)])
 
 
-def prepared(folder: Path, sentences: list[str] | None = None, heldout: list[str] | None = None) -> Corpus:
+def prepared(
+    folder: Path, sentences: list[str] | None = None, heldout: list[str] | None = None, words: str = "auto"
+) -> Corpus:
     """Writes the sentences above as a corpus on disk, prepared for a model named bert-tiny; returns it in memory."""
     apart = Corpus.build(heldout, tokenizer()) if heldout else None
     made_from = {"model": "bert-tiny", "heldout_sentences": len(apart) if apart else 0}
-    corpus = dataclasses.replace(Corpus.build(sentences or SENTENCES, tokenizer()), made_from=made_from)
+    corpus = dataclasses.replace(Corpus.build(sentences or SENTENCES, tokenizer(), words), made_from=made_from)
     corpus.write(folder, apart)
     return corpus
 

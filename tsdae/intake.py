@@ -19,7 +19,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -31,6 +30,7 @@ import numpy as np
 
 from tsdae.cleaning import Cleaning
 from tsdae.packing import ranges
+from tsdae.signals import when_parent_ends
 from tsdae.sources import TEXTS_AT_ONCE, Texts, Wanted
 from tsdae.tokenization import BEGINS_WORD, SPECIAL, tokenize
 from tsdae.words import Figures, Words
@@ -153,16 +153,8 @@ def _start(tokenizer: Any, words: str, cleaning: Cleaning | None) -> None:
     global _work
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core is enough
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    when_parent_ends(lambda: os._exit(1))  # a worker whose first process was killed would wait for work for ever
     _work = Work(tokenizer, words, cleaning)
-
-
-def _end_with_the_first() -> None:
-    """A worker whose first process was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
 
 
 def _do(texts: list[str]) -> Piece:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tsdae.dataset import Batch
 from tsdae.dropout import draws
 from tsdae.packing import Layout, Packed
+from tsdae.progress import print_note
 from tsdae.tokenization import Vocabulary
 
 if TYPE_CHECKING:
@@ -210,14 +211,25 @@ def try_out(objective: Objective, model: TSDAE, batch: Batch) -> LossSum:
     """The loss of one batch, after which no gradient is left; ValueError if it cannot be trained on.
 
     It must be a `LossSum` whose gradient reaches the encoder, and the objective's ``counts``, if it has any, must be
-    those of the loss. A module is tried as a copy: it may keep a queue, or count its calls.
+    those of the loss. A module is tried as a copy: it may keep a queue, or count its calls. A note says if the sentence
+    vectors get no gradient: under tying the decoder's own reaches the encoder all the same.
     """
-    loss = copy.deepcopy(objective)(model, batch)
-    if not isinstance(loss, LossSum):
-        raise ValueError(f"the objective must return a LossSum, it returned {type(loss).__name__}")
+    vectors: list[Tensor] = []
+    hook = model.encoder.register_forward_hook(lambda module, read, vector_BD: vectors.append(vector_BD))
+    try:
+        loss = check_loss(copy.deepcopy(objective)(model, batch))
+    finally:
+        hook.remove()
+    for vector_BD in vectors:
+        if vector_BD.requires_grad:
+            vector_BD.retain_grad()
     total = loss.mean
     if total.requires_grad:
         total.backward()
+    if vectors and all(vector_BD.grad is None for vector_BD in vectors):
+        print_note(
+            "the objective gives no gradient to the vectors of model.encode: is one of them detached on purpose?"
+        )
     reached = [parameter for parameter in model.encoder.parameters() if parameter.grad is not None]
     model.zero_grad()
     if not reached:
@@ -228,6 +240,13 @@ def try_out(objective: Objective, model: TSDAE, batch: Batch) -> LossSum:
     counted = getattr(objective, "counts", lambda batch: loss.counts)(batch)
     if dict(counted) != loss.counts:
         raise ValueError(f"the objective's counts(batch) says {dict(counted)}, its loss was divided by {loss.counts}")
+    return loss
+
+
+def check_loss(loss: object) -> LossSum:
+    """What an objective has returned; ValueError if it is no LossSum."""
+    if not isinstance(loss, LossSum):
+        raise ValueError(f"the objective must return a LossSum, it returned {type(loss).__name__}")
     return loss
 
 

@@ -257,6 +257,7 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     What was done before a stop lies beside it in OUTPUT.part, and the same call goes on from there.
     outside: files and folders that a pattern does not stand for, beside what is about to be written.
     """
+    distributed.check_alone("prepare.py")
     started = time.perf_counter()
     check_text(source, config)
     output = Path(config.output)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tsdae import distributed
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
 from tsdae.checkpoints import Checkpoint, write_checkpoint
@@ -107,6 +108,7 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
 
     ValueError, before a minute is spent: text, shape or output that cannot be used.
     """
+    distributed.check_alone("pretrain.py")
     output, shape = Path(config.output), config.shape
     stages = {name: output / name for name in ("start", "corpus", "mlm", "raw", "tsdae")}
     _check_source(source)
@@ -201,6 +203,7 @@ def train_tokenizer(sentences: Iterable[str], kind: str, vocabulary_size: int, c
     languages would call words, so it suits scripts without spaces).
     cased: keep capitals; without it the text is lowered. Accents stay either way: BERT's uncased tokenizers drop them,
         and with them the vowel signs of Hindi or Thai.
+    Where pieces are equally good the library chooses by chance: two calls differ a little.
     ValueError if the text is too small for ``vocabulary_size`` pieces, or has more letters than that.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tsdae.autoencoder import TSDAE
+from tsdae.corpus import is_corpus
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.device import choose_device
 from tsdae.encoder import SentenceEncoder
@@ -21,9 +22,11 @@ from tsdae.files import read_json
 from tsdae.inference import encoder_folder
 from tsdae.noise import NOISES
 from tsdae.packing import Packed
+from tsdae.preparation import open_prepared
 from tsdae.progress import print_note
 from tsdae.tokenization import decoded
 from tsdae.training import flag
+from tsdae.words import CHOICES
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class ReconstructConfig:
     noise_ratio: float | None = flag(None, "share of words to change; default: the run's, else 0.6")
     pooling: Literal["cls", "mean", "max"] | None = flag(None, "default: what the folder says")
     seed: int = flag(0, "of the noise, and of a decoder where there is none")
-    max_length: int = flag(75, "longest sentence in tokens, special ones included")
+    words: str | None = flag(None, f"{', '.join(CHOICES)}, or module:function; default: the run's, else auto")
+    max_length: int | None = flag(None, "longest sentence in tokens; default: the run's, else 75")
     device: str = flag("auto", "auto, cuda, cpu or mps")
 
     def __post_init__(self) -> None:
@@ -97,15 +101,14 @@ def show(name: str, sentences: Sequence[str], config: ReconstructConfig) -> None
     blank = [number for number, sentence in enumerate(sentences, 1) if not sentence.strip()]
     if blank:
         raise ValueError(f"sentence {blank[0]} is empty")
-    check_lengths_and_words(config.max_length, "auto")
     device = choose_device(config.device)
     stored = _settings_of_run(Path(name))
-    noise, noise_ratio = _noise(config, stored)
+    noise, noise_ratio, words, max_length = _settings(config, stored)
     model = load_model(name, config.pooling, config.seed).to(device)
     if stored.get("objective") == "mlm":
         print_note(f"{name} was trained by masked-language modelling: its decoder is untrained")
-    max_length = min(config.max_length, model.encoder.bert.config.longest_sentence)
-    dataset = DenoisingDataset(sentences, model.encoder.tokenizer, noise, noise_ratio, config.seed, max_length)
+    max_length = min(max_length, model.encoder.bert.config.longest_sentence)
+    dataset = DenoisingDataset(sentences, model.encoder.tokenizer, noise, noise_ratio, config.seed, max_length, words)
     if dataset.corpus.without_words:
         raise ValueError("a sentence has no word in it: it tokenises to nothing")
     print(f"noise: {noise}, ratio {noise_ratio:g}. Loss: nats per target token, the decoder reading the clean prefix")
@@ -131,19 +134,30 @@ def _settings_of_run(folder: Path) -> dict[str, Any]:
     """config.json of a run, or of the run whose best/ this is; empty if it is no run."""
     path = (folder.parent if folder.name == "best" else folder) / "config.json"
     settings: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return settings if "learning_rate" in settings else {}
+    if "learning_rate" not in settings:
+        return {}
+    if settings.get("words") is None and is_corpus(corpus := Path(str(settings.get("corpus")))):
+        settings["words"] = open_prepared(str(corpus))[0].words
+    return settings
 
 
-def _noise(config: ReconstructConfig, stored: dict[str, Any]) -> tuple[str, float]:
-    """Noise and ratio: what is given, else the run's. Code that the run names is not run: it may be a stranger's."""
-    noise, ratio = config.noise, config.noise_ratio
-    if noise is None:
-        noise = stored.get("noise", "delete")
-        if noise not in list(NOISES):  # whatever the file says; it may be no text at all
-            raise ValueError(f"the run's --noise is {noise!r}, and code is run only if you name it: give --noise")
-    if ratio is None:
-        ratio = stored.get("noise_ratio", 0.6)
-        if type(ratio) not in (int, float):
-            raise ValueError(f"the run's noise_ratio cannot be {ratio!r}; was its config.json edited?")
-    find_noise(noise)
-    return noise, ratio
+def _settings(config: ReconstructConfig, stored: dict[str, Any]) -> tuple[str, float, str, int]:
+    """Noise, ratio, words and longest sentence: what is given, else the run's, else what train.py takes.
+
+    Code that the run names is not run: it may be a stranger's.
+    """
+    built_in = {"noise": list(NOISES), "words": list(CHOICES)}
+    chosen: dict[str, Any] = {}
+    for name, fallback in (("noise", "delete"), ("noise_ratio", 0.6), ("words", "auto"), ("max_length", 75)):
+        chosen[name] = value = getattr(config, name)
+        if value is not None:
+            continue
+        value = stored.get(name)
+        chosen[name] = value = fallback if value is None else value
+        if name in built_in and value not in built_in[name]:  # whatever the file says; it may be no text at all
+            raise ValueError(f"the run's --{name} is {value!r}, and code is run only if you name it: give --{name}")
+        if name not in built_in and (isinstance(value, bool) or not isinstance(value, (int, type(fallback)))):
+            raise ValueError(f"the run's {name} cannot be {value!r}; was its config.json edited?")
+    find_noise(chosen["noise"])
+    check_lengths_and_words(chosen["max_length"], chosen["words"])
+    return chosen["noise"], chosen["noise_ratio"], chosen["words"], chosen["max_length"]

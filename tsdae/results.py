@@ -6,6 +6,7 @@ them are to come from the settings alone.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -19,12 +20,14 @@ from tsdae.device import choose_device, choose_precision
 from tsdae.files import read_json, sha256_of
 from tsdae.functions import NAMING, file_of
 from tsdae.grid import NO_AXES, Arm
-from tsdae.runs import versions
+from tsdae.runs import LOCK, versions
+from tsdae.settings import DataConfig
 from tsdae.sources import files_of, is_pattern
 
 ROWS, CODE_OF, GRID = "results.jsonl", "code.json", "grid.json"  # in the folder of an ablation
 # What may differ between two runs that are compared as the same: where they are written and how they are watched.
 BESIDE = NO_AXES | {"corpus"}  # the corpus is compared by its content
+TEXT = {setting.name for setting in dataclasses.fields(DataConfig)} | {"model", "add_tokens"}  # decide about the corpus
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "tokenizer.json")
 
 
@@ -51,19 +54,25 @@ def write_rows(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
     os.replace(staged, folder / ROWS)
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether an ablation has made a row there, or begun a run."""
+    return (folder / ROWS).is_file() or any((folder / "runs").glob("*/config.json"))
+
+
 def finished_rows(folder: Path, arms: list[Arm]) -> dict[str, dict[str, Any]]:
     """The rows that are there already, by the id of their run; ValueError if new ones cannot stand beside them."""
     path = folder / ROWS
-    if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / GRID).is_file():
+    if not has_begun(folder):
+        others = folder.is_dir() and any(file.name != LOCK for file in folder.iterdir())
+        if others and not (folder / GRID).is_file():
             raise ValueError(f"--output {folder} is not empty and holds no ablation; choose another folder")
         return {}
-    rows = {row["id"]: row for row in read_rows(folder)}
+    rows = {row["id"]: row for row in read_rows(folder)} if path.is_file() else {}
     stored, now = read_json(folder / CODE_OF), code_hashes(arms)
     # A file that only one of two grids names has no part in the other's rows.
     changed = [name for name in sorted(stored.keys() & now.keys()) if stored[name] != now[name]]
     changed += [name for name in sorted(stored.keys() ^ now.keys()) if name.startswith("tsdae/")]
-    if rows and changed:
+    if changed:
         raise ValueError(
             f"{changed[0]} is not the code that {path} was made with, so its runs cannot be compared with new ones; "
             "restore the file, or choose another --output"
@@ -94,6 +103,17 @@ def _check_row(row: dict[str, Any], arm: Arm, path: Path) -> None:
             raise ValueError(
                 f"{path}: {arm.id} was made with {key} {value}, now it is {arm.flat.get(key)}; choose another --output"
             )
+
+
+def other_text(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str | None:
+    """Why the row cannot stand beside these: what is no file (the hub, a pipe) may have changed between two runs."""
+    if row["corpus_fingerprint"] is None:  # it was not trained
+        return None
+    for name, other in rows.items():
+        same_settings = all(row["config"].get(key) == other["config"].get(key) for key in TEXT)
+        if same_settings and other.get("corpus_fingerprint") not in (None, row["corpus_fingerprint"]):
+            return f"it was trained on another text than {name}: has the corpus changed? Choose another --output"
+    return None
 
 
 def about(arm: Arm) -> dict[str, Any]:

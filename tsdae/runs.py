@@ -1,7 +1,8 @@
 """The run folder: config.json, metrics.jsonl, the last model and the best one, and the checkpoints to go on from.
 
 checkpoints/step-00000250/ holds state.pt (tensors and plain values, read with ``weights_only=True``) and its SHA-256.
-Whatever a reader may open is written beside, synced and renamed, so a process may die at any moment.
+Whatever a reader may open is written beside and renamed, so a process may die at any moment; checkpoints are synced
+first. One process at a time writes there: it holds .lock.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import Any
 
 import torch
 import transformers
+from filelock import FileLock
 from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
-from tsdae.files import load_plain, read_json, remove, replace_folder, sha256_of, write_json, writing
+from tsdae.files import load_plain, lock, read_json, remove, replace_folder, sha256_of, write_json, writing
 from tsdae.progress import print_note
 
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
@@ -34,6 +36,7 @@ MARKS_OF_A_RUN = (
 LEFTOVER = re.compile(r"(last|best|step-\d+|(config|evaluation)\.json)\.part|.+\.\d+\.old")
 FORMAT = 1  # of a checkpoint; one that is read differently gets another number
 STATE, DIGEST = "state.pt", "state.sha256"
+LOCK, LOCK_WAIT = ".lock", 10.0  # seconds that a run which was told to stop may take
 SPARE_BYTES = 2**24  # of free space that a checkpoint leaves, for the log
 
 # What may differ between a run and what resumes it: where and how it is computed and watched, not what is computed.
@@ -66,8 +69,16 @@ def check_output(folder: Path, overwrite: bool = False, resume: bool = False) ->
             f"--output {folder} already holds a run ({', '.join(holds)}); --resume it, choose another folder, or "
             "--overwrite it"
         )
-    if folder.is_dir() and not holds and any(folder.iterdir()):
+    if folder.is_dir() and not holds and any(path.name != LOCK for path in folder.iterdir()):
         raise ValueError(f"--output {folder} is not empty and holds no run; choose another folder")
+
+
+def hold(folder: Path, overwrite: bool = False, resume: bool = False) -> FileLock:
+    """Makes the folder; as long as this is remembered, no other process writes there. ValueError: as `check_output`."""
+    check_output(folder, overwrite, resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is training in {folder}; stop it, wait for it, or choose another --output"
+    return lock(folder / LOCK, busy, LOCK_WAIT)
 
 
 def holds_run(folder: Path) -> bool:
@@ -164,8 +175,7 @@ class Run:
         self, folder: str | Path, settings: dict[str, Any], overwrite: bool = False, resume: bool = False
     ) -> None:
         self.folder = Path(folder)
-        check_output(self.folder, overwrite, resume)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = hold(self.folder, overwrite, resume)
         self.settings = settings
         self.checkpoints = Checkpoints(self.folder)
         for path in [*self.folder.glob("*"), *self.checkpoints.folder.glob("*")]:

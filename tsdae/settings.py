@@ -65,15 +65,21 @@ class MethodConfig:
             raise ValueError(f"--decoder-input-noise must lie in [0, 1], got {self.decoder_input_noise}")
         if not 0.0 <= self.hold_on < math.inf:
             raise ValueError(f"--hold-on must not be negative, got {self.hold_on}: 100 holds on, 0 does not")
-        unused = {"mlm": MLM_HAS_NO, "tsdae": ("mlm_ratio",)}.get(self.objective, ("mlm_ratio", "hold_on"))
-        for setting in dataclasses.fields(self):
-            if setting.name in unused and getattr(self, setting.name) != setting.default:
-                has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
-                raise ValueError(f"--{setting.name.replace('_', '-')}: the objective {self.objective} {has_no}")
+        self.check_used(
+            {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
+        )
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
                 raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {value}")
+
+    def check_used(self, given: set[str]) -> None:
+        """ValueError if one of these settings, which were given, has no part in the objective."""
+        unused = {"mlm": MLM_HAS_NO, "tsdae": ("mlm_ratio",)}.get(self.objective, ("mlm_ratio", "hold_on"))
+        for name in unused:
+            if name in given:
+                has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
+                raise ValueError(f"--{name.replace('_', '-')}: the objective {self.objective} {has_no}")
 
 
 def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
@@ -87,8 +93,11 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         )
     elif data.corpus is not None:
         check_text(data.corpus, data)
-    if data.corpus == "-" and distributed.count() > 1:
-        raise ValueError("--corpus - is standard input, which several processes cannot share; write it to a file")
+    is_stream = data.corpus is not None and (data.corpus == "-" or Path(data.corpus).is_fifo())
+    if is_stream and distributed.count() > 1:
+        raise ValueError(
+            f"--corpus {data.corpus} is a stream, which several processes cannot share; write it to a file"
+        )
     if data.corpus is not None and method.model is None:
         raise ValueError(
             "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tsdae.progress import print_note
 
@@ -29,7 +30,8 @@ def catch_signals(enabled: bool) -> Iterator[list[int]]:
     def note(number: int, frame: object) -> None:
         caught.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print_note("stopping after this step; once more to quit at once")
+        with contextlib.suppress(RuntimeError):  # stderr is being written to in this very moment
+            print_note("stopping after this step; Ctrl-C once more quits at once")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -37,3 +39,15 @@ def catch_signals(enabled: bool) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def when_parent_ends(end: Callable[[], None]) -> None:
+    """Calls ``end`` in a thread if the process that started this one (by `multiprocessing`) ends before it, however."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            end()
+
+    threading.Thread(target=wait, daemon=True).start()

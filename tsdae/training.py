@@ -31,14 +31,15 @@ from tsdae.device import (
 )
 from tsdae.measures import BestSoFar, check_names, measure
 from tsdae.noise import keyed
-from tsdae.objectives import Counts, Objective, check_counts, step_counts, tsdae, views_of
+from tsdae.objectives import Counts, Objective, check_counts, check_loss, step_counts, tsdae, views_of
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
 from tsdae.progress import print_note, progress_bar
-from tsdae.runs import Checkpoints, Run, check_same, holds_run, stored_settings
+from tsdae.runs import Checkpoints, Run, check_same, hold, holds_run, stored_settings
 from tsdae.signals import Interrupted, catch_signals
 from tsdae.tied import WordEmbeddings
 from tsdae.window import Window
 
+SHARED = ("corpus_fingerprint", "heldout_fingerprint", "steps", "sentences_per_step", "precision")  # by all processes
 DROPOUT = 0xD809  # a word in the key that sets dropout's draws apart from those of noise and order
 
 
@@ -172,9 +173,12 @@ def train(
     parts |= {"window": window, "best": best} | ({"early_stop": early_stop} if early_stop else {})
 
     run, done = None, 0
-    if config.output is not None:
+    if config.output is not None or distributed.count() > 1:
         settings = _resolved(config, device, precision, steps, dataset, heldout) | (settings or {})
-        run, done = _open_run(Path(config.output), config, settings, parts)
+        for name in SHARED:
+            distributed.check_equal(str(settings[name]), name)
+        if config.output is not None:
+            run, done = _open_run(Path(config.output), config, settings, parts)
     if config.compile:
         compile_parts([part for part in trained.modules() if isinstance(part, Layer)], device)
     wrapped = distributed.wrap(trained, device, all_used=objective is tsdae)
@@ -244,7 +248,7 @@ def train(
                     print_note(f"stopping early: {early_stop.name} was not better in {config.patience} evaluations")
 
             # save
-            if at_row or distributed.count() == 1:  # asking the others takes time
+            if at_row or device.type == "cpu" or distributed.count() == 1:  # asking the others takes time
                 signalled = distributed.any_of_them(bool(caught))
             stopping = stopping or done == steps
             due = config.save_every and (done % config.save_every == 0 or stopping)
@@ -273,8 +277,11 @@ class _Trained(nn.Module):
 
     def forward(self, batch: Batch, counts: Counts | None) -> Tensor:
         """This batch's share of its step's loss, whose terms have these counts (None: the batch is the step)."""
-        loss_sum = self.objective(self.model, batch)
-        return loss_sum.share_of(counts or loss_sum.counts)
+        loss_sum = check_loss(self.objective(self.model, batch))
+        share = loss_sum.share_of(counts or loss_sum.counts)
+        if not share.requires_grad:
+            raise ValueError("the objective's loss has no gradient: it was detached, or computed without gradients")
+        return share
 
 
 def _resolved(
@@ -292,6 +299,7 @@ def _resolved(
         "threads": torch.get_num_threads(),
         "processes": distributed.count(),
         "steps": steps,
+        "sentences": len(dataset),
         "sentences_per_step": config.step_size,
         "noise_ratio": dataset.noise_ratio,
         "max_length": dataset.max_length,
@@ -304,6 +312,8 @@ def _open_run(
     folder: Path, config: TrainConfig, settings: dict[str, Any], parts: dict[str, Any]
 ) -> tuple[Run | None, int]:
     """The run folder, in the first process only; and the steps done, with their state."""
+    held = hold(folder, config.overwrite, config.resume) if distributed.is_first() else None
+    distributed.from_first(lambda: None)  # from here on nobody else writes what is read
     saved = None
     resume = config.resume and holds_run(folder)
     if resume:
@@ -326,6 +336,7 @@ def _open_run(
     if not distributed.is_first():
         return None, done
     run = Run(folder, settings, config.overwrite, resume)
+    del held  # `run` holds the folder now
     print_note(f"run folder {folder}; if it is stopped, go on with --resume --output {folder}")
     if resume:
         print_note(f"going on after step {done:,}" if done else "no whole checkpoint yet: going on from the start")

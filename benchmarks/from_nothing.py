@@ -23,6 +23,10 @@ from tsdae.evaluation import bracketed, load_stsb  # noqa: E402
 from tsdae.inference import load_encoder, score  # noqa: E402
 
 RUNS = ROOT / "runs"
+REMARK = """The text of the page as it stands: distinct English
+sentences of 41 public sources (captions, news, forums, speeches, Wikipedia, science, glosses), whose licences do not
+let us pass them on; none of STS-B's is among them (compared by letters and digits, in lower case). Its two runs are not
+of one version: seed 0 came first, from a tokenizer that dropped accents, on one thread."""
 STAGES, ALONE = "nothing-{}", "alone-{}"  # of a seed
 ENCODERS = {
     "untrained": f"{STAGES}/start",
@@ -65,7 +69,7 @@ def main() -> None:
     shape = json.loads((stages / "start" / "config.json").read_text(encoding="utf-8"))
     print(
         f"\nThe text: {report['kept']:,} sentences. The BERT: {shape['num_hidden_layers']} layers, "
-        f"{shape['hidden_size']} wide, {shape['vocab_size']:,} pieces.\n"
+        f"{shape['hidden_size']} wide, {shape['vocab_size']:,} pieces. {REMARK}\n"
     )
     print("| run | seed | steps | batch | learning rate | threads | tokens a second, median | held-out loss |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")

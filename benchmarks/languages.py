@@ -18,6 +18,8 @@ import gzip
 import json
 import sys
 import tempfile
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -59,8 +61,8 @@ def main() -> None:
         parser.error(f"{folder} holds no file NAME.txt.gz")
     columns = [f"{kind}: {what}" for kind in KINDS for what in ("unit", "deleted", "by word ids")]
     print(HEAD)
-    print(row("text", "sentences", "auto, beside the tokenizer's own words", *columns))
-    print(row(*["---"] * (3 + len(columns))))
+    print(row("text", "script", "sentences", "auto, beside the tokenizer's own words", *columns))
+    print(row(*["---"] * (4 + len(columns))))
     gold = []
     for name, path in texts.items():
         if name.endswith(".segmented"):
@@ -74,7 +76,7 @@ def main() -> None:
             own = dataclasses.replace(corpus, marks=own_marks(corpus, sentences, tokenizer))
             shares = [deleted(made, sentences, tokenizer, RATIO, EPOCHS) for made in (corpus, own)]
             cells += [f"{unit(corpus):.1f}", *map(percent, shares)]
-        print(row(name, f"{len(sentences):,}", added(corpus), *cells), flush=True)
+        print(row(name, scripts(sentences), f"{len(sentences):,}", added(corpus), *cells), flush=True)
         segmented = texts.get(name.replace(".text", ".segmented"))
         if name.endswith(".text") and segmented:
             gold.append(row(name, *measured_gold(sentences, lines_of(segmented), tokenizers)))
@@ -97,6 +99,16 @@ def percent(share: float) -> str:
 def lines_of(path: Path) -> list[str]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [line.strip() for line in file if line.strip()]
+
+
+def scripts(sentences: Sequence[str]) -> str:
+    """In which scripts at least a tenth of the letters are written, the most frequent first, by their Unicode names."""
+    names = Counter(
+        unicodedata.name(letter, "").split(" ")[0] for text in sentences for letter in text if letter.isalpha()
+    )
+    return ", ".join(
+        name if name == "CJK" else name.title() for name, count in names.most_common() if count >= 0.1 * names.total()
+    )
 
 
 def own_marks(corpus: Corpus, sentences: Sequence[str], tokenizer: Any) -> np.ndarray:

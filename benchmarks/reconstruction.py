@@ -11,6 +11,7 @@ by how well they come back.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import tempfile
@@ -87,6 +88,7 @@ class Stage(NamedTuple):
 
 
 def main() -> None:
+    argparse.ArgumentParser(description="Trains the sample run and writes benchmarks/reconstruction.md.").parse_args()
     dev = load_stsb()["dev"].first
     shown, counted = [dev[row] for row in SHOWN] + [OWN], dev[::7][:COUNTED]
     stages = []

@@ -62,7 +62,7 @@ def main() -> None:
     taken = origin("", None)
     changes = "" if taken.clean else " with changes"
     print(f"Taken on {taken.cpu}, {torch.get_num_threads()} threads, commit {taken.commit[:7]}{changes}.\n")
-    print("| preparing | | asked |\n| --- | --- | --- |")
+    print("| preparing | | target |\n| --- | --- | --- |")
     print(f"| sentences, tokens | {total:,}, {len(large.token_ids):,} | |")
     print(f"| text, corpus | {text.stat().st_size / GB:.2f} GB, {folder_size(corpus) / GB:.2f} GB | |")
     print(f"| seconds, all in all | {seconds:.0f} | |")
@@ -168,9 +168,9 @@ def train_and_read(large: Corpus, model: str, scratch: Path) -> None:
     print(
         f"\nA training step (batch of {BATCH}, fp32, both corpora in turn, {ROUNDS} times {BLOCK} steps), by token: "
         f"{largest:,} sentences take {ratio['p50']:.3f} times what {smallest:,} take [p20 {ratio['p20']:.3f}, "
-        f"p80 {ratio['p80']:.3f}]; asked: within 3 %. Anonymous memory of the training process "
+        f"p80 {ratio['p80']:.3f}]; target: within 3 %. Anonymous memory of the training process "
         f"after the first {BLOCK} steps on {smallest:,} sentences: {memory[smallest] / GB:.2f} GB, after as many on "
-        f"{largest:,}: {memory[largest] / GB:.2f} GB; asked: not 1 GB more."
+        f"{largest:,}: {memory[largest] / GB:.2f} GB; target: not 1 GB more."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -192,7 +193,7 @@ def test_runs_end_with_the_process_that_began_them(place: Path) -> None:
         process.kill()
         process.wait()
     try:
-        FileLock(run_folder / LOCK).acquire(timeout=30)
+        FileLock(run_folder / LOCK).acquire(timeout=60)
     except Timeout:
         os.kill(int((place / "pid").read_text()), signal.SIGKILL)
         raise AssertionError("the run goes on alone") from None
@@ -244,9 +245,10 @@ def test_a_run_of_another_text_is_no_row(place: Path, run: Run, monkeypatch: pyt
     """Two runs of one pattern, between which a line was added: `_run_all` alone, with processes that end at once."""
     config = {"corpus": "hub:text"}
     base = (DataConfig(), MethodConfig(), TrainConfig())
-    arms = list(arms_of(base, parse_grid(["tie=true"]), AblationConfig(grid=[], seeds=2, intervals=False)))[1:]
+    arms = list(arms_of(base, parse_grid(["tie=true"]), AblationConfig(grid=[], seeds=3, intervals=False)))[1:]
     (place / "ablation" / "runs").mkdir(parents=True)
-    for arm, fingerprint in zip(arms, "ab", strict=True):
+    assert len(arms) == 3
+    for arm, fingerprint in zip(arms, "abc", strict=True):
         row = {"id": arm.id, "config": config, "corpus_fingerprint": fingerprint}
         (place / "ablation" / "runs" / f"{arm.id}.json").write_text(json.dumps(row))
 
@@ -262,6 +264,7 @@ def test_a_run_of_another_text_is_no_row(place: Path, run: Run, monkeypatch: pyt
     assert list(done) == list(rows()) == ["base,seed=0"]
     assert [line.split(" (")[0] for line in failed] == ["base,seed=1"]
     assert "another text than base,seed=0" in failed[0]
+    assert "1 runs were not begun" in failed[0]
 
 
 def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +325,27 @@ def test_the_estimate_counts_the_steps_of_each_run(place: Path, monkeypatch: pyt
     # of each: the start, its steps (twice as dear at twice the batch), its evaluations and the two at the end
     expected = [1 + 2 * 5, 1 + 40 + 4 * 5, 1 + 10 * 4 + 3 * 5, 1 + 20 + 3 * 5, 1 + 80 + 6 * 5]
     assert seconds == pytest.approx(sum(expected) / 2)
+
+
+@pytest.mark.slow  # four trials
+def test_epochs_are_counted_in_the_steps_of_the_text(place: Path, run: Run) -> None:
+    """8 sentences, 2 of them held out, in batches of 2; --limit 5 leaves 3."""
+    flags = f"{FLAGS} --epochs 1 --no-intervals --seeds 1 --output ablation --grid limit=5"
+    base, *_ = (DataConfig(corpus="text.txt", heldout="2"), MethodConfig(model="model"), TrainConfig())
+    result = run("ablate", f"{flags} --dry-run")
+    assert result.code == 0, result.err
+    configs = (dataclasses.replace(base, evaluate="pairs.tsv"), MethodConfig(model="model"))
+    train = TrainConfig(epochs=1, batch_size=2, precision="fp32", threads=1, device="cpu")
+    arms = list(arms_of((*configs, train), parse_grid(["limit=5"]), AblationConfig(grid=[], seeds=1, intervals=False)))
+    _, steps = ablation.estimate((*configs, train), arms, place / "ablation", 1)
+    assert steps == {"untrained": 0, "base,seed=0": 3, "limit=5,seed=0": 2}
+
+
+def test_arms_of_which_one_value_is_none_are_tried_apart() -> None:
+    base = (DataConfig(limit=50), MethodConfig(), TrainConfig())
+    axes = parse_grid(["limit=none", "max_characters=none,9"])
+    arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=1, intervals=False)))
+    assert len({ablation._of_trial(arm) for arm in arms[1:]}) == len(arms[1:])
 
 
 @pytest.mark.parametrize(

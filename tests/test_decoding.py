@@ -228,12 +228,15 @@ def test_words_and_length_are_those_of_the_run(trained: TSDAE, capsys: pytest.Ca
     Run("words", settings | {"words": "auto"}).save_last(trained)
     Run("tokens", settings | {"words": "tokens"}).save_last(trained)
     Run("mapped", settings | {"words": None, "corpus": "corpus"}).save_last(trained)
+    (place / "damaged").mkdir()
+    (place / "damaged" / "corpus.json").write_text("{")
+    Run("moved", settings | {"words": None, "corpus": "damaged"}).save_last(trained)
     given = {"words": "tokens", "max_length": 6}
     sentence, shown = "unknown cats eating slowly", {}
-    for name, flags in (("words", {}), ("tokens", {}), ("mapped", {}), ("run", given)):
+    for name, flags in (("words", {}), ("tokens", {}), ("mapped", {}), ("moved", given), ("run", given)):
         show(name, [sentence], ReconstructConfig(noisings=4, device="cpu", **flags))
         shown[name] = capsys.readouterr().out
-    assert shown["words"] != shown["tokens"] == shown["mapped"] == shown["run"]
+    assert shown["words"] != shown["tokens"] == shown["mapped"] == shown["moved"] == shown["run"]
     for name, words in (("words", "auto"), ("tokens", "tokens")):
         data = tiny.dataset([sentence], noise="mask", noise_ratio=0.5, max_length=6, words=words)
         for epoch in range(4):

@@ -270,7 +270,10 @@ def disagree(rank: int, store: str) -> None:
 
 def test_gradients_are_clipped_alike_under_any_number_of_threads(server: ForkServerContext, tmp_path: Path) -> None:
     children = [server.Process(target=clip, args=(rank, str(tmp_path / "store"))) for rank in range(2)]
-    assert exit_codes(children) == [7, 7]
+    codes = exit_codes(children)
+    if codes == [9, 9]:
+        pytest.skip("one thread and two sum to the same bits here")
+    assert codes == [7, 7]
 
 
 def clip(rank: int, store: str) -> None:

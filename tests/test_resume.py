@@ -128,17 +128,18 @@ def test_what_came_after_the_checkpoint_is_taken_back(whole: Path, tmp_path: Pat
     assert not list(folder.glob("*.old"))
 
 
-def test_two_processes_do_not_write_in_one_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_do_not_write_in_one_run_folder(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second is refused and changes nothing; when the first has ended, it goes on."""
-    monkeypatch.setattr(runs, "LOCK_WAIT", 0.0)
-    folder = tmp_path / "run"
-    trained(folder, steps=4)
-    before = contents(folder)
-    with FileLock(folder / runs.LOCK), pytest.raises(ValueError, match="another process is training in"):
-        trained(folder, steps=6, resume=True)
-    assert contents(folder) == before
-    trained(folder, steps=6, resume=True)
-    assert state(folder)["step"] == 6
+    monkeypatch.setattr(runs, "LOCK_WAIT", 0.01)
+    assert run("train", f"{FLAGS} --output run --steps 4").code == 0
+    before = contents(place)
+    with FileLock(place / "run" / runs.LOCK):
+        refused = run("train", "--resume --output run --steps 6")
+    assert refused.code == 2
+    assert "another process is training in run; stop it, wait for it, or choose another --output" in refused.err
+    assert contents(place) == before
+    assert run("train", "--resume --output run --steps 6").code == 0
+    assert state(place / "run")["step"] == 6
 
 
 def test_what_the_user_keeps_in_a_run_folder_stays(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from tsdae import distributed
 from tsdae.assets import MINILM
 from tsdae.device import choose_device, machine_name
 from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
-from tsdae.files import lock, read_json, remove, write_json
+from tsdae.files import locked, read_json, remove, write_json
 from tsdae.functions import names_function
 from tsdae.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
 from tsdae.inference import load_encoder
@@ -41,7 +41,7 @@ from tsdae.progress import print_note, progress_bar
 from tsdae.recipe import run_training
 from tsdae.report import write_report
 from tsdae.results import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, has_begun, other_text, write_rows
-from tsdae.runs import LOCK, holds_run, stored_settings
+from tsdae.runs import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.signals import Interrupted, when_parent_ends
 from tsdae.training import TrainConfig
@@ -72,11 +72,21 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
         check(*arm.configs)
         if named.setdefault(arm.id, arm) is not arm:
             raise ValueError(f"{arm.name} and {named[arm.id].name} would share the file name {arm.id}; rename one")
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    busy = f"another process makes the runs of {folder}; wait for it, or choose another --output"
+    with locked(folder.absolute().with_name(f".{folder.name}.lock"), busy):
+        _make(folder, base, axes, arms, config)
+    return folder
+
+
+def _make(folder: Path, base: Configs, axes: dict[str, list[Any]], arms: list[Arm], config: AblationConfig) -> None:
+    """The rows that are missing, and the report."""
     done = finished_rows(folder, arms)
     steps: dict[str, int] = {}
     waiting = [arm for arm in arms if arm.id not in done]
     finished = len(arms) - len(waiting)
-    print_note(f"{len(arms):,} runs, {finished:,} of them finished, {config.jobs} at once, {threads} threads each")
+    at_once = f"{config.jobs} at once, {base[2].threads} threads each"
+    print_note(f"{len(arms):,} runs, {finished:,} of them finished, {at_once}")
     for arm in arms:
         print(arm.id + (" (finished)" if arm.id in done else ""))
     if waiting:
@@ -84,12 +94,8 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
         seconds, steps = estimate(base, waiting, folder, config.jobs)
         print_note(f"estimated: {seconds / 3600:.1f} hours")
     if config.dry_run:
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    held = lock(folder / LOCK, f"another process makes the runs of {folder}; wait for it, or choose another --output")
-    done = finished_rows(folder, arms)  # again: another process may have made some meanwhile
-    waiting = [arm for arm in waiting if arm.id not in done]
-    (folder / "resamples").mkdir(exist_ok=True)
+        return
+    (folder / "resamples").mkdir(parents=True, exist_ok=True)
     known = read_json(folder / CODE_OF) if has_begun(folder) else {}  # of other grids' files as well
     write_json(folder / CODE_OF, known | code_hashes(arms))
     grid = {"axes": axes, "base": {name: arms[0].flat[name] for name in axes}, "seeds": config.seeds}
@@ -106,8 +112,6 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     if failed:
         raise ValueError(f"{len(failed)} of {len(waiting)} runs failed ({reported}): " + "; ".join(failed))
     print_note(f"rows: {folder / ROWS}; report: {folder / 'report.md'} and report.html, the same with charts")
-    held.release()
-    return folder
 
 
 def _labelled(data: DataConfig) -> DataConfig:
@@ -148,7 +152,8 @@ def _run_all(
                         continue
                     row = read_json(folder / "runs" / f"{arm.id}.json")
                     if line := other_text(row, done):
-                        failed.append(f"{arm.id} ({line})")
+                        failed.append(f"{arm.id} ({line}. {len(left)} runs were not begun)")
+                        left.clear()
                         continue
                     done[arm.id] = row
                     write_rows(folder, done)
@@ -302,7 +307,7 @@ def estimate(base: Configs, waiting: list[Arm], folder: Path, jobs: int) -> tupl
 
 def _of_trial(arm: Arm) -> str:
     """Arms of which this is the same are tried together."""
-    return str([arm.settings.get(name) for name in sorted(TRIED)])
+    return str(sorted((name, str(value)) for name, value in arm.settings.items() if name in TRIED))
 
 
 class Trial(NamedTuple):
@@ -348,5 +353,5 @@ def _trial(configs: Configs, place: Path) -> None:
         except (ValueError, OSError, RuntimeError) as error:
             print(" ".join(str(error).split()), flush=True)
             sys.exit(1)
-    trial = Trial(time.perf_counter() - started, stored_settings(place)["sentences"])
+    trial = Trial(time.perf_counter() - started, stored_settings(place)["training_sentences"])
     write_json(place.with_suffix(".json"), trial._asdict())

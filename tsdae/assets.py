@@ -17,7 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tsdae.files import lock, sha256_of
+from tsdae.files import locked, sha256_of
 
 PATIENCE = 3600.0  # seconds that another process may take to fetch the same
 
@@ -122,7 +122,7 @@ def fetch(asset: Asset) -> Path:
             return folder
         _say(f"{folder} is damaged; fetching {asset.name} again")
     cache_folder().mkdir(parents=True, exist_ok=True)
-    with lock(cache_folder() / f"{asset.name}.lock", f"another process is fetching {asset.name}", PATIENCE):
+    with locked(cache_folder() / f"{asset.name}.lock", f"another process is fetching {asset.name}", PATIENCE):
         return folder if _is_intact(folder) else _fetched(asset, folder)
 
 

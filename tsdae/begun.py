@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tsdae.files import lock, read_json, remove, write_json
+from tsdae.files import locked, read_json, remove, write_json
 from tsdae.intake import COLUMNS, Counts, Store
 from tsdae.progress import print_note
 from tsdae.signals import Interrupted
@@ -77,16 +77,11 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], files: Seque
     folder = part_of(output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     busy = f"another process is preparing {output}; wait for it, or choose another --output"
-    held = lock(lock_of(output), busy)
-    try:
+    with locked(lock_of(output), busy):
         made_of = {"source": source} | settings
         made_of |= {"files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
         with _opened(folder, made_of) as begun:
             yield begun
-    finally:
-        with contextlib.suppress(OSError):  # Windows removes it when it is released
-            lock_of(output).unlink()
-        held.release()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import Tensor
 
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # what such a disk answers
+
 
 def read_json(path: Path, kind: type = dict) -> Any:
     """A JSON file that holds a ``kind``; ValueError that names the file if it is absent, broken or holds another."""
@@ -76,19 +78,30 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def lock(path: Path, busy: str, wait: float = 0.0) -> FileLock:
-    """Held until it is released or forgotten, or its process ends; ValueError(``busy``) if another process holds it.
+@contextlib.contextmanager
+def locked(path: Path, busy: str, wait: float = 0.0) -> Iterator[None]:
+    """One process, and one thread of it, at a time; ValueError(``busy``) where another does not end within ``wait``.
 
-    wait: seconds that the other may take to end. A disk that knows no locks is written to without one.
+    wait: seconds. The file stays behind where it is waited for, so that all wait for the same one.
+    A disk that knows no locks is written to without one.
     """
-    held = FileLock(path, is_singleton=True)  # one process may hold it twice
+    held = FileLock(path)
     try:
         held.acquire(timeout=wait)
     except Timeout as error:
         raise ValueError(busy) from error
     except NotImplementedError:
         pass
-    return held
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        if not wait:
+            with contextlib.suppress(OSError):  # Windows removes it when it is released
+                path.unlink()
+        held.release()
 
 
 @contextlib.contextmanager

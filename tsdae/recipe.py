@@ -32,7 +32,7 @@ from tsdae.preparation import build_corpora, open_prepared
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.progress import print_note
 from tsdae.resuming import finished_line, resume_command
-from tsdae.runs import holds_run, next_run_folder
+from tsdae.runs import held, holds_run, next_run_folder
 from tsdae.settings import DataConfig, MethodConfig, check, is_prepared, objective_of
 from tsdae.signals import Interrupted
 from tsdae.sources import Texts, load_sentences, open_texts
@@ -130,7 +130,11 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
     settings["words"] = data.words if prepared else corpus.words  # a prepared corpus says it itself
     try:
-        train(model, dataset, config, objective, evaluate, heldout, settings)
+        with contextlib.ExitStack() as until_the_end:
+            if distributed.is_first():
+                until_the_end.enter_context(held(Path(output), config.overwrite, config.resume))
+            distributed.from_first(lambda: None)  # from here on nobody else writes what all of them read
+            train(model, dataset, config, objective, evaluate, heldout, settings)
     except Interrupted as stop:
         raise Interrupted(stop.signal, f"{stop}; go on with: {command}") from stop
     except OSError as error:

@@ -134,11 +134,7 @@ def _settings_of_run(folder: Path) -> dict[str, Any]:
     """config.json of a run, or of the run whose best/ this is; empty if it is no run."""
     path = (folder.parent if folder.name == "best" else folder) / "config.json"
     settings: dict[str, Any] = read_json(path) if path.is_file() else {}
-    if "learning_rate" not in settings:
-        return {}
-    if settings.get("words") is None and is_corpus(corpus := Path(str(settings.get("corpus")))):
-        settings["words"] = open_prepared(str(corpus))[0].words
-    return settings
+    return settings if "learning_rate" in settings else {}
 
 
 def _settings(config: ReconstructConfig, stored: dict[str, Any]) -> tuple[str, float, str, int]:
@@ -153,6 +149,8 @@ def _settings(config: ReconstructConfig, stored: dict[str, Any]) -> tuple[str, f
         if value is not None:
             continue
         value = stored.get(name)
+        if name == "words" and value is None and is_corpus(corpus := Path(str(stored.get("corpus")))):
+            value = open_prepared(str(corpus))[0].words
         chosen[name] = value = fallback if value is None else value
         if name in built_in and value not in built_in[name]:  # whatever the file says; it may be no text at all
             raise ValueError(f"the run's --{name} is {value!r}, and code is run only if you name it: give --{name}")

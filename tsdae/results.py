@@ -20,7 +20,7 @@ from tsdae.device import choose_device, choose_precision
 from tsdae.files import read_json, sha256_of
 from tsdae.functions import NAMING, file_of
 from tsdae.grid import NO_AXES, Arm
-from tsdae.runs import LOCK, versions
+from tsdae.runs import versions
 from tsdae.settings import DataConfig
 from tsdae.sources import files_of, is_pattern
 
@@ -56,15 +56,15 @@ def write_rows(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
 
 def has_begun(folder: Path) -> bool:
     """Whether an ablation has made a row there, or begun a run."""
-    return (folder / ROWS).is_file() or any((folder / "runs").glob("*/config.json"))
+    has_run = (folder / CODE_OF).is_file() and any((folder / "runs").glob("*/config.json"))
+    return (folder / ROWS).is_file() or has_run
 
 
 def finished_rows(folder: Path, arms: list[Arm]) -> dict[str, dict[str, Any]]:
     """The rows that are there already, by the id of their run; ValueError if new ones cannot stand beside them."""
     path = folder / ROWS
     if not has_begun(folder):
-        others = folder.is_dir() and any(file.name != LOCK for file in folder.iterdir())
-        if others and not (folder / GRID).is_file():
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / GRID).is_file():
             raise ValueError(f"--output {folder} is not empty and holds no ablation; choose another folder")
         return {}
     rows = {row["id"]: row for row in read_rows(folder)} if path.is_file() else {}
@@ -73,8 +73,9 @@ def finished_rows(folder: Path, arms: list[Arm]) -> dict[str, dict[str, Any]]:
     changed = [name for name in sorted(stored.keys() & now.keys()) if stored[name] != now[name]]
     changed += [name for name in sorted(stored.keys() ^ now.keys()) if name.startswith("tsdae/")]
     if changed:
+        made = path if rows else folder
         raise ValueError(
-            f"{changed[0]} is not the code that {path} was made with, so its runs cannot be compared with new ones; "
+            f"{changed[0]} is not the code that {made} was made with, so its runs cannot be compared with new ones; "
             "restore the file, or choose another --output"
         )
     base = about(arms[0])

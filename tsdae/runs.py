@@ -2,29 +2,28 @@
 
 checkpoints/step-00000250/ holds state.pt (tensors and plain values, read with ``weights_only=True``) and its SHA-256.
 Whatever a reader may open is written beside and renamed, so a process may die at any moment; checkpoints are synced
-first. One process at a time writes there: it holds .lock.
+first. One process at a time writes there (`held`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from filelock import FileLock
 from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
-from tsdae.files import load_plain, lock, read_json, remove, replace_folder, sha256_of, write_json, writing
+from tsdae.files import load_plain, locked, read_json, remove, replace_folder, sha256_of, write_json, writing
 from tsdae.progress import print_note
 
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
@@ -73,12 +72,14 @@ def check_output(folder: Path, overwrite: bool = False, resume: bool = False) ->
         raise ValueError(f"--output {folder} is not empty and holds no run; choose another folder")
 
 
-def hold(folder: Path, overwrite: bool = False, resume: bool = False) -> FileLock:
-    """Makes the folder; as long as this is remembered, no other process writes there. ValueError: as `check_output`."""
+@contextlib.contextmanager
+def held(folder: Path, overwrite: bool = False, resume: bool = False) -> Iterator[None]:
+    """Makes the folder; no other process trains there meanwhile. ValueError if one does, or as `check_output` says."""
     check_output(folder, overwrite, resume)
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process is training in {folder}; stop it, wait for it, or choose another --output"
-    return lock(folder / LOCK, busy, LOCK_WAIT)
+    with locked(folder / LOCK, busy, LOCK_WAIT):
+        yield
 
 
 def holds_run(folder: Path) -> bool:
@@ -175,7 +176,8 @@ class Run:
         self, folder: str | Path, settings: dict[str, Any], overwrite: bool = False, resume: bool = False
     ) -> None:
         self.folder = Path(folder)
-        self._lock = hold(self.folder, overwrite, resume)
+        check_output(self.folder, overwrite, resume)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.checkpoints = Checkpoints(self.folder)
         for path in [*self.folder.glob("*"), *self.checkpoints.folder.glob("*")]:
@@ -294,7 +296,7 @@ def size_of(state: Any) -> int:
 
 def sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
-    with suppress(PermissionError):  # Windows opens no folders
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

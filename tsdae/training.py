@@ -34,7 +34,7 @@ from tsdae.noise import keyed
 from tsdae.objectives import Counts, Objective, check_counts, check_loss, step_counts, tsdae, views_of
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
 from tsdae.progress import print_note, progress_bar
-from tsdae.runs import Checkpoints, Run, check_same, hold, holds_run, stored_settings
+from tsdae.runs import Checkpoints, Run, check_same, holds_run, stored_settings
 from tsdae.signals import Interrupted, catch_signals
 from tsdae.tied import WordEmbeddings
 from tsdae.window import Window
@@ -299,7 +299,7 @@ def _resolved(
         "threads": torch.get_num_threads(),
         "processes": distributed.count(),
         "steps": steps,
-        "sentences": len(dataset),
+        "training_sentences": len(dataset),
         "sentences_per_step": config.step_size,
         "noise_ratio": dataset.noise_ratio,
         "max_length": dataset.max_length,
@@ -312,8 +312,6 @@ def _open_run(
     folder: Path, config: TrainConfig, settings: dict[str, Any], parts: dict[str, Any]
 ) -> tuple[Run | None, int]:
     """The run folder, in the first process only; and the steps done, with their state."""
-    held = hold(folder, config.overwrite, config.resume) if distributed.is_first() else None
-    distributed.from_first(lambda: None)  # from here on nobody else writes what is read
     saved = None
     resume = config.resume and holds_run(folder)
     if resume:
@@ -336,7 +334,6 @@ def _open_run(
     if not distributed.is_first():
         return None, done
     run = Run(folder, settings, config.overwrite, resume)
-    del held  # `run` holds the folder now
     print_note(f"run folder {folder}; if it is stopped, go on with --resume --output {folder}")
     if resume:
         print_note(f"going on after step {done:,}" if done else "no whole checkpoint yet: going on from the start")

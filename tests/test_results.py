@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tsdae.files import locked, write_json
 from tsdae.grid import Arm
@@ -128,14 +127,16 @@ def test_a_text_that_changed_between_two_runs_is_noticed() -> None:
 def test_a_disk_without_locks_is_written_to(number: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As NFS without its lock daemon; what else goes wrong is an error."""
 
-    def refused(self: FileLock, timeout: float) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refused(descriptor: int, operation: int) -> None:
         raise OSError(number, "the disk says no")
 
-    monkeypatch.setattr(FileLock, "acquire", refused)
+    monkeypatch.setattr(fcntl, "flock", refused)
     with contextlib.suppress(OSError), locked(place / "lock", "busy"):
         (place / "written").touch()
     assert (place / "written").exists()
-    number = errno.EACCES
+    number = errno.EIO
     with pytest.raises(OSError, match="the disk says no"), locked(place / "lock", "busy"):
         raise AssertionError("it must not get here")
 

@@ -40,7 +40,18 @@ from tsdae.preparation import TextConfig
 from tsdae.progress import print_note, progress_bar
 from tsdae.recipe import run_training
 from tsdae.report import write_report
-from tsdae.results import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, has_begun, other_text, write_rows
+from tsdae.results import (
+    CODE_OF,
+    GRID,
+    ROWS,
+    about,
+    code_hashes,
+    finished_rows,
+    has_begun,
+    other_text,
+    text_of,
+    write_rows,
+)
 from tsdae.runs import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.signals import Interrupted, when_parent_ends
@@ -72,9 +83,10 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
         check(*arm.configs)
         if named.setdefault(arm.id, arm) is not arm:
             raise ValueError(f"{arm.name} and {named[arm.id].name} would share the file name {arm.id}; rename one")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    busy = f"another process makes the runs of {folder}; wait for it, or choose another --output"
-    with locked(folder.absolute().with_name(f".{folder.name}.lock"), busy):
+    place = folder.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"another process makes the runs of {folder}, or measures for them; wait for it, or choose another --output"
+    with locked(place.with_name(f".{place.name}.lock"), busy):
         _make(folder, base, axes, arms, config)
     return folder
 
@@ -152,8 +164,9 @@ def _run_all(
                         continue
                     row = read_json(folder / "runs" / f"{arm.id}.json")
                     if line := other_text(row, done):
-                        failed.append(f"{arm.id} ({line}. {len(left)} runs were not begun)")
-                        left.clear()
+                        same = [other for other in left if text_of(other) == text_of(arm)]
+                        left = [other for other in left if other not in same]
+                        failed.append(f"{arm.id} ({line}; {len(same)} more of that text were not begun)")
                         continue
                     done[arm.id] = row
                     write_rows(folder, done)
@@ -276,7 +289,7 @@ def estimate(base: Configs, waiting: list[Arm], folder: Path, jobs: int) -> tupl
     From three short runs of the base, as many at once as will be: a start, ten steps more, an evaluation more. A step
     is taken to cost as much as its sentences; that a setting makes it dearer otherwise is not known.
     """
-    trials = folder.absolute().parent / f".{folder.name}.trials"
+    trials = folder.resolve().with_name(f".{folder.resolve().name}.trials")
     sentences: dict[str, int] = {}  # that a run trains on, where the setting that decides about it was tried
     taken = []
     try:

@@ -106,6 +106,11 @@ def _check_row(row: dict[str, Any], arm: Arm, path: Path) -> None:
             )
 
 
+def text_of(arm: Arm) -> list[Any]:
+    """The settings that decide about the corpus, and so those of two arms that train on the same."""
+    return [arm.flat[name] for name in sorted(TEXT)]
+
+
 def other_text(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str | None:
     """Why the row cannot stand beside these: what is no file (the hub, a pipe) may have changed between two runs."""
     if row["corpus_fingerprint"] is None:  # it was not trained
@@ -113,7 +118,7 @@ def other_text(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str | No
     for name, other in rows.items():
         same_settings = all(row["config"].get(key) == other["config"].get(key) for key in TEXT)
         if same_settings and other.get("corpus_fingerprint") not in (None, row["corpus_fingerprint"]):
-            return f"it was trained on another text than {name}: has the corpus changed? Choose another --output"
+            return f"it was trained on another text than {name}: has the corpus changed? choose another --output"
     return None
 
 

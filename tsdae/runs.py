@@ -2,7 +2,7 @@
 
 checkpoints/step-00000250/ holds state.pt (tensors and plain values, read with ``weights_only=True``) and its SHA-256.
 Whatever a reader may open is written beside and renamed, so a process may die at any moment; checkpoints are synced
-first. One process at a time writes there (`held`).
+first. Where it is `held`, as by the scripts, one process at a time writes there.
 """
 
 from __future__ import annotations

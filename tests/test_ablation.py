@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ import pytest
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
-from tests.runs import assert_equal
+from tests.runs import assert_equal, wait_until
 from tests.scripts import SCRIPTS, Run
 from tsdae import ablation
 from tsdae.evaluation import evaluate_sts, load_pairs
@@ -158,7 +155,9 @@ def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch:
     process = subprocess.Popen(script(f"{flags} --output ablation"), stderr=subprocess.PIPE, text=True)
     runs = place / "ablation" / "runs"
     names = ["base,seed=0", "noise_ratio=0.3,seed=0"]
-    wait_until(lambda: all((runs / name / "metrics.jsonl").is_file() for name in names) or process.poll() is not None)
+    assert wait_until(
+        lambda: all((runs / name / "metrics.jsonl").is_file() for name in names) or process.poll() is not None
+    )
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
@@ -185,7 +184,7 @@ def test_runs_end_with_the_process_that_began_them(place: Path) -> None:
     process = subprocess.Popen(script(flags))
     run_folder = place / "ablation" / "runs" / "base,seed=0"
     try:
-        wait_until(lambda: (run_folder / "metrics.jsonl").is_file())
+        assert wait_until(lambda: (run_folder / "metrics.jsonl").is_file())
         refused = subprocess.run(script(flags), capture_output=True, text=True)
         assert refused.returncode == 2
         assert "another process makes the runs of ablation, or measures for them; wait" in refused.stderr
@@ -209,13 +208,6 @@ def script(flags: str) -> list[str]:
         f"runpy.run_path({str(SCRIPTS / 'ablate.py')!r}, run_name='__main__')"
     )
     return [sys.executable, "-c", code]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
@@ -329,14 +321,12 @@ def test_the_estimate_counts_the_steps_of_each_run(place: Path, monkeypatch: pyt
 @pytest.mark.slow  # four trials
 def test_epochs_are_counted_in_the_steps_of_the_text(place: Path, run: Run) -> None:
     """8 sentences, 2 of them held out, in batches of 2; --limit 5 leaves 3."""
-    flags = f"{FLAGS} --epochs 1 --no-intervals --seeds 1 --output ablation --grid limit=5"
-    base, *_ = (DataConfig(corpus="text.txt", heldout="2"), MethodConfig(model="model"), TrainConfig())
-    result = run("ablate", f"{flags} --dry-run")
+    result = run("ablate", f"{FLAGS} --epochs 1 --no-intervals --seeds 1 --output ablation --grid limit=5 --dry-run")
     assert result.code == 0, result.err
-    configs = (dataclasses.replace(base, evaluate="pairs.tsv"), MethodConfig(model="model"))
     train = TrainConfig(epochs=1, batch_size=2, precision="fp32", threads=1, device="cpu")
-    arms = list(arms_of((*configs, train), parse_grid(["limit=5"]), AblationConfig(grid=[], seeds=1, intervals=False)))
-    _, steps = ablation.estimate((*configs, train), arms, place / "ablation", 1)
+    base = (DataConfig(corpus="text.txt", heldout="2", evaluate="pairs.tsv"), MethodConfig(model="model"), train)
+    arms = list(arms_of(base, parse_grid(["limit=5"]), AblationConfig(grid=[], seeds=1, intervals=False)))
+    _, steps = ablation.estimate(base, arms, place / "ablation", 1)
     assert steps == {"untrained": 0, "base,seed=0": 3, "limit=5,seed=0": 2}
 
 

@@ -141,9 +141,8 @@ def exit_codes(children: Sequence[BaseProcess]) -> list[int | None]:
 def start(server: ForkServerContext) -> Start:
     def started(count: int, output: Path, model: dict[str, Any] | None = None, **settings: Any) -> list[int | None]:
         """The exit codes of a run of so many processes."""
-        meeting = TCPStore(
-            "127.0.0.1", 0, is_master=True, wait_for_workers=False
-        )  # as torchrun's own: no port is guessed
+        # As torchrun's own, which has its port before the others are told of it.
+        meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         arguments = (count, meeting.port, str(output), model or {}, settings)
         return exit_codes([server.Process(target=process, args=(rank, *arguments)) for rank in range(count)])
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from filelock import FileLock
 
 from tests import tiny
+from tests.runs import wait_until
 from tests.scripts import Run, contents
 from tests.tiny import assert_equal
 from tsdae import begun, intake, sources
@@ -350,12 +350,6 @@ def test_no_worker_outlives_a_killed_preparation(place: Path) -> None:
             return "multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_text()
         except OSError:  # it has ended
             return False
-
-    def wait_until(condition: Callable[[], bool]) -> bool:
-        until = time.monotonic() + 120
-        while not condition() and time.monotonic() < until:
-            time.sleep(0.05)
-        return condition()
 
     assert wait_until(lambda: len(workers()) == 2), "the premise"
     time.sleep(1)

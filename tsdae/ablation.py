@@ -13,6 +13,7 @@ are paired. Each run is an ordinary run folder, trained in a process of its own,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -22,6 +23,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,12 +85,18 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
         check(*arm.configs)
         if named.setdefault(arm.id, arm) is not arm:
             raise ValueError(f"{arm.name} and {named[arm.id].name} would share the file name {arm.id}; rename one")
-    place = folder.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = _beside(folder, "lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
     busy = f"another process makes the runs of {folder}, or measures for them; wait for it, or choose another --output"
-    with locked(place.with_name(f".{place.name}.lock"), busy):
+    with locked(lock, busy):
         _make(folder, base, axes, arms, config)
     return folder
+
+
+def _beside(folder: Path, what: str) -> Path:
+    """A hidden name beside the folder, the same by whatever name the folder is called."""
+    place = folder.resolve()
+    return place.with_name(f".{place.name}.{what}")
 
 
 def _make(folder: Path, base: Configs, axes: dict[str, list[Any]], arms: list[Arm], config: AblationConfig) -> None:
@@ -164,7 +172,7 @@ def _run_all(
                         continue
                     row = read_json(folder / "runs" / f"{arm.id}.json")
                     if line := other_text(row, done):
-                        same = [other for other in left if text_of(other) == text_of(arm)]
+                        same = [other for other in left if text_of(other.flat) == text_of(arm.flat)]
                         left = [other for other in left if other not in same]
                         failed.append(f"{arm.id} ({line}; {len(same)} more of that text were not begun)")
                         continue
@@ -201,13 +209,20 @@ def _run_arm(arm: Arm, folder: Path) -> None:
     """In a process of its own: one run, its scores, its row. What it says goes to runs/ID.log."""
     place = folder / "runs" / arm.id
     place.parent.mkdir(exist_ok=True)
-    with place.with_name(f"{arm.id}.log").open("a", encoding="utf-8", buffering=1) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        # Without the first process nobody would wait for it, and the same command would begin it a second time.
-        when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    # Without the first process nobody would wait for it, and the same command would begin it a second time.
+    with _apart(place.with_name(f"{arm.id}.log"), "a", lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        _row(arm, folder, place)
+
+
+@contextlib.contextmanager
+def _apart(log: Path, mode: str, when_left_alone: Callable[[], None]) -> Iterator[None]:
+    """What a process of its own says goes to ``log``, an error as its last line; ends it with the first process."""
+    with log.open(mode, encoding="utf-8", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        when_parent_ends(when_left_alone)
         try:
-            _row(arm, folder, place)
+            yield
         except Interrupted as stop:
             sys.exit(128 + stop.signal)
         except (ValueError, OSError, RuntimeError) as error:
@@ -289,7 +304,7 @@ def estimate(base: Configs, waiting: list[Arm], folder: Path, jobs: int) -> tupl
     From three short runs of the base, as many at once as will be: a start, ten steps more, an evaluation more. A step
     is taken to cost as much as its sentences; that a setting makes it dearer otherwise is not known.
     """
-    trials = folder.resolve().with_name(f".{folder.resolve().name}.trials")
+    trials = _beside(folder, "trials")
     sentences: dict[str, int] = {}  # that a run trains on, where the setting that decides about it was tried
     taken = []
     try:
@@ -356,15 +371,8 @@ def _tried(each: dict[str, Configs], trials: Path, steps: int, eval_every: int) 
 
 def _trial(configs: Configs, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".log").open("w", encoding="utf-8", buffering=1) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        when_parent_ends(lambda: os._exit(1))
-        started = time.perf_counter()
-        try:
-            run_training(*configs, table=False)
-        except (ValueError, OSError, RuntimeError) as error:
-            print(" ".join(str(error).split()), flush=True)
-            sys.exit(1)
+    started = time.perf_counter()
+    with _apart(place.with_suffix(".log"), "w", lambda: os._exit(1)):
+        run_training(*configs, table=False)
     trial = Trial(time.perf_counter() - started, stored_settings(place)["training_sentences"])
     write_json(place.with_suffix(".json"), trial._asdict())

@@ -33,6 +33,7 @@ from tsdae.recipe import run_training
 from tsdae.runs import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.signals import Interrupted
+from tsdae.sources import is_stream
 from tsdae.training import TrainConfig, flag
 
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -144,7 +145,7 @@ def _check_source(source: str) -> None:
     """ValueError for what cannot be read twice as text: once for the tokenizer, once for the corpus."""
     if is_corpus(Path(source)):
         raise ValueError(f"{source} is tokenised already, and a tokenizer is to be trained; give the text itself")
-    if source == "-" or Path(source).is_fifo():
+    if is_stream(source):
         raise ValueError("the text is read twice, for the tokenizer and for the corpus; write it to a file first")
 
 

@@ -131,9 +131,9 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     settings["words"] = data.words if prepared else corpus.words  # a prepared corpus says it itself
     try:
         with contextlib.ExitStack() as until_the_end:
-            if distributed.is_first():
-                until_the_end.enter_context(held(Path(output), config.overwrite, config.resume))
-            distributed.from_first(lambda: None)  # from here on nobody else writes what all of them read
+            with distributed.first_goes_first():  # so that nobody else writes what all of them read
+                if distributed.is_first():
+                    until_the_end.enter_context(held(Path(output)))
             train(model, dataset, config, objective, evaluate, heldout, settings)
     except Interrupted as stop:
         raise Interrupted(stop.signal, f"{stop}; go on with: {command}") from stop

@@ -24,9 +24,10 @@ from tsdae.noise import NOISES
 from tsdae.packing import Packed
 from tsdae.preparation import open_prepared
 from tsdae.progress import print_note
+from tsdae.resuming import fits
 from tsdae.tokenization import decoded
 from tsdae.training import flag
-from tsdae.words import CHOICES
+from tsdae.words import AUTO, CHOICES
 
 
 @dataclass(frozen=True)
@@ -138,24 +139,26 @@ def _settings_of_run(folder: Path) -> dict[str, Any]:
 
 
 def _settings(config: ReconstructConfig, stored: dict[str, Any]) -> tuple[str, float, str, int]:
-    """Noise, ratio, words and longest sentence: what is given, else the run's, else what train.py takes.
-
-    Code that the run names is not run: it may be a stranger's.
-    """
-    built_in = {"noise": list(NOISES), "words": list(CHOICES)}
+    """Noise, ratio, words and longest sentence: what is given, else the run's, else what train.py takes."""
     chosen: dict[str, Any] = {}
-    for name, fallback in (("noise", "delete"), ("noise_ratio", 0.6), ("words", "auto"), ("max_length", 75)):
-        chosen[name] = value = getattr(config, name)
-        if value is not None:
-            continue
-        value = stored.get(name)
-        if name == "words" and value is None and is_corpus(corpus := Path(str(stored.get("corpus")))):
-            value = open_prepared(str(corpus))[0].words
-        chosen[name] = value = fallback if value is None else value
-        if name in built_in and value not in built_in[name]:  # whatever the file says; it may be no text at all
-            raise ValueError(f"the run's --{name} is {value!r}, and code is run only if you name it: give --{name}")
-        if name not in built_in and (isinstance(value, bool) or not isinstance(value, (int, type(fallback)))):
-            raise ValueError(f"the run's {name} cannot be {value!r}; was its config.json edited?")
+    for name, fallback in (("noise", "delete"), ("noise_ratio", 0.6), ("words", AUTO), ("max_length", 75)):
+        given = getattr(config, name)
+        chosen[name] = _of_run(name, fallback, stored) if given is None else given
     find_noise(chosen["noise"])
     check_lengths_and_words(chosen["max_length"], chosen["words"])
     return chosen["noise"], chosen["noise_ratio"], chosen["words"], chosen["max_length"]
+
+
+def _of_run(name: str, fallback: Any, stored: dict[str, Any]) -> Any:
+    """A run's setting; of words, its prepared corpus's. Code that it names is not run: it may be a stranger's."""
+    built_in = {"noise": list(NOISES), "words": list(CHOICES)}
+    value = stored.get(name)
+    if name == "words" and value is None and is_corpus(corpus := Path(str(stored.get("corpus")))):
+        value = open_prepared(str(corpus))[0].words
+    if value is None:
+        return fallback
+    if name in built_in and value not in built_in[name]:  # whatever the file says; it may be no text at all
+        raise ValueError(f"the run's --{name} is {value!r}, and code is run only if you name it: give --{name}")
+    if not fits(value, type(fallback)):
+        raise ValueError(f"the run's {name} cannot be {value!r}; was its config.json edited?")
+    return value

@@ -27,7 +27,7 @@ from tsdae.sources import files_of, is_pattern
 ROWS, CODE_OF, GRID = "results.jsonl", "code.json", "grid.json"  # in the folder of an ablation
 # What may differ between two runs that are compared as the same: where they are written and how they are watched.
 BESIDE = NO_AXES | {"corpus"}  # the corpus is compared by its content
-TEXT = {setting.name for setting in dataclasses.fields(DataConfig)} | {"model", "add_tokens"}  # decide about the corpus
+TEXT = [*(setting.name for setting in dataclasses.fields(DataConfig)), "model", "add_tokens"]  # decide about the corpus
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "tokenizer.json")
 
 
@@ -106,9 +106,9 @@ def _check_row(row: dict[str, Any], arm: Arm, path: Path) -> None:
             )
 
 
-def text_of(arm: Arm) -> list[Any]:
-    """The settings that decide about the corpus, and so those of two arms that train on the same."""
-    return [arm.flat[name] for name in sorted(TEXT)]
+def text_of(config: dict[str, Any]) -> list[Any]:
+    """Of a row's or an arm's settings those that decide about the corpus: where they are the same, so is the text."""
+    return [config.get(name) for name in TEXT]
 
 
 def other_text(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str | None:
@@ -116,7 +116,7 @@ def other_text(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str | No
     if row["corpus_fingerprint"] is None:  # it was not trained
         return None
     for name, other in rows.items():
-        same_settings = all(row["config"].get(key) == other["config"].get(key) for key in TEXT)
+        same_settings = text_of(row["config"]) == text_of(other["config"])
         if same_settings and other.get("corpus_fingerprint") not in (None, row["corpus_fingerprint"]):
             return f"it was trained on another text than {name}: has the corpus changed? choose another --output"
     return None

@@ -37,7 +37,7 @@ def resumed(
     stored = stored_settings(folder)
     for config_now in (data, method, config):
         for name, hint in get_type_hints(type(config_now)).items():
-            if name in stored and not _fits(stored[name], hint):
+            if name in stored and not fits(stored[name], hint):
                 raise ValueError(f"{folder / 'config.json'}: {name} cannot be {stored[name]!r}; was the file edited?")
     filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
     now = {name: value for name, value in filled.items() if name in given and (value != "auto" or name in FREE)}
@@ -67,12 +67,12 @@ def _is_code(name: str, value: Any) -> bool:
     return ":" in value and not (name == "sentences" and value.split(":")[0] == "icu")  # icu:LANGUAGE is built in
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON is of a field's type."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_args(hint):
-        return any(_fits(value, kind) for kind in get_args(hint))
+        return any(fits(value, kind) for kind in get_args(hint))
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)

@@ -73,9 +73,8 @@ def check_output(folder: Path, overwrite: bool = False, resume: bool = False) ->
 
 
 @contextlib.contextmanager
-def held(folder: Path, overwrite: bool = False, resume: bool = False) -> Iterator[None]:
-    """Makes the folder; no other process trains there meanwhile. ValueError if one does, or as `check_output` says."""
-    check_output(folder, overwrite, resume)
+def held(folder: Path) -> Iterator[None]:
+    """Makes the folder; no other process trains there meanwhile. ValueError if one does."""
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process is training in {folder}; stop it, wait for it, or choose another --output"
     with locked(folder / LOCK, busy, LOCK_WAIT):

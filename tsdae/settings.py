@@ -19,6 +19,7 @@ from tsdae.functions import named_function, names_function
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
 from tsdae.preparation import ADD_TOKENS, TextConfig, check_heldout, check_text, open_prepared
 from tsdae.runs import check_output, summary_writer
+from tsdae.sources import is_stream
 from tsdae.training import TrainConfig, flag
 
 # What masked-language modelling has no use for: it does not delete, and it has no decoder.
@@ -93,8 +94,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         )
     elif data.corpus is not None:
         check_text(data.corpus, data)
-    is_stream = data.corpus is not None and (data.corpus == "-" or Path(data.corpus).is_fifo())
-    if is_stream and distributed.count() > 1:
+    if data.corpus is not None and is_stream(data.corpus) and distributed.count() > 1:
         raise ValueError(
             f"--corpus {data.corpus} is a stream, which several processes cannot share; write it to a file"
         )

@@ -112,6 +112,11 @@ def check_source(source: str, limit: int | None = None) -> None:
         files_of(source)
 
 
+def is_stream(source: str) -> bool:
+    """Whether it can be read only once: standard input, or a named pipe."""
+    return source == "-" or Path(source).is_fifo()
+
+
 def is_pattern(source: str) -> bool:
     """Whether it stands for files, and is not the name of one."""
     return glob.has_magic(source) and not Path(source).exists()

@@ -194,12 +194,15 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     (place / "words.txt").write_text("\n".join(lines))
     shape = "--layers 2 --width 128 --vocabulary-size 100 --positions 32 --threads 1 --device cpu"
     command = f"words.txt --output made --mlm-steps 40 --tsdae-steps 3 --heldout 5 --seed 3 --pooling mean {shape}"
+    command += " --mlm-ratio 0.3 --mlm-learning-rate 0.002"
     first = run("pretrain", command)
     assert first.code == 0, first.err
     decided = {
         "mlm": {"objective": "mlm", "schedule": "linear", "warmup_steps": 2, "weight_decay": 0.01, "steps": 40},
         "tsdae": {"objective": "tsdae", "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "steps": 3},
     }
+    decided["mlm"] |= {"mlm_ratio": 0.3, "learning_rate": 0.002}
+    decided["tsdae"] |= {"learning_rate": 2e-4}  # the preset's, untouched
     for name, expected in decided.items():
         settings = json.loads((place / "made" / name / "config.json").read_text())
         expected |= {"seed": 3, "pooling": "mean", "model": {"mlm": "made/start", "tsdae": "made/raw"}[name]}
@@ -221,8 +224,13 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     assert again.code == 0
     assert "steps of batch" not in again.err
     assert (place / "made" / "tsdae" / "encoder" / "model.safetensors").read_bytes() == before
+    begun = json.loads((place / "made" / "pretrain.json").read_text())
+    del begun["mlm_ratio"], begun["mlm_learning_rate"]  # as an older version wrote it: then they were the defaults
+    (place / "made" / "pretrain.json").write_text(json.dumps(begun))
+    older = run("pretrain", command.replace(" --mlm-ratio 0.3 --mlm-learning-rate 0.002", ""))
+    assert older.code == 0, older.err
     other = run("pretrain", command.replace("--mlm-steps 40", "--mlm-steps 5"))
-    assert (other.code, "was begun with --mlm-steps 40, now it is 5" in other.err) == (2, True)
+    assert (other.code, "was begun with --mlm-steps 40, now it is 5" in other.err) == (2, True), other.err
 
 
 def test_a_drawn_text_makes_the_tokenizer_too(place: Path) -> None:
@@ -292,6 +300,8 @@ def test_a_sentence_without_spaces_is_not_unknown_and_keeps_its_vowel_signs() ->
         ("--width 100", "--width must be a multiple of 64, got 100"),
         ("--vocabulary-size 9", "--vocabulary-size must be at least 100, got 9"),
         ("--vocabulary-size 5000", "the text supports"),
+        ("--mlm-ratio 1", "--mlm-ratio must lie between 0 and 1, got 1.0"),
+        ("--mlm-learning-rate 0", "--mlm-learning-rate must be positive, got 0.0"),
         ("--tsdae-steps -1", "--tsdae-steps at least 0"),
         ("--output model", "is there and holds no pretraining"),
         ("--width -64", "--width must be a multiple of 64, got -64"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,8 @@ class PretrainConfig(TextConfig):
     width: int | None = flag(None, "of the BERT, a multiple of 64: a head is 64 wide")
     positions: int = flag(128, "longest sentence in tokens")
     mlm_steps: int | None = flag(None, "of masked-language modelling")
+    mlm_learning_rate: float | None = flag(None, "of masked-language modelling: the peak of its linear schedule")
+    mlm_ratio: float = flag(MethodConfig.mlm_ratio, "share of tokens that masked-language modelling predicts")
     tsdae_steps: int | None = flag(None, "of TSDAE; 0: stop at the raw language model")
     pooling: Literal["cls", "mean", "max"] = flag("cls", "of the sentence encoder")
     evaluate: str | None = flag(None, "as for train.py: stsb, heldout, FILE of labelled pairs, none; default: heldout")
@@ -88,6 +91,10 @@ class PretrainConfig(TextConfig):
             raise ValueError("--layers and --mlm-steps must be at least 1, --tsdae-steps at least 0")
         if shape.vocabulary_size < FEWEST_PIECES:
             raise ValueError(f"--vocabulary-size must be at least {FEWEST_PIECES}, got {shape.vocabulary_size}")
+        if not 0 < shape.mlm[2] < math.inf:
+            raise ValueError(f"--mlm-learning-rate must be positive, got {self.mlm_learning_rate}")
+        if not 0 < self.mlm_ratio < 1:
+            raise ValueError(f"--mlm-ratio must lie between 0 and 1, got {self.mlm_ratio}")
         if self.positions < 8:
             raise ValueError(f"--positions must be at least 8, got {self.positions}")
 
@@ -96,11 +103,16 @@ class PretrainConfig(TextConfig):
         """The preset with what was given in its place."""
         preset = PRESETS[self.preset]
         given: dict[str, Any] = {name: getattr(self, name) for name in ("layers", "width", "vocabulary_size")}
-        given |= {
-            name: (steps, *getattr(preset, name)[1:])
-            for name, steps in (("mlm", self.mlm_steps), ("tsdae", self.tsdae_steps))
-            if steps is not None
-        }
+        for name, steps, learning_rate in (
+            ("mlm", self.mlm_steps, self.mlm_learning_rate),
+            ("tsdae", self.tsdae_steps, None),
+        ):
+            own_steps, batch_size, own_rate = getattr(preset, name)
+            given[name] = (
+                own_steps if steps is None else steps,
+                batch_size,
+                own_rate if learning_rate is None else learning_rate,
+            )
         return dataclasses.replace(preset, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -159,7 +171,7 @@ def _check_begun(output: Path, settings: dict[str, Any]) -> None:
     if (output / BEGUN).is_file() and (output / "start").is_dir():
         stored = read_json(output / BEGUN)
         for name, value in _decisive(settings).items():
-            if stored.get(name) != value:
+            if stored.get(name, getattr(PretrainConfig, name, None)) != value:  # a setting newer than the folder
                 flag_of = name if name == "source" else f"--{name.replace('_', '-')}"
                 raise ValueError(
                     f"{output} was begun with {flag_of} {stored.get(name)}, now it is {value}; choose another --output"
@@ -192,7 +204,10 @@ def _stage(config: PretrainConfig, model: Path, folder: Path, objective: Literal
     )
     data = DataConfig(corpus=str(folder.parent / "corpus"), evaluate=config.evaluate, max_length=config.positions)
     try:
-        run_training(data, MethodConfig(model=str(model), pooling=config.pooling, objective=objective), train)
+        ratio = config.mlm_ratio if is_mlm else MethodConfig.mlm_ratio
+        run_training(
+            data, MethodConfig(str(model), pooling=config.pooling, objective=objective, mlm_ratio=ratio), train
+        )
     except Interrupted as stop:  # its own advice is for this stage alone
         raise Interrupted(stop.signal, f"stopped in {folder}; the same command goes on from there") from stop
 

@@ -13,14 +13,13 @@ import torch
 
 from tsdae import TSDAE, Batch, LossSum, SentenceEncoder
 from tsdae.assets import MINILM
-from tsdae.inference import resolve_model
 from tsdae.objectives import tsdae
 
 
 @functools.cache
 def start() -> SentenceEncoder:
     """Read from its folder, so that a resumed run holds on to the same weights."""
-    return SentenceEncoder.from_pretrained(resolve_model(MINILM.name)).requires_grad_(False)
+    return SentenceEncoder.from_pretrained(MINILM.name).requires_grad_(False)
 
 
 def l2_start(model: TSDAE, batch: Batch, weight: float) -> LossSum:

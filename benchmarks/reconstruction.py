@@ -30,7 +30,6 @@ from benchmarks.rows import tree_state  # noqa: E402  # the root has to be on th
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder, TrainConfig, load_stsb  # noqa: E402
 from tsdae.assets import MINILM  # noqa: E402
 from tsdae.device import choose_device, choose_precision, machine_name  # noqa: E402
-from tsdae.inference import resolve_model  # noqa: E402
 from tsdae.progress import print_note  # noqa: E402
 from tsdae.recipe import run_training  # noqa: E402
 from tsdae.reconstruction import Rebuilt, rebuild  # noqa: E402
@@ -104,7 +103,7 @@ def main() -> None:
 def model_at(step: int, run: Path) -> TSDAE:
     """The sample run's model after so many steps; what was trained before is gone on with."""
     if step == 0:
-        return TSDAE(SentenceEncoder.from_pretrained(resolve_model(MINILM.name), pooling="cls")).eval()
+        return TSDAE(SentenceEncoder.from_pretrained(MINILM.name, pooling="cls")).eval()
     config = TrainConfig(steps=step, eval_every=0, output=str(run), resume=run.exists())
     return TSDAE.from_pretrained(run_training(DataConfig(), MethodConfig(), config, table=False))
 

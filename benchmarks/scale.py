@@ -28,7 +28,6 @@ from benchmarks.workers import memory_of_process  # noqa: E402
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder  # noqa: E402
 from tsdae.corpus import Corpus, in_folder  # noqa: E402
 from tsdae.formats import numbered_lines  # noqa: E402
-from tsdae.inference import resolve_model  # noqa: E402
 from tsdae.progress import print_note  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -122,7 +121,7 @@ def folder_size(folder: Path) -> int:
 def train_and_read(large: Corpus, model: str, scratch: Path) -> None:
     """Batches alone, then whole steps on the smallest and the largest corpus in turn, in one process."""
     torch.manual_seed(0)
-    autoencoder = TSDAE(SentenceEncoder.from_pretrained(resolve_model(model), pooling="cls"))
+    autoencoder = TSDAE(SentenceEncoder.from_pretrained(model, pooling="cls"))
     tokenizer = autoencoder.encoder.tokenizer
     optimiser = torch.optim.AdamW(autoencoder.parameters(), lr=3e-5, fused=True)
     draw = np.random.default_rng(0)

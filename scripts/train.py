@@ -14,7 +14,7 @@ def main() -> None:
     def run() -> None:
         data, method, config = resumed(*configs, parser.given)
         method.check_used(parser.given)  # also where it is given as what it is by default
-        run_training(data, method, config)
+        run_training(data, method, config, given=parser.given)
 
     parser.run(run)
 

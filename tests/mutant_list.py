@@ -34,7 +34,7 @@ EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
 SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
 RESULTS, FUNCTIONS = "tests/test_results.py", "tests/test_functions.py"
-HOLDING = "tests/test_holding_on.py"
+HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
 
 MUTANTS = (
     # noise
@@ -203,7 +203,8 @@ MUTANTS = (
     Mutant("positions-of-the-padding-for-all", "tsdae/inference.py", "return positions - unused if", "return positions - 2 if", "tests/test_inference.py"),
     Mutant("words-without-their-spaces", "tsdae/tokenization.py", "[space, number] if number in took and place", "[number] if number in took and place", NEW_WORDS),
     Mutant("evaluation-in-train-mode", "tsdae/measures.py", "    model.eval()\n", "    model.train()\n", TRAINING),
-    Mutant("training-in-evaluation-mode", "tsdae/training.py", "                    trained.train()\n", "", TRAINING),
+    Mutant("training-in-evaluation-mode", "tsdae/training.py",
+           "            window.restart_clock()\n        trained.train()\n", "            window.restart_clock()\n", TRAINING),
     Mutant("evaluation-moves-the-random-state", "tsdae/training.py",
            "            torch.manual_seed(", "            step or torch.manual_seed(", TRAINING),
     Mutant("the-same-batches-again", "tsdae/dataset.py", "            position += count\n", "", DATASET),
@@ -442,4 +443,19 @@ MUTANTS = (
     Mutant("dot-products-are-held", "tsdae/objectives.py", "unit_BD = F.normalize(sentence_BD, dim=1)", "unit_BD = sentence_BD", HOLDING),
     Mutant("test-sentences-in-the-sample", "tsdae/recipe.py", 'for split in ("dev", "test") for sentence in',
            'for split in ("dev",) for sentence in', RECIPE),
+    # recipes, and what a run says of itself
+    Mutant("the-recipe-wins-over-flags", "tsdae/recipes.py", "for key, value in values.items() if key not in given",
+           "for key, value in values.items()", RECIPES),
+    Mutant("a-small-model-by-its-vocabulary", "tsdae/recipes.py", '"small" if in_layers < SMALL', '"small" if config.layers < SMALL', RECIPES),
+    Mutant("a-sentence-model-as-a-raw-one", "tsdae/recipes.py", "    if is_sentence_model:\n", "    if False:\n", RECIPES),
+    Mutant("shorter-than-the-dip", "tsdae/training.py", "max(1, self.min_steps, ", "max(1, ", RECIPES),
+    Mutant("a-recipe-on-resuming", "tsdae/recipe.py", "if given is not None and not resumes:", "if given is not None:", RECIPES),
+    Mutant("nothing-measured-before", "tsdae/training.py", "if config.eval_every and done == 0:", "if config.eval_every and done == 1:", RECIPES),
+    Mutant("stopped-early-in-the-dip", "tsdae/training.py", "if early_stop and step < config.min_steps:", "if early_stop and step < 0:", RECIPES),
+    Mutant("the-best-by-a-loss-that-sees-no-harm", "tsdae/training.py", 'return "noisy_retrieval" if retrieves', 'return "heldout_loss" if retrieves', RECIPES),
+    Mutant("a-rise-is-harm", "tsdae/summary.py", "rows[-1][name] < rows[0][name]", "rows[-1][name] > rows[0][name]", RECIPES),
+    Mutant("the-loss-as-the-gain", "tsdae/summary.py", 'after[split].figures()["spearman"].minus(before[split].figures()["spearman"])',
+           'before[split].figures()["spearman"].minus(after[split].figures()["spearman"])', RECIPES),
+    Mutant("the-gain-on-dev", "tsdae/summary.py", "split = list(after)[-1]", "split = list(after)[0]", RECIPES),
+    Mutant("masks-at-the-default-ratio", "tsdae/pretraining.py", "ratio = config.mlm_ratio if is_mlm else", "ratio = MethodConfig.mlm_ratio if is_mlm else", NEW_WORDS),
 )  # fmt: skip

@@ -62,6 +62,7 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
         "best",
         "evaluation.json",
         "checkpoints",
+        "curve.png",
     }
     assert new == written
     assert {name: contents(place)[name] for name in before} == before, "nothing of the user's is touched"
@@ -70,7 +71,7 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
     assert "8 sentences from text.txt" in trained.err
     assert "4 steps x 8 = 32 of 6 sentences" in trained.err
     names = [line.split("  ")[0] for line in trained.out.splitlines() if line[:1].strip()]
-    assert names[:2] == ["model, cls, untrained", "model, cls, after TSDAE"]
+    assert names[:3] == ["model, mean, untrained", "model, cls, untrained", "model, cls, after TSDAE"]
     assert "SentenceTransformer('run/encoder')" in trained.out
     modelled = run("train", f"{TRAIN} --output other --steps 1 --heldout 0 --evaluate pairs.tsv --objective mlm")
     assert "model, cls, after mlm" in modelled.out
@@ -89,9 +90,9 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
         assert line.split() == [row["model"], "(cls)", f"{score.spearman:.2f}", f"{score.pearson:.2f}"]
     assert figures[0]["pairs"] != figures[1]["pairs"]
     # The table at the end of training is of the same two models.
-    assert [row["pairs"] for row in json.loads((place / "run" / "evaluation.json").read_text())] == [
-        row["pairs"] for row in figures
-    ]
+    at_the_end = json.loads((place / "run" / "evaluation.json").read_text())
+    assert [row["pooling"] for row in at_the_end] == ["mean", "cls", "cls"]
+    assert [row["pairs"] for row in at_the_end[1:]] == [row["pairs"] for row in figures]
 
     lines = [tiny.SENTENCES[2], "", *tiny.SENTENCES[::-1], tiny.SENTENCES[0], "  "]
     (place / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

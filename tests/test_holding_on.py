@@ -102,8 +102,9 @@ def test_a_run_holds_on_to_its_start_and_goes_on_so_after_a_stop(run: Run, place
     assert run("train", f"{FLAGS}{EVERY} --steps 8 --output held --learning-rate 1e-3 --hold-on 1000").code == 0
     held = [json.loads(line) for line in (place / "held" / "metrics.jsonl").read_text().splitlines()]
     drift = [row["heldout_holding_on_loss"] for row in held if "heldout_holding_on_loss" in row]
-    assert len(drift) == 4, "it is among what is measured"
-    assert all(0 < value < 1 for value in drift), "the start does not move with the model"
+    assert len(drift) == 5, "it is among what is measured"
+    assert drift[0] == pytest.approx(0, abs=1e-6), "nothing has moved yet"
+    assert all(0 < value < 1 for value in drift[1:]), "the start does not move with the model"
 
 
 def test_the_start_is_read_by_its_own_pooling(run: Run, place: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_raw_language_model_is_nothing_to_hold_on_to(run: Run, place: Path) ->
 
 
 def test_the_advice_of_a_run_names_it_once(run: Run, place: Path) -> None:
-    plain = run("train", "--corpus text.txt --model model --output o --steps 1 --heldout 2")
+    plain = run("train", "--corpus text.txt --model model --output o --steps 1 --heldout 2 --hold-on 0")
     assert "model is a sentence model already" in plain.err
     assert "--hold-on 100 keeps more of it" in plain.err
     assert MethodConfig().hold_on == 0.0

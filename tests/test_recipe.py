@@ -112,7 +112,7 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     model_folder: str,
 ) -> None:
     monkeypatch.setattr(recipe, "load_stsb", lambda: stsb)
-    monkeypatch.setattr(recipe, "resolve_model", lambda name: model_folder)
+    monkeypatch.setattr(recipe, "model_folder", lambda name: Path(model_folder))
     monkeypatch.chdir(tmp_path)
     run = run_training(DataConfig(), MethodConfig(), TrainConfig(steps=3, precision="fp32", device="cpu", batch_size=2))
     assert run == Path("runs/001")
@@ -120,7 +120,7 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     assert "mean, untrained" in out
     assert "cls, untrained" in out
     assert "cls, after TSDAE" in out
-    assert "a finished sentence model is better used as published" in out
+    assert "For orientation, STS-B test, published figures, not taken here" in out
     assert "runs/001/encoder" in out.replace("\\", "/")
     assert "3 steps x 2 = 6 of 10 sentences (60 %); --epochs 1 sees all" in err
     assert "precision fp32" in err

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tsdae import distributed
-from tsdae.assets import MINILM
+from tsdae.assets import DEFAULT_MODEL
 from tsdae.device import choose_device, machine_name
 from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
 from tsdae.files import locked, read_json, remove, write_json
@@ -73,6 +73,8 @@ def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: A
     distributed.check_alone("ablate.py")
     if train.resume or train.overwrite:
         raise ValueError("an ablation goes on by itself where it was stopped; choose another --output to start anew")
+    if method.recipe != "auto":
+        raise ValueError("--recipe is for train.py: an ablation states batch size, learning rate and steps by flags")
     if train.output is None:
         raise ValueError("--output is missing: the folder that takes the runs, the rows and the report")
     folder = Path(train.output)
@@ -235,7 +237,7 @@ def _row(arm: Arm, folder: Path, place: Path) -> None:
     started = time.perf_counter()
     curve: list[dict[str, Any]] = []
     stored: dict[str, Any] = {}
-    model = method.model or MINILM.name
+    model = method.model or DEFAULT_MODEL
     if arm.seed is not None:
         run_training(data, method, dataclasses.replace(train, output=str(place), resume=holds_run(place)), table=False)
         stored, model = stored_settings(place), str(place)
@@ -251,7 +253,7 @@ def _row(arm: Arm, folder: Path, place: Path) -> None:
         "seed": arm.seed,
         "steps": stored.get("steps", 0),
         "seconds": round(seconds, 1),
-        "config": {name: value for name, value in (arm.flat | {"model": method.model or MINILM.name}).items()},
+        "config": {name: value for name, value in (arm.flat | {"model": method.model or DEFAULT_MODEL}).items()},
         **about(arm),
         "machine": machine_name(),
         "corpus_fingerprint": stored.get("corpus_fingerprint"),

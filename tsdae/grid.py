@@ -27,7 +27,7 @@ NO_AXES = {
     "save_every",
     "log_every",
 }
-NO_AXES |= {"evaluate"}
+NO_AXES |= {"evaluate", "recipe"}
 UNTRAINED = "untrained"
 Configs = tuple[DataConfig, MethodConfig, TrainConfig]
 

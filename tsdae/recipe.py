@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tsdae import distributed
-from tsdae.assets import MINILM
+from tsdae import distributed, summary
+from tsdae.assets import DEFAULT_MODEL
 from tsdae.autoencoder import TSDAE
 from tsdae.corpus import Corpus, model_in_words
 from tsdae.dataset import DenoisingDataset
@@ -24,26 +24,38 @@ from tsdae.evaluation import table as table_of
 from tsdae.files import write_json
 from tsdae.folders import model_folder, read_sentence_settings
 from tsdae.functions import named_function, names_function
-from tsdae.inference import entry, resolve_model, score
+from tsdae.inference import entry, score
 from tsdae.measures import check_names
 from tsdae.noise import keyed
 from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
 from tsdae.preparation import build_corpora, open_prepared
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.progress import print_note
+from tsdae.recipes import cut_in_the_dip, recipe_for, with_recipe
 from tsdae.resuming import finished_line, resume_command
 from tsdae.runs import held, holds_run, next_run_folder
 from tsdae.settings import DataConfig, MethodConfig, check, is_prepared, objective_of
 from tsdae.signals import Interrupted
 from tsdae.sources import Texts, load_sentences, open_texts
-from tsdae.training import TrainConfig, train
+from tsdae.training import TrainConfig, best_measure, train
 
+ADVICE = (
+    "Train longer (--epochs 3), since the vectors of a raw model get worse before they get better; or read them by "
+    "--pooling mean; or, from a finished sentence model, --hold-on 100."
+)
 SAMPLE = 0x5A3B  # a word in the key that draws a part of the sample corpus
 
 
-def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, table: bool = True) -> Path:
+def run_training(
+    data: DataConfig,
+    method: MethodConfig,
+    config: TrainConfig,
+    table: bool = True,
+    given: Collection[str] | None = None,
+) -> Path:
     """Trains and evaluates as the three configurations say; prints notes and tables; returns the run folder.
 
+    given: the settings that somebody has chosen; the others are filled from a recipe (see `recipes`). None: no recipe.
     table: whether labelled pairs are scored before and after as well, not only on the way.
     ValueError says what cannot be done, before anything is downloaded or written.
     """
@@ -54,13 +66,13 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     if config.threads is not None:
         torch.set_num_threads(config.threads)  # here already: the untrained model is scored before training
     distributed.join()
-    name = method.model or MINILM.name
+    name = method.model or DEFAULT_MODEL
     prepared = open_prepared(str(data.corpus)) if is_prepared(data) else None
     texts = Texts([]) if prepared or data.corpus is None else open_texts(data.corpus, data.column)
     with contextlib.closing(texts):
         texts.look()  # for the errors that it can have, before anything is downloaded
         with distributed.first_goes_first():
-            folder = resolve_model(name)
+            folder = model_folder(name)
             stsb = _stsb(data)
         as_published = SentenceEncoder.from_pretrained(folder)
         as_published.bert.set_dropout(method.dropout, method.attention_dropout)
@@ -81,11 +93,22 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
             data,
             encoder.tokenizer,
         )
+    own_pooling = read_sentence_settings(folder).pooling
+    resumes = config.resume and holds_run(Path(str(config.output)))
+    notes: list[str] = []
+    if given is not None and not resumes:
+        kind = recipe_for(encoder.bert.config, own_pooling is not None) if method.recipe == "auto" else method.recipe
+        method, config, notes = with_recipe(kind, name, method, config, given)
     corpus.check_tokenizer(encoder.tokenizer, model_in_words(name, method.add_tokens))
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0) if heldout_corpus else None  # the same for all seeds
+    for note in notes:
+        print_note(note)
     _print_plan(name, dataset, heldout, config)
-    own_pooling = read_sentence_settings(model_folder(folder)).pooling
+    if method.objective == "tsdae" and method.recipe != "auto":
+        few = cut_in_the_dip(method.recipe, config.steps_for(len(dataset)), config.step_size)
+        if few is not None:
+            print_note(few)
     if own_pooling is not None:
         advice = "; --hold-on 100 keeps more of it" if method.objective == "tsdae" and not method.hold_on else ""
         print_note(
@@ -114,15 +137,14 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
         )
     splits, evaluate, measures = _evaluation(data, stsb, encoder)
     measures += _heldout_measures(heldout, terms)
-    _check_measures(config, measures)
+    _check_measures(config, best_measure(config, objective, heldout), measures)
     rows: list[tuple[str, str, dict[str, Score]]] = []
     if table and splits and distributed.is_first():
         print_note("scoring the untrained model")
-        if as_published.pooling != method.pooling:
-            rows.append(
-                (f"{name}, {as_published.pooling}, untrained", as_published.pooling, _score(as_published, splits))
-            )
-        rows.append((f"{name}, {method.pooling}, untrained", method.pooling, _score(encoder, splits)))
+        for pooling in dict.fromkeys(("mean", own_pooling or method.pooling, method.pooling)):
+            start = copy.copy(encoder)
+            start.pooling = pooling
+            rows.append((f"{name}, {pooling}, untrained", pooling, _score(start, splits)))
 
     output = config.output or distributed.from_first(lambda: str(next_run_folder()))
     config = dataclasses.replace(config, output=output)
@@ -145,20 +167,40 @@ def run_training(data: DataConfig, method: MethodConfig, config: TrainConfig, ta
     if not distributed.is_first():
         return Path(output)
 
-    if rows:
-        trained_by = "TSDAE" if method.objective == "tsdae" else method.objective
-        rows.append((f"{name}, {method.pooling}, after {trained_by}", method.pooling, _score(encoder, splits)))
-        entries = [entry(row_name, pooling, scores) for row_name, pooling, scores in rows]
-        write_json(Path(output) / "evaluation.json", entries)
-        print(table_of([(row_name, scores) for row_name, _, scores in rows]))
-    if data.corpus is None and name == MINILM.name:
-        print(
-            "This shows the mechanism: a finished sentence model is better used as published. The method is for a raw "
-            'language model and a text without labels (README, "When to use it").'
-        )
+    _print_results(Path(output), name, data, method, rows, encoder, splits)
     trained = str(Path(output) / "encoder")
     print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")
     return Path(output)
+
+
+def _print_results(
+    run: Path,
+    name: str,
+    data: DataConfig,
+    method: MethodConfig,
+    rows: list[tuple[str, str, dict[str, Score]]],
+    encoder: SentenceEncoder,
+    splits: dict[str, Pairs],
+) -> None:
+    """Tables and verdicts of a run that has ended; evaluation.json. rows: the scores of the untrained model."""
+    log = summary.measured(run) if (run / "metrics.jsonl").is_file() else []
+    if rows:
+        trained_by = "TSDAE" if method.objective == "tsdae" else method.objective
+        starts = {"[CLS] vector" if pooling == "cls" else pooling: scores for _, pooling, scores in rows}
+        rows = [*rows, (f"{name}, {method.pooling}, after {trained_by}", method.pooling, _score(encoder, splits))]
+        write_json(run / "evaluation.json", [entry(row_name, pooling, scores) for row_name, pooling, scores in rows])
+        print(table_of([(row_name, scores) for row_name, _, scores in rows]))
+        if data.corpus is None:
+            print(summary.for_orientation())
+        if line := summary.over_the_steps(log):
+            print(line)
+        print(summary.gain(trained_by, rows[-1][2], starts))
+    if compared := summary.before_and_after(log):
+        print(compared)
+    if log and method.objective != "mlm" and (line := summary.harm(log, ADVICE)):
+        print(line)
+    if len(log) > 1 and summary.draw_curve(log, run / "curve.png"):
+        print(f"The learning curve is {run / 'curve.png'}")
 
 
 def _stsb(data: DataConfig) -> dict[str, Pairs]:
@@ -256,16 +298,16 @@ def _heldout_measures(heldout: DenoisingDataset | None, terms: list[str]) -> lis
     return names
 
 
-def _check_measures(config: TrainConfig, measures: list[str]) -> None:
+def _check_measures(config: TrainConfig, best: str, measures: list[str]) -> None:
     """Prints what is measured; ValueError if --best or --early-stop names something else."""
     check_names({"--early-stop": config.early_stop}, measures)
-    if config.best != TrainConfig.best:
+    if not (config.resume and holds_run(Path(str(config.output)))):
         check_names({"--best": config.best}, measures)
-    elif config.best not in measures:
-        print_note(f"no best/ is kept: its measure {config.best} needs held-out sentences")
+    if best not in measures:
+        print_note(f"no best/ is kept: its measure {best} needs held-out sentences")
     if measures and config.eval_every:
-        kept = f"; best/ is chosen by {config.best}" if config.best in measures else ""
-        print_note(f"measured every {config.eval_every:,} steps: {', '.join(measures)}{kept}")
+        kept = f"; best/ is chosen by {best}" if best in measures else ""
+        print_note(f"measured before the first step and every {config.eval_every:,} steps: {', '.join(measures)}{kept}")
 
 
 def _score(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Score]:

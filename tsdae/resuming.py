@@ -15,6 +15,7 @@ from tsdae.runs import FREE, check_output, check_same, holds_run, stored_setting
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
+NEWER = ("recipe", "min_steps")  # settings that a run of an older version does not name
 Config = TypeVar("Config", DataConfig, MethodConfig, TrainConfig)
 
 
@@ -46,7 +47,7 @@ def resumed(
         if name not in now and _is_code(name, stored.get(name)):
             raise ValueError(f"the run's --{name} is code; name it again: --{name} {shlex.quote(stored[name])}")
     if "steps" in now:
-        stored["epochs"] = None
+        stored |= {"epochs": None, "min_steps": 0}
     try:
         if not {"batch_size", "accumulate"} & now.keys():
             stored |= _shared_out(stored)
@@ -80,6 +81,8 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _filled(config: Config, settings: dict[str, Any]) -> Config:
     """``config`` with all its fields taken from ``settings``."""
+    newer = {name: getattr(config, name) for name in NEWER if hasattr(config, name)}
+    settings = newer | settings
     return dataclasses.replace(config, **{field.name: settings[field.name] for field in dataclasses.fields(config)})
 
 
@@ -104,8 +107,8 @@ def finished_line(data: DataConfig, config: TrainConfig) -> str | None:
     """What to say if the run to resume has nothing left to do."""
     folder = Path(str(config.output))
     stored = stored_settings(folder) if holds_run(folder) else {}
-    lengths = ("steps", "epochs", "patience")
-    if "finished" not in stored or any(stored[name] != getattr(config, name) for name in lengths):
+    lengths = ("steps", "epochs", "min_steps", "patience")
+    if "finished" not in stored or any(stored.get(name, 0) != getattr(config, name) for name in lengths):
         return None
     has_table = (folder / "evaluation.json").is_file()
     wants_table = data.evaluate not in ("heldout", "none") and (data.evaluate or data.corpus is None)

@@ -28,7 +28,7 @@ from tsdae.progress import print_note
 
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
 MARKS_OF_A_RUN = (
-    *("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors", "evaluation.json"),
+    *("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors", "evaluation.json", "curve.png"),
     *("checkpoints", "tensorboard"),
 )
 # What a process that died while writing leaves behind (see `files.replace_folder`); all else is the user's.
@@ -43,7 +43,7 @@ FREE = {
     *("corpus", "output", "overwrite", "resume", "threads", "device", "batch_size", "accumulate"),
     *("processes", "eval_every", "save_every", "log_every", "keep", "patience", "tensorboard", "finished"),
 }
-LENGTH = {"steps", "epochs"}  # free as well, unless the learning rate follows from it
+LENGTH = {"steps", "epochs", "min_steps"}  # free as well, unless the learning rate follows from it
 
 
 def next_run_folder(parent: str | Path = "runs") -> Path:

@@ -44,6 +44,11 @@ class MethodConfig:
     """Model, noise and objective."""
 
     model: str | None = flag(None, "model folder or name on the Hugging Face hub; default: all-MiniLM-L6-v2")
+    recipe: Literal["auto", "paper", "small", "adapt"] = flag(
+        "auto",
+        "batch size, learning rate and length, where no flag gives them: paper (models of BERT-base's size), small "
+        "(small raw models), adapt (finished sentence models); default: by the model",
+    )
     add_tokens: str | None = flag(None, ADD_TOKENS)
     noise: str = flag("delete", "delete, mask, replace, swap, insert, or module:function")
     noise_ratio: float = flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")

@@ -1,0 +1,209 @@
+"""Recipes and what a run says of itself: which defaults hold for which start, what is measured before and after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.runs import rows
+from tests.scripts import Run
+from tsdae import summary
+from tsdae.bert import BertConfig
+from tsdae.evaluation import Pairs, evaluate_sts
+from tsdae.objectives import MaskedLanguageModel, tsdae
+from tsdae.recipes import RECIPES, cut_in_the_dip, recipe_for
+from tsdae.training import TrainConfig, best_measure, train
+
+FLAGS = "--corpus text.txt --model raw --heldout 3 --device cpu --precision fp32 --threads 1"
+
+
+@pytest.fixture
+def raw(place: Path) -> Path:
+    """The model of the user's folder without what makes it a sentence model."""
+    (place / "model").rename(place / "raw")
+    (place / "raw" / "modules.json").unlink()
+    return place
+
+
+def settings_of(run: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((run / "config.json").read_text())
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_sentence_model", "name"),
+    [
+        ({"layers": 4, "width": 256, "feed_forward": 1024}, False, "small"),
+        ({"layers": 6, "width": 384, "heads": 6, "feed_forward": 1536}, False, "small"),  # MiniLM's shape
+        ({"layers": 6}, False, "paper"),  # DistilBERT's
+        ({}, False, "paper"),  # BERT-base's
+        ({}, True, "adapt"),
+        ({"layers": 6, "width": 384, "heads": 6, "feed_forward": 1536}, True, "adapt"),
+    ],
+)
+def test_which_recipe_a_start_gets(shape: dict[str, int], is_sentence_model: bool, name: str) -> None:
+    assert (
+        recipe_for(BertConfig(1000, **({"heads": 4} if shape.get("width") == 256 else {}), **shape), is_sentence_model)
+        == name
+    )
+
+
+def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
+    """Everything that the line says is what the run does; what is resumed goes on with it."""
+    result = run("train", f"{FLAGS} --epochs 2 --output run")
+    assert result.code == 0, result.err
+    small = RECIPES["small"]
+    assert f"recipe small (raw is a small raw model): {small}" in result.err
+    assert "given instead of the recipe's: --epochs 2" in result.err
+    decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
+    assert {name: settings_of(raw / "run")[name] for name in decided} == decided
+    assert "2 steps of 32 are few" not in result.err
+    assert "1 steps of 32 are few" in result.err
+
+    result = run("train", f"{FLAGS} --recipe paper --batch-size 2 --steps 3 --save-every 3 --output other")
+    assert "recipe paper (as asked for): batches of 8, learning rate 3e-05" in result.err
+    assert "given instead of the recipe's: --batch-size 2 --steps 3" in result.err
+    decided = {"batch_size": 2, "learning_rate": 3e-5, "epochs": None, "steps": 3, "recipe": "paper"}
+    assert {name: settings_of(raw / "other")[name] for name in decided} == decided
+    resumed = run("train", "--resume --output other --steps 4")
+    assert resumed.code == 0, resumed.err
+    assert "recipe" not in resumed.err
+    assert {name: settings_of(raw / "other")[name] for name in decided} == decided | {"steps": 4}
+
+
+def test_without_a_length_a_run_is_as_long_as_the_dip(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsdae import recipes
+
+    short = {"small": recipes.Recipe("a small raw model", 2, 1e-3, min_steps=7)}
+    monkeypatch.setattr(recipes, "RECIPES", short)
+    result = run("train", f"{FLAGS} --output run")
+    assert result.code == 0, result.err
+    assert settings_of(raw / "run")["steps"] == 7
+    assert "are few" not in result.err
+    (raw / "long.txt").write_text("\n".join(f"{a} {b}" for a in tiny.WORDS for b in tiny.WORDS[:3]))
+    result = run("train", f"{FLAGS.replace('text.txt', 'long.txt')} --output long")
+    rows_of_long = settings_of(raw / "long")["training_sentences"]
+    assert settings_of(raw / "long")["steps"] == -(-rows_of_long // 2) > 7
+
+
+def test_a_finished_sentence_model_is_held_on_to(place: Path, run: Run) -> None:
+    flags = FLAGS.replace("--model raw", "--model model")
+    result = run("train", f"{flags} --steps 2 --output run")
+    assert result.code == 0, result.err
+    assert "recipe adapt (model is a finished sentence model)" in result.err
+    assert "holding on to model" in result.err
+    assert settings_of(place / "run")["hold_on"] == 100
+    result = run("train", f"{flags} --steps 2 --hold-on 0 --output plain")
+    assert "given instead of the recipe's: --hold-on 0 --steps 2" in result.err
+    assert settings_of(place / "plain")["hold_on"] == 0
+    result = run("train", f"{flags} --steps 2 --objective mlm --output mlm")
+    assert (result.code, settings_of(place / "mlm")["hold_on"]) == (0, 0), result.err
+
+
+def test_an_unknown_recipe_and_one_in_an_ablation_are_refused(raw: Path, run: Run) -> None:
+    result = run("train", f"{FLAGS} --recipe smal --output run")
+    assert (result.code, "--recipe" in result.err and "'small'" in result.err) == (2, True), result.err
+    result = run("ablate", f"{FLAGS} --evaluate pairs.tsv --recipe small --grid noise=mask --output made")
+    assert (result.code, "--recipe is for train.py" in result.err) == (2, True), result.err
+    result = run("ablate", f"{FLAGS} --evaluate pairs.tsv --grid recipe=small --output made")
+    assert (result.code, "'recipe' is no setting that can be an axis" in result.err) == (2, True), result.err
+
+
+def test_who_is_told_that_a_run_may_end_in_the_dip() -> None:
+    small = RECIPES["small"]
+    needed = small.min_steps * small.batch_size
+    assert cut_in_the_dip("small", small.min_steps, 32) is None
+    line = cut_in_the_dip("small", 1000, 8)
+    assert line is not None
+    assert f"at least {needed // 8:,} steps are advised" in line
+    assert cut_in_the_dip("adapt", 1, 8) is None, "a finished model is not lifted by training longer"
+
+
+def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:
+    """And best/ may be the start itself, when training only harms."""
+    heldout = tiny.dataset([f"{a} {b} {c}" for a in tiny.WORDS[:4] for b in tiny.WORDS[4:8] for c in tiny.WORDS[8:10]])
+    model = tiny.model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = TrainConfig(
+        steps=4, eval_every=2, learning_rate=0.5, clip=0.0, precision="fp64", device="cpu", output=str(tmp_path / "run")
+    )
+    train(model, tiny.dataset(), config, heldout=heldout)
+    log = summary.measured(tmp_path / "run")
+    assert [row["step"] for row in log] == [0, 2, 4]
+    assert log[0]["noisy_retrieval"] > max(row["noisy_retrieval"] for row in log[1:]), "the premise: it harms"
+    assert settings_of(tmp_path / "run")["best"] == "noisy_retrieval"
+    measures = json.loads((tmp_path / "run" / "best" / "measures.json").read_text())
+    assert measures["step"] == 0
+    best = type(model).from_pretrained(tmp_path / "run" / "best").double().state_dict()
+    for name, value in before.items():
+        np.testing.assert_allclose(best[name].numpy(), value.numpy(), rtol=1e-6, atol=1e-7, err_msg=name)
+    line = summary.harm(log, "Do better.")
+    assert line is not None
+    assert line.startswith("WARNING: noisy_retrieval fell from")
+    assert line.endswith("Do better.")
+    assert summary.harm(log[:1], "") is None
+    assert summary.harm([log[1], log[0]], "") is None, "what rises is no harm"
+
+
+def test_the_measure_that_chooses_the_best_fits_the_objective(tmp_path: Path) -> None:
+    assert best_measure(TrainConfig(), tsdae, tiny.dataset()) == "noisy_retrieval"
+    assert best_measure(TrainConfig(), MaskedLanguageModel(), tiny.dataset()) == "heldout_loss"
+    assert best_measure(TrainConfig(), tsdae, tiny.dataset(["dog"])) == "heldout_loss", "nothing to be told from"
+    assert best_measure(TrainConfig(best="mean_cosine"), tsdae, None) == "mean_cosine"
+    (tmp_path / "config.json").write_text('{"learning_rate": 1, "best": "heldout_loss"}')  # of an older version
+    assert best_measure(TrainConfig(resume=True, output=str(tmp_path)), tsdae, tiny.dataset()) == "heldout_loss"
+
+
+def test_a_run_is_not_stopped_early_in_its_dip(tmp_path: Path) -> None:
+    values = iter(range(100, 0, -1))  # never better than at the start
+    config = TrainConfig(
+        epochs=1, min_steps=6, eval_every=1, early_stop="score", patience=2, batch_size=8, save_every=0,
+        precision="fp64", device="cpu", output=str(tmp_path / "run"),
+    )  # fmt: skip
+    assert config.steps_for(80) == 10
+    assert config.steps_for(8) == 6
+    data = tiny.dataset(tiny.SENTENCES * 10)
+    train(tiny.model(), data, config, evaluate=lambda _: {"score": next(values)})
+    assert [row["step"] for row in rows(tmp_path / "run")][-1] == 7, "two evaluations from step 6 on"
+
+
+def test_the_end_of_a_run_compares_it_with_its_start(raw: Path, run: Run) -> None:
+    """Without labels: a table. With labels: scores over the steps, and the paired difference from both poolings."""
+    result = run("train", f"{FLAGS} --steps 4 --eval-every 2 --evaluate pairs.tsv --learning-rate 1e-2 --output run")
+    assert result.code == 0, result.err
+    log = summary.measured(raw / "run")
+    table = summary.before_and_after(log)
+    assert table in result.out
+    assert f"{log[0]['effective_rank']:>10.4g}{log[-1]['effective_rank']:>10.4g}" in table
+    assert "mean_cosine (lower is better)" in table
+    assert "pairs over the steps: " + f"{log[0]['pairs']:.1f} at 0" in result.out
+    entries = json.loads((raw / "run" / "evaluation.json").read_text())
+    assert [entry["pooling"] for entry in entries] == ["mean", "cls", "cls"]
+    first, last = (entry["pairs"]["spearman"] for entry in entries[1:])
+    assert f"{last - first:+.1f} [" in result.out
+    assert "against the untrained [CLS] vector" in result.out
+    assert (raw / "run" / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_gain_is_paired() -> None:
+    """One interval over differences on the same resamples, not two intervals beside each other."""
+    pairs = Pairs(tiny.SENTENCES[:-1], tiny.SENTENCES[1:], np.arange(7.0))
+    first, second = (evaluate_sts(tiny.encoder(seed=seed), pairs) for seed in (0, 1))
+    assert first.spearman_S is not None
+    assert second.spearman_S is not None
+    low, high = np.nanpercentile(second.spearman_S - first.spearman_S, (2.5, 97.5))
+    line = summary.gain("TSDAE", {"dev": first, "test": second}, {"mean": {"dev": second, "test": first}})
+    expected = f"{second.spearman - first.spearman:+.1f} [{low:+.2f}, {high:+.2f}] against the untrained mean"
+    assert line.startswith(f"TSDAE: Spearman on test {expected}")
+
+
+def test_the_dip_is_named() -> None:
+    log = [{"step": step, "stsb_dev": value} for step, value in ((0, 56.18), (500, 49.0), (1000, 57.8))]
+    assert summary.over_the_steps(log) == "stsb_dev over the steps: 56.2 at 0, 49.0 at 500 (the dip), 57.8 at 1,000"
+    assert "dip" not in str(summary.over_the_steps(log[1:])), "nothing fell"
+    assert summary.over_the_steps([{"step": 0, "noisy_retrieval": 3.0}]) is None

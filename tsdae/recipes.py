@@ -1,0 +1,94 @@
+"""Recipes: batch size, learning rate and length of a run, by the kind of model that it starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tsdae.bert import BertConfig
+from tsdae.settings import MethodConfig
+from tsdae.training import TrainConfig
+
+SMALL = 30_000_000  # weights in the layers; a model with fewer is small. DistilBERT has 43M, BERT-base 85M
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run does where no flag says otherwise. Its length: one epoch, and at least ``min_steps``.
+
+    min_steps: a run of TSDAE from a raw model makes its sentence vectors worse before it makes them better; a run that
+        is shorter than this may end in that dip.
+    """
+
+    start: str  # the models it is for, in words
+    batch_size: int
+    learning_rate: float
+    min_steps: int
+    hold_on: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"batches of {self.batch_size}, learning rate {self.learning_rate:g}, "
+            f"1 epoch or {self.min_steps:,} steps, whichever is longer"
+        )
+
+
+Name = Literal["paper", "small", "adapt"]
+RECIPES: dict[Name, Recipe] = {
+    # Wang, Reimers and Gurevych 2021, section 4: batches of 8 at 3e-5, on 10,000 to 100,000 sentences.
+    "paper": Recipe("a raw model of BERT-base's size", 8, 3e-5, 2000),
+    "small": Recipe("a small raw model", 32, 5e-4, 2000),
+    "adapt": Recipe("a finished sentence model", 8, 3e-5, 1000, hold_on=100.0),
+}
+
+
+def recipe_for(config: BertConfig, is_sentence_model: bool) -> Name:
+    """The name of the recipe for a start of this shape."""
+    if is_sentence_model:
+        return "adapt"
+    in_layers = config.layers * (4 * config.width**2 + 2 * config.width * config.feed_forward)
+    return "small" if in_layers < SMALL else "paper"
+
+
+def with_recipe(
+    name: Name, start: str, method: MethodConfig, config: TrainConfig, given: Collection[str]
+) -> tuple[MethodConfig, TrainConfig, list[str]]:
+    """The settings with those of recipe ``name`` in the place of defaults, and lines that say so.
+
+    start: the model's name, for the lines. given: settings that the user has chosen; they win over the recipe.
+    """
+    recipe = RECIPES[name]
+    values: dict[str, Any] = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
+    if not {"steps", "epochs"} & set(given):
+        values |= {"epochs": 1.0, "min_steps": recipe.min_steps}
+    kept = {key: getattr(config, key) for key in values.keys() & set(given)}
+    hold_on = method.hold_on
+    if recipe.hold_on and method.objective == "tsdae" and "hold_on" not in given:
+        hold_on = recipe.hold_on
+    why = f"{start} is {recipe.start}" if method.recipe == "auto" else "as asked for"
+    held = f", --hold-on {hold_on:g}" if hold_on != method.hold_on else ""
+    lines = [f"recipe {name} ({why}): {recipe}{held}"]
+    if kept or {"steps", "epochs", "hold_on"} & set(given):
+        chosen = kept | {key: getattr(config, key) for key in ("steps", "epochs") if key in given}
+        chosen |= {"hold_on": method.hold_on} if "hold_on" in given else {}
+        shown = " ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in sorted(chosen.items()))
+        lines.append(f"given instead of the recipe's: {shown}")
+    config = dataclasses.replace(config, **{key: value for key, value in values.items() if key not in given})
+    return dataclasses.replace(method, recipe=name, hold_on=hold_on), config, lines
+
+
+def cut_in_the_dip(name: Name, steps: int, sentences: int) -> str | None:
+    """What to say at the start of a run that may end while its vectors are still worse than the model's own.
+
+    sentences: in one step. None if the run is long enough, or starts from a model without such a dip.
+    """
+    recipe = RECIPES[name]
+    needed = recipe.min_steps * recipe.batch_size
+    if name == "adapt" or steps * sentences >= needed:
+        return None
+    return (
+        f"{steps:,} steps of {sentences} are few: TSDAE makes the vectors of a raw model worse before it makes them "
+        f"better, and this run may end before they are; at least {-(-needed // sentences):,} steps are advised"
+    )

@@ -1,0 +1,105 @@
+"""What a finished run says of itself: tables, differences from its start with intervals, and what went wrong.
+
+Rows are those of metrics.jsonl that hold measures, in their order; the first is of step 0, before training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tsdae.evaluation import Score, bracketed
+from tsdae.foresight import labelled
+from tsdae.measures import lower_is_better
+from tsdae.probes import GEOMETRY, RECONSTRUCTION
+
+FALL_IS_HARM = ("noisy_retrieval", "effective_rank")  # they fell in runs that harmed, and rose in runs that helped
+# Spearman x 100 on STS-B test: GloVe by Reimers and Gurevych 2019 (table 1), SimCSE and whitening as in Gao et al. 2021
+# (table 5), BERT's own vectors as in Li et al. 2020 (table 2), MiniLM as in MTEB.
+PUBLISHED = (
+    ("BERT-base, [CLS], untrained", 20.30),
+    ("BERT-base, mean, untrained", 47.29),
+    ("averaged GloVe vectors", 58.02),
+    ("BERT-base, whitened", 68.24),
+    ("SimCSE, BERT-base, no labels", 76.85),
+    ("all-MiniLM-L6-v2, trained on labels", 82.03),
+)
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, in their order."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if "loss" not in row]
+
+
+def before_and_after(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of the measures without labels at the start and at the end; empty if they were not taken twice."""
+    names = [name for name in (*GEOMETRY, *RECONSTRUCTION, "heldout_loss") if name in rows[0]] if len(rows) > 1 else []
+    if not names:
+        return ""
+    head = "held-out sentences, no labels"
+    lines = [f"{head:<34}{'before':>10}{'after':>10}"]
+    for name in names:
+        better = "lower" if lower_is_better(name) else "higher"
+        lines.append(f"{f'{name} ({better} is better)':<34}{rows[0][name]:>10.4g}{rows[-1][name]:>10.4g}")
+    return "\n".join(lines)
+
+
+def harm(rows: Sequence[Mapping[str, Any]], advice: str) -> str | None:
+    """One line if a measure that sees harm ended below its start; None if none did."""
+    fell = [name for name in FALL_IS_HARM if len(rows) > 1 and name in rows[0] and rows[-1][name] < rows[0][name]]
+    if not fell:
+        return None
+    moved = " and ".join(f"{name} fell from {rows[0][name]:.4g} to {rows[-1][name]:.4g}" for name in fell)
+    return f"WARNING: {moved}: this run has probably made the sentence vectors worse than they were. {advice}"
+
+
+def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The labelled score at each evaluation, on one line, the dip below its start named; None without one."""
+    name = labelled(dict(rows[0])) if rows else None
+    if name is None:
+        return None
+    values = [float(row[name]) for row in rows]
+    lowest = min(range(len(values)), key=values.__getitem__)
+    parts = [
+        f"{value:.1f} at {row['step']:,}" + (" (the dip)" if k == lowest and 0 < k < len(rows) - 1 else "")
+        for k, (row, value) in enumerate(zip(rows, values, strict=True))
+    ]
+    return f"{name} over the steps: {', '.join(parts)}"
+
+
+def gain(trained_by: str, after: Mapping[str, Score], starts: Mapping[str, Mapping[str, Score]]) -> str:
+    """One line: the difference on the last split from each untrained pooling, with its paired 95 % interval."""
+    split = list(after)[-1]
+    parts = []
+    for pooling, before in starts.items():
+        difference = after[split].figures()["spearman"].minus(before[split].figures()["spearman"])
+        parts.append(f"{difference.value:+.1f} {bracketed(difference.ci95, '+')} against the untrained {pooling}")
+    return f"{trained_by}: Spearman on {split} {', '.join(parts)} [95 % interval, paired over the pairs]"
+
+
+def for_orientation() -> str:
+    """Published figures, so that a reader sees what is strong on STS-B."""
+    lines = ["For orientation, STS-B test, published figures, not taken here:"]
+    return "\n".join(lines + [f"  {name:<38}{value:6.2f}" for name, value in PUBLISHED])
+
+
+def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """The labelled score and the measures that see harm over the steps, as a picture; False without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    label = labelled(dict(rows[0]))
+    names = [name for name in (label, *FALL_IS_HARM) if name is not None and name in rows[0]]
+    figure = Figure(figsize=(6, 2.2 * len(names)), layout="constrained")
+    for k, name in enumerate(names):
+        axes = figure.add_subplot(len(names), 1, k + 1)
+        axes.plot([row["step"] for row in rows], [row[name] for row in rows], marker="o")
+        axes.axhline(rows[0][name], linestyle=":", color="grey")
+        axes.set_ylabel(name)
+    figure.axes[-1].set_xlabel("step (dotted: before training)")
+    figure.savefig(path)
+    return True

@@ -10,7 +10,7 @@ from tsdae.training import TrainConfig
 def main() -> None:
     parser = Parser(AblationConfig, DataConfig, MethodConfig, TrainConfig, description=__doc__)
     config, data, method, train = parser.configs()
-    parser.run(lambda: ablate(data, method, train, config))
+    parser.run(lambda: ablate(data, method, train, config, given=parser.given))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     assert (place / "ablation" / "report.html").is_file()
     row = made["noise_ratio=0.3,seed=1"]
     assert (row["settings"], row["seed"], row["config"]["noise_ratio"]) == ({"noise_ratio": 0.3}, 1, 0.3)
-    assert [entry["step"] for entry in row["curve"]] == [2, 3]
+    assert [entry["step"] for entry in row["curve"]] == [0, 2, 3]
     assert {"pairs", "heldout_loss", "noisy_retrieval"} <= row["curve"][0].keys()
     pairs = load_pairs("pairs.tsv")
     resamples = np.load(place / "ablation" / row["resamples"])

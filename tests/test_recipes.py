@@ -12,7 +12,7 @@ import pytest
 from tests import tiny
 from tests.runs import rows
 from tests.scripts import Run
-from tsdae import summary
+from tsdae import ablation, recipes, summary
 from tsdae.bert import BertConfig
 from tsdae.evaluation import Pairs, evaluate_sts
 from tsdae.objectives import MaskedLanguageModel, tsdae
@@ -77,8 +77,6 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
 
 
 def test_without_a_length_a_run_is_as_long_as_the_dip(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tsdae import recipes
-
     short = {"small": recipes.Recipe("a small raw model", 2, 1e-3, min_steps=7)}
     monkeypatch.setattr(recipes, "RECIPES", short)
     result = run("train", f"{FLAGS} --output run")
@@ -105,13 +103,33 @@ def test_a_finished_sentence_model_is_held_on_to(place: Path, run: Run) -> None:
     assert (result.code, settings_of(place / "mlm")["hold_on"]) == (0, 0), result.err
 
 
-def test_an_unknown_recipe_and_one_in_an_ablation_are_refused(raw: Path, run: Run) -> None:
+def test_an_unknown_recipe_and_one_as_an_axis_are_refused(raw: Path, run: Run) -> None:
     result = run("train", f"{FLAGS} --recipe smal --output run")
     assert (result.code, "--recipe" in result.err and "'small'" in result.err) == (2, True), result.err
-    result = run("ablate", f"{FLAGS} --evaluate pairs.tsv --recipe small --grid noise=mask --output made")
-    assert (result.code, "--recipe is for train.py" in result.err) == (2, True), result.err
     result = run("ablate", f"{FLAGS} --evaluate pairs.tsv --grid recipe=small --output made")
     assert (result.code, "'recipe' is no setting that can be an axis" in result.err) == (2, True), result.err
+
+
+def test_an_ablation_compares_with_what_train_makes_of_the_same_flags(
+    raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run, with its own settings: an axis is chosen by the user, as a flag is."""
+    monkeypatch.setattr(recipes, "RECIPES", {"small": recipes.Recipe("a small raw model", 2, 1e-3, min_steps=4)})
+    monkeypatch.setattr(ablation, "estimate", lambda *_: (0.0, {}))
+    flags = f"{FLAGS} --evaluate pairs.tsv --seeds 1 --no-intervals --eval-every 0 --output made"
+    result = run("ablate", f"{flags} --grid steps=1 batch_size=2,4")
+    assert result.code == 0, result.err
+    assert "recipe small (raw is a small raw model): batches of 2, learning rate 0.001" in result.err
+    made = {
+        row["arm"]: (row["steps"], row["config"]["batch_size"], row["config"]["learning_rate"])
+        for row in map(json.loads, (raw / "made" / "results.jsonl").read_text().splitlines())
+    }
+    assert made == {
+        "untrained": (0, 2, 1e-3),
+        "base": (4, 2, 1e-3),
+        "steps=1": (1, 2, 1e-3),
+        "batch_size=4": (4, 4, 1e-3),
+    }
 
 
 def test_who_is_told_that_a_run_may_end_in_the_dip() -> None:

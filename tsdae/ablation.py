@@ -23,7 +23,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from tsdae.inference import load_encoder
 from tsdae.preparation import TextConfig
 from tsdae.progress import print_note, progress_bar
 from tsdae.recipe import run_training
+from tsdae.recipes import with_recipe
 from tsdae.report import write_report
 from tsdae.results import (
     CODE_OF,
@@ -64,24 +65,42 @@ TRIED = {setting.name for setting in dataclasses.fields(TextConfig)} | {"corpus"
 TRIED |= {"objective", "decoder_layers", "decoder_input_noise", "hold_on", "best", "early_stop"}
 
 
-def ablate(data: DataConfig, method: MethodConfig, train: TrainConfig, config: AblationConfig) -> Path:
+def ablate(
+    data: DataConfig,
+    method: MethodConfig,
+    train: TrainConfig,
+    config: AblationConfig,
+    given: Collection[str] | None = None,
+) -> Path:
     """Runs what is missing of the grid; returns the folder with its rows.
 
+    given: as for `recipe.run_training`, so that a run is what train.py makes of its settings; an axis counts as given.
     ValueError, before anything is trained: an axis that is no setting, a value of the wrong type, settings that
     exclude each other, and a folder whose rows were made by other code, versions, text or settings.
     """
     distributed.check_alone("ablate.py")
     if train.resume or train.overwrite:
         raise ValueError("an ablation goes on by itself where it was stopped; choose another --output to start anew")
-    if method.recipe != "auto":
-        raise ValueError("--recipe is for train.py: an ablation states batch size, learning rate and steps by flags")
     if train.output is None:
         raise ValueError("--output is missing: the folder that takes the runs, the rows and the report")
     folder = Path(train.output)
     threads = train.threads or max(1, (os.cpu_count() or 1) // config.jobs)
-    base = (_labelled(data), method, dataclasses.replace(train, threads=threads, output=None))
+    flags = (_labelled(data), method, dataclasses.replace(train, threads=threads, output=None))
     axes = parse_grid(config.grid)
-    arms = list(arms_of(base, axes, config))
+    notes: list[str] = []
+
+    def completed(configs: Configs, by_axes: Collection[str]) -> Configs:
+        if given is None:
+            return configs
+        data, method, train = configs
+        method, train, lines = with_recipe(method.model or DEFAULT_MODEL, method, train, {*given, *by_axes})
+        notes.append("; ".join(lines))
+        return data, method, train
+
+    arms = list(arms_of(flags, axes, config, completed))
+    base = arms[0].configs
+    for note in notes[:1]:  # the base's
+        print_note(note)
     named: dict[str, Arm] = {}
     for arm in arms:
         check(*arm.configs)

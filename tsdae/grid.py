@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -139,8 +139,17 @@ def _value(name: str, text: str, hint: Any) -> Any:
     raise ValueError(f"--grid {name}: {text!r} is none of its values ({wanted})")
 
 
-def arms_of(base: Configs, axes: dict[str, list[Any]], config: AblationConfig) -> Iterator[Arm]:
-    """The untrained model, the base, then every value of every axis (or every combination), each with all seeds."""
+def arms_of(
+    flags: Configs,
+    axes: dict[str, list[Any]],
+    config: AblationConfig,
+    completed: Callable[[Configs, Collection[str]], Configs] = lambda configs, _: configs,
+) -> Iterator[Arm]:
+    """The untrained model, the base, then every value of every axis (or every combination), each with all seeds.
+
+    flags: settings as they were given. completed: fills in, by a recipe, those that neither flag nor axis has set.
+    """
+    base = completed(flags, ())
     start = Arm({}, None, base)
     yield start
     differing = {
@@ -155,7 +164,7 @@ def arms_of(base: Configs, axes: dict[str, list[Any]], config: AblationConfig) -
         chosen += itertools.chain(*differing.values())
     for seed in range(base[2].seed, base[2].seed + config.seeds):
         for settings in chosen:
-            yield Arm(settings, seed, _with(base, {**settings, "seed": seed}))
+            yield Arm(settings, seed, completed(_with(flags, {**settings, "seed": seed}), settings))
 
 
 def _with(configs: Configs, settings: dict[str, Any]) -> Configs:

@@ -31,7 +31,7 @@ from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
 from tsdae.preparation import build_corpora, open_prepared
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.progress import print_note
-from tsdae.recipes import cut_in_the_dip, recipe_for, with_recipe
+from tsdae.recipes import cut_in_the_dip, with_recipe
 from tsdae.resuming import finished_line, resume_command
 from tsdae.runs import held, holds_run, next_run_folder
 from tsdae.settings import DataConfig, MethodConfig, check, is_prepared, objective_of
@@ -97,8 +97,7 @@ def run_training(
     resumes = config.resume and holds_run(Path(str(config.output)))
     notes: list[str] = []
     if given is not None and not resumes:
-        kind = recipe_for(encoder.bert.config, own_pooling is not None) if method.recipe == "auto" else method.recipe
-        method, config, notes = with_recipe(kind, name, method, config, given)
+        method, config, notes = with_recipe(name, method, config, given)
     corpus.check_tokenizer(encoder.tokenizer, model_in_words(name, method.add_tokens))
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0) if heldout_corpus else None  # the same for all seeds

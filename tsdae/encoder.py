@@ -98,7 +98,7 @@ class SentenceEncoder(nn.Module):
         Returns it in evaluation mode, as transformers does; `train` switches by itself.
         ValueError says what is wrong with the folder; UnsupportedArchitecture (a ValueError) if it is no BERT here.
         """
-        folder = model_folder(str(name_or_path))
+        folder = model_folder(name_or_path)
         settings = read_sentence_settings(folder)
         checkpoint = read_checkpoint(folder / settings.model_folder)
         allowed = checkpoint.bert.config.longest_sentence

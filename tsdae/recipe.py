@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tsdae import distributed, summary
-from tsdae.assets import DEFAULT_MODEL
+from tsdae.assets import MINI
 from tsdae.autoencoder import TSDAE
 from tsdae.corpus import Corpus, model_in_words
 from tsdae.dataset import DenoisingDataset
@@ -66,7 +66,7 @@ def run_training(
     if config.threads is not None:
         torch.set_num_threads(config.threads)  # here already: the untrained model is scored before training
     distributed.join()
-    name = method.model or DEFAULT_MODEL
+    name = method.model or MINI
     prepared = open_prepared(str(data.corpus)) if is_prepared(data) else None
     texts = Texts([]) if prepared or data.corpus is None else open_texts(data.corpus, data.column)
     with contextlib.closing(texts):

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tsdae.assets import DEFAULT_MODEL, STSB
+from tsdae.assets import MINI, STSB, built_in_model
 from tsdae.corpus import DESCRIPTION
 from tsdae.device import choose_device, choose_precision
 from tsdae.files import read_json, sha256_of
@@ -130,7 +130,7 @@ def about(arm: Arm) -> dict[str, Any]:
         "text": STSB.name if data.corpus is None else _hash_of(data.corpus),
         "heldout": None if data.heldout is None else _hash_of(data.heldout),
         "pairs": _hash_of(str(data.evaluate)),
-        "weights": _hash_of(method.model or DEFAULT_MODEL),
+        "weights": _hash_of(str(built_in_model()) if method.model in (None, MINI) else str(method.model)),
         "new_tokens": None if method.add_tokens is None else _hash_of(method.add_tokens),
         "precision": choose_precision(train.precision, choose_device(train.device)),  # what auto is on this machine
     }

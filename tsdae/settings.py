@@ -43,7 +43,9 @@ class DataConfig(TextConfig):
 class MethodConfig:
     """Model, noise and objective."""
 
-    model: str | None = flag(None, "model folder or name on the Hugging Face hub; default: all-MiniLM-L6-v2")
+    model: str | None = flag(
+        None, "mini (built in: raw, small, English), a model folder, or a name on the Hugging Face hub; default: mini"
+    )
     recipe: Literal["auto", "paper", "small", "adapt"] = flag(
         "auto",
         "batch size, learning rate and length, where no flag gives them: paper (models of BERT-base's size), small "
@@ -106,7 +108,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     if data.corpus is not None and method.model is None:
         raise ValueError(
             "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
-            "xlm-roberta-base, or a model folder"
+            "xlm-roberta-base, a model folder, or mini (built in, small, English)"
         )
     if method.add_tokens is not None:
         check_file(Path(method.add_tokens))

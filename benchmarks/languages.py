@@ -33,8 +33,8 @@ sys.path.insert(0, str(ROOT))
 from tests.languages import KINDS, trained  # noqa: E402  # the root has to be on the path first
 from tsdae.corpus import Corpus  # noqa: E402
 from tsdae.dataset import DenoisingDataset  # noqa: E402
-from tsdae.progress import print_note  # noqa: E402
 from tsdae.tokenization import BEGINS_WORD, INSIDE, SPECIAL  # noqa: E402
+from tsdae.utils.progress import print_note  # noqa: E402
 from tsdae.words import END_A_WORD, WITHOUT_SPACES  # noqa: E402
 
 PIECES, RATIO, EPOCHS = 4096, 0.6, 5

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from tsdae.assets import MANIFEST
-from tsdae.files import read_json, sha256_of, write_json
+from tsdae.utils.files import read_json, sha256_of, write_json
 
 
 def main() -> None:

@@ -29,11 +29,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import tree_state  # noqa: E402  # the root has to be on the path first
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder, TrainConfig, load_stsb  # noqa: E402
 from tsdae.assets import MINILM  # noqa: E402
-from tsdae.device import choose_device, choose_precision, machine_name  # noqa: E402
-from tsdae.progress import print_note  # noqa: E402
 from tsdae.recipe import run_training  # noqa: E402
 from tsdae.reconstruction import Rebuilt, rebuild  # noqa: E402
 from tsdae.settings import DataConfig, MethodConfig  # noqa: E402
+from tsdae.utils.device import choose_device, choose_precision, machine_name  # noqa: E402
+from tsdae.utils.progress import print_note  # noqa: E402
 
 PAGE = ROOT / "benchmarks" / "reconstruction.md"
 STEPS = (0, 300, 1000)

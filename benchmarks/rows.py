@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tsdae.device import machine_name
+from tsdae.utils.device import machine_name
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "benchmarks" / "rows"

@@ -28,7 +28,7 @@ from benchmarks.workers import memory_of_process  # noqa: E402
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder  # noqa: E402
 from tsdae.corpus import Corpus, in_folder  # noqa: E402
 from tsdae.formats import numbered_lines  # noqa: E402
-from tsdae.progress import print_note  # noqa: E402
+from tsdae.utils.progress import print_note  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 BATCH, BLOCK, ROUNDS = 8, 128, 6  # sentences, steps (1,024 sentences are noised at once), measurements

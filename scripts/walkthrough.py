@@ -25,11 +25,11 @@ from tsdae import TSDAE, Batch, DenoisingDataset, LossSum, SentenceEncoder, Trai
 from tsdae.bert import Bert, BertConfig
 from tsdae.command import Parser
 from tsdae.corpus import Corpus
-from tsdae.device import choose_device
 from tsdae.evaluation import Pairs, correlations, cosines
 from tsdae.noise import Draw, delete
 from tsdae.objectives import tsdae
 from tsdae.packing import Layout, Packed
+from tsdae.utils.device import choose_device
 
 NOTEBOOK_FLAGS: list[str] = []  # a notebook has no command line: write ["--tiny"] here
 in_notebook = "ipykernel" in sys.modules

@@ -26,7 +26,7 @@ from tests.tolerances import FLOAT32
 from tsdae import SentenceEncoder, evaluate_sts
 from tsdae.command import Parser
 from tsdae.evaluation import load_pairs
-from tsdae.signals import Interrupted
+from tsdae.utils.signals import Interrupted
 from tsdae.window import NonFiniteLoss
 
 TRAIN = "--corpus text.txt --model model --device cpu --precision fp32 --steps 1"  # a missed error fails soon

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tsdae import device
-from tsdae.device import choose_device, choose_precision
+from tsdae.utils import device
+from tsdae.utils.device import choose_device, choose_precision
 
 CUDA, CPU, MPS = torch.device("cuda"), torch.device("cpu"), torch.device("mps")
 

@@ -24,13 +24,13 @@ from tests import tiny
 from tests.runs import assert_equal, assert_same_run, rows, state, threads_of_gloo
 from tests.scripts import SCRIPTS, Run, contents
 from tests.tolerances import FLOAT64
-from tsdae import distributed
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch
 from tsdae.objectives import LossSum, tsdae
 from tsdae.optimisation import clip_gradients, gradient_norm, make_optimizer
-from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, train
+from tsdae.utils import distributed
+from tsdae.utils.signals import Interrupted
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a fork server")
 

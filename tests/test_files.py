@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tsdae.files import locked
+from tsdae.utils.files import locked
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])

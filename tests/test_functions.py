@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tsdae.functions import file_of, named_function
+from tsdae.utils.imports import file_of, named_function
 
 CODE = """from __future__ import annotations
 from dataclasses import dataclass

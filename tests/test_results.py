@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tsdae.files import write_json
 from tsdae.grid import Arm
 from tsdae.results import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, other_text, write_rows
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
+from tsdae.utils.files import write_json
 
 CODE = "def parts(text):\n    return [text]\n"
 
@@ -60,7 +60,7 @@ def test_a_splitter_of_ones_own_is_code(arm: Arm, place: Path) -> None:
 def test_auto_is_compared_by_what_it_was(arm: Arm, monkeypatch: pytest.MonkeyPatch) -> None:
     data, method, train = arm.configs
     for auto, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("tsdae.device.cpu_multiplies_bf16", lambda auto=auto: auto)
+        monkeypatch.setattr("tsdae.utils.device.cpu_multiplies_bf16", lambda auto=auto: auto)
         assert about(arm)["precision"] == precision
     chosen = dataclasses.replace(arm, configs=(data, method, dataclasses.replace(train, precision="fp64")))
     assert about(chosen)["precision"] == "fp64"

@@ -26,11 +26,11 @@ from tsdae import resuming, runs, settings
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
-from tsdae.files import sha256_of
 from tsdae.objectives import LossSum, tsdae
 from tsdae.runs import Checkpoints
-from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, train
+from tsdae.utils.files import sha256_of
+from tsdae.utils.signals import Interrupted
 
 STEPS = 14
 FLAGS = "--corpus text.txt --model model --device cpu --precision fp32 --heldout 2 --batch-size 2 --learning-rate 0.01"

@@ -16,9 +16,9 @@ import pytest
 
 from tests import tiny
 from tests.scripts import Run
-from tsdae.functions import NAMING
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
+from tsdae.utils.imports import NAMING
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = (DataConfig, MethodConfig, TrainConfig)
@@ -192,11 +192,14 @@ def test_no_other_setting_of_a_strangers_run_names_code(flag: str, run: Run, pla
 def test_the_code_has_no_way_to_run_what_it_reads() -> None:
     """Of the package and its scripts: no eval, exec or pickle, and torch.load only of plain values."""
     calls = []
-    for path in [*(ROOT / "tsdae").glob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+    files = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "tsdae").rglob("*.py")}
+    files |= {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "scripts").glob("*.py")}
+    assert {"tsdae/bert.py", "tsdae/utils/imports.py", "scripts/train.py"} < files.keys(), "sub-packages are read too"
+    for file, path in files.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                calls.append((path.name, ast.unparse(node.func), arguments))
+                calls.append((file, ast.unparse(node.func), arguments))
     loads = [(file, arguments) for file, name, arguments in calls if name == "torch.load"]
     assert loads
     assert all(arguments.get("weights_only") == "True" for _, arguments in loads)
@@ -204,7 +207,7 @@ def test_the_code_has_no_way_to_run_what_it_reads() -> None:
         where = f"{file}: {name}"
         assert name not in ("eval", "exec", "compile", "__import__", "os.system"), where
         assert not name.startswith(("pickle.", "marshal.", "shelve.", "yaml.")), where
-        assert not name.endswith(("extractall", "spec.loader.exec_module")) or file == "functions.py", where
+        assert not name.endswith(("extractall", "spec.loader.exec_module")) or file == "tsdae/utils/imports.py", where
         assert arguments.get("trust_remote_code", "False") == "False", where
         assert arguments.get("allow_pickle", "False") == "False", where
         assert arguments.get("shell", "False") == "False", where

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from tests import tiny
 from tests.tolerances import FLOAT64
-from tsdae import signals
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, Layer
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
-from tsdae.signals import Interrupted
 from tsdae.training import TrainConfig, train
+from tsdae.utils import signals
+from tsdae.utils.signals import Interrupted
 from tsdae.window import NonFiniteLoss, Window
 
 

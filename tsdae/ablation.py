@@ -30,16 +30,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsdae import distributed
 from tsdae.assets import MINI
-from tsdae.device import choose_device, machine_name
 from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
-from tsdae.files import locked, read_json, remove, write_json
-from tsdae.functions import names_function
 from tsdae.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
 from tsdae.inference import load_encoder
 from tsdae.preparation import TextConfig
-from tsdae.progress import print_note, progress_bar
 from tsdae.recipe import run_training
 from tsdae.recipes import with_recipe
 from tsdae.report import write_report
@@ -57,8 +52,13 @@ from tsdae.results import (
 )
 from tsdae.runs import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
-from tsdae.signals import Interrupted, when_parent_ends
 from tsdae.training import TrainConfig
+from tsdae.utils import distributed
+from tsdae.utils.device import choose_device, machine_name
+from tsdae.utils.files import locked, read_json, remove, write_json
+from tsdae.utils.imports import names_function
+from tsdae.utils.progress import print_note, progress_bar
+from tsdae.utils.signals import Interrupted, when_parent_ends
 
 # Settings of which a value can be found wrong only when a run starts.
 TRIED = {setting.name for setting in dataclasses.fields(TextConfig)} | {"corpus", "model", "add_tokens", "noise"}

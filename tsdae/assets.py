@@ -17,7 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tsdae.files import locked, sha256_of
+from tsdae.utils.files import locked, sha256_of
 
 PATIENCE = 3600.0  # seconds that another process may take to fetch the same
 

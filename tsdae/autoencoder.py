@@ -30,10 +30,10 @@ from tsdae.dataset import Batch
 from tsdae.decoding import greedy
 from tsdae.dropout import draws
 from tsdae.encoder import SentenceEncoder
-from tsdae.files import first_line
 from tsdae.objectives import LossSum, tsdae
 from tsdae.packing import Layout, Packed, filling
 from tsdae.tokenization import decoded
+from tsdae.utils.files import first_line
 
 
 class TSDAE(nn.Module):

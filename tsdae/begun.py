@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tsdae.files import locked, read_json, remove, write_json
 from tsdae.intake import COLUMNS, Counts, Store
-from tsdae.progress import print_note
-from tsdae.signals import Interrupted
+from tsdae.utils.files import locked, read_json, remove, write_json
+from tsdae.utils.progress import print_note
+from tsdae.utils.signals import Interrupted
 
 SAVE_EVERY = 20  # seconds
 STATE, WHOLE = "state.json", "whole"

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tsdae.bert import Bert, BertConfig, LanguageModelHead
-from tsdae.files import read_json, read_weights, write_json
+from tsdae.utils.files import read_json, read_weights, write_json
 
 # ---------------------------------------------------------------------------------------------------------------
 # Names. ours -> theirs; several of theirs are laid end to end along dimension 0 (query, key, value).

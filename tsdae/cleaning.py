@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tsdae.functions import named_function
+from tsdae.utils.imports import named_function
 
 ARTICLE_SPLIT = re.compile(r"\.\s?\n?")  # how the article splits web documents into sentences
 LONGER_THAN = 10  # the article keeps split sentences of more than 10 characters

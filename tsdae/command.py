@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
-from tsdae import distributed
-from tsdae.signals import Interrupted
+from tsdae.utils import distributed
+from tsdae.utils.signals import Interrupted
 from tsdae.window import NonFiniteLoss
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from tsdae.files import read_json, replace_folder, write_json
 from tsdae.intake import OF_TOKENS, WORDLESS, Counts, Store, Work
 from tsdae.packing import Packed, ranges
-from tsdae.progress import progress_bar
 from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of
+from tsdae.utils.files import read_json, replace_folder, write_json
+from tsdae.utils.progress import progress_bar
 from tsdae.words import Figures, notes
 
 CHUNK = 2048  # sentences tokenised in one call

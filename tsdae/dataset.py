@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from tsdae.corpus import Corpus
-from tsdae.functions import named_function
 from tsdae.noise import NOISES, Draw, Noise, keyed, mix
 from tsdae.packing import Packed
 from tsdae.tokenization import Vocabulary, decoded, token_ids, truncate, vocabulary_of
+from tsdae.utils.imports import named_function
 from tsdae.words import AUTO, Words
 
 FEISTEL_TURNS = 12  # fewer leave neighbours together too often in corpora of a few rows (6: 3 % at 6 rows, measured)

@@ -25,8 +25,8 @@ from tsdae.folders import (
     write_sentence_settings,
 )
 from tsdae.packing import Layout, Packed, ranges
-from tsdae.progress import progress_bar
 from tsdae.tokenization import add_words, token_ids, vocabulary_of
+from tsdae.utils.progress import progress_bar
 
 
 def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:

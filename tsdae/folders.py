@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tsdae.assets import MINI, built_in_model, fetch, model_asset
-from tsdae.files import first_line, read_json, write_json
-from tsdae.progress import print_note
+from tsdae.utils.files import first_line, read_json, write_json
+from tsdae.utils.progress import print_note
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from tsdae.assets import model_asset
 from tsdae.checkpoints import UnsupportedArchitecture
-from tsdae.device import choose_device
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import (
     LABELS,
@@ -36,13 +35,14 @@ from tsdae.evaluation import (
     load_stsb,
     table,
 )
-from tsdae.files import first_line, read_json, write_json
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
-from tsdae.progress import print_note, progress_bar
 from tsdae.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
 from tsdae.sources import load_sentences
 from tsdae.tokenization import token_ids
 from tsdae.training import flag
+from tsdae.utils.device import choose_device
+from tsdae.utils.files import first_line, read_json, write_json
+from tsdae.utils.progress import print_note, progress_bar
 
 
 class Encoder(Protocol):

@@ -30,9 +30,9 @@ import numpy as np
 
 from tsdae.cleaning import Cleaning
 from tsdae.packing import ranges
-from tsdae.signals import when_parent_ends
 from tsdae.sources import TEXTS_AT_ONCE, Texts, Wanted
 from tsdae.tokenization import BEGINS_WORD, SPECIAL, tokenize
+from tsdae.utils.signals import when_parent_ends
 from tsdae.words import Figures, Words
 
 # The columns of a store: of each token, or of each row.

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from tsdae.dataset import Batch
 from tsdae.dropout import draws
 from tsdae.packing import Layout, Packed
-from tsdae.progress import print_note
 from tsdae.tokenization import Vocabulary
+from tsdae.utils.progress import print_note
 
 if TYPE_CHECKING:
     from tsdae.autoencoder import TSDAE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tsdae import distributed
+from tsdae.utils import distributed
 
 
 def make_optimizer(modules: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

@@ -21,21 +21,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tsdae import distributed
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
 from tsdae.checkpoints import Checkpoint, write_checkpoint
 from tsdae.corpus import check_corpus_output, is_corpus
 from tsdae.encoder import SentenceEncoder
-from tsdae.files import first_line, read_json, remove, replace_folder, write_json, writing
 from tsdae.preparation import PrepareConfig, TextConfig, prepare, sentences_of
-from tsdae.progress import print_note
 from tsdae.recipe import run_training
 from tsdae.runs import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
-from tsdae.signals import Interrupted
 from tsdae.sources import is_stream
 from tsdae.training import TrainConfig, flag
+from tsdae.utils import distributed
+from tsdae.utils.files import first_line, read_json, remove, replace_folder, write_json, writing
+from tsdae.utils.progress import print_note
+from tsdae.utils.signals import Interrupted
 
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 FEWEST_PIECES = 100  # beyond the special tokens: with fewer there are hardly letters enough

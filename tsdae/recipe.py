@@ -12,32 +12,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsdae import distributed, summary
+from tsdae import summary
 from tsdae.assets import MINI
 from tsdae.autoencoder import TSDAE
 from tsdae.corpus import Corpus, model_in_words
 from tsdae.dataset import DenoisingDataset
-from tsdae.device import choose_device, choose_precision, describe
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb
 from tsdae.evaluation import table as table_of
-from tsdae.files import write_json
 from tsdae.folders import model_folder, read_sentence_settings
-from tsdae.functions import named_function, names_function
 from tsdae.inference import entry, score
 from tsdae.measures import check_names
 from tsdae.noise import keyed
 from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
 from tsdae.preparation import build_corpora, open_prepared
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
-from tsdae.progress import print_note
 from tsdae.recipes import cut_in_the_dip, with_recipe
 from tsdae.resuming import finished_line, resume_command
 from tsdae.runs import held, holds_run, next_run_folder
 from tsdae.settings import DataConfig, MethodConfig, check, is_prepared, objective_of
-from tsdae.signals import Interrupted
 from tsdae.sources import Texts, load_sentences, open_texts
 from tsdae.training import TrainConfig, best_measure, train
+from tsdae.utils import distributed
+from tsdae.utils.device import choose_device, choose_precision, describe
+from tsdae.utils.files import write_json
+from tsdae.utils.imports import named_function, names_function
+from tsdae.utils.progress import print_note
+from tsdae.utils.signals import Interrupted
 
 ADVICE = (
     "Train longer (--epochs 3), since the vectors of a raw model get worse before they get better; or read them by "

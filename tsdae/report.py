@@ -20,12 +20,12 @@ import numpy as np
 from tsdae import charts
 from tsdae.assets import MINILM
 from tsdae.comparisons import FEWEST_SEEDS, Comparison, compare, detectable, holm
-from tsdae.files import read_json
 from tsdae.foresight import MEASURES, foresight, labelled
 from tsdae.pages import Section, Table, html, markdown
 from tsdae.preparation import TextConfig
 from tsdae.probes import RECONSTRUCTION
 from tsdae.results import GRID, ROWS, read_rows
+from tsdae.utils.files import read_json
 
 # Settings under which measures of held-out text are not those of the other runs: another text, or another vocabulary.
 OTHER_TEXT = {setting.name for setting in dataclasses.fields(TextConfig)}

@@ -16,13 +16,13 @@ from typing import Any
 
 from tsdae.assets import MINI, STSB, built_in_model
 from tsdae.corpus import DESCRIPTION
-from tsdae.device import choose_device, choose_precision
-from tsdae.files import read_json, sha256_of
-from tsdae.functions import NAMING, file_of
 from tsdae.grid import NO_AXES, Arm
 from tsdae.runs import versions
 from tsdae.settings import DataConfig
 from tsdae.sources import files_of, is_pattern
+from tsdae.utils.device import choose_device, choose_precision
+from tsdae.utils.files import read_json, sha256_of
+from tsdae.utils.imports import NAMING, file_of
 
 ROWS, CODE_OF, GRID = "results.jsonl", "code.json", "grid.json"  # in the folder of an ablation
 # What may differ between two runs that are compared as the same: where they are written and how they are watched.
@@ -166,8 +166,8 @@ def _hash_of_file(path: Path, modified_ns: int) -> str:
 
 def code_hashes(arms: list[Arm]) -> dict[str, str]:
     """SHA-256 of every file that decides about a run: the package, and the user's own noise, objective, segmenter."""
-    here = Path(__file__).parent
-    hashes = {f"tsdae/{path.name}": sha256_of(path) for path in sorted(here.glob("*.py"))}
+    package = Path(__file__).parent
+    hashes = {path.relative_to(package.parent).as_posix(): sha256_of(path) for path in sorted(package.rglob("*.py"))}
     for name in dict.fromkeys(str(arm.flat[key]) for arm in arms for key in NAMING if key != "evaluate"):
         path = file_of(name)
         if path is not None and path.is_file():

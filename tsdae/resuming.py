@@ -8,12 +8,12 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from tsdae import distributed
-from tsdae.functions import NAMING, names_function
-from tsdae.progress import print_note
 from tsdae.runs import FREE, check_output, check_same, holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
+from tsdae.utils import distributed
+from tsdae.utils.imports import NAMING, names_function
+from tsdae.utils.progress import print_note
 
 NEWER = ("recipe", "min_steps")  # settings that a run of an older version does not name
 Config = TypeVar("Config", DataConfig, MethodConfig, TrainConfig)

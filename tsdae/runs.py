@@ -23,8 +23,8 @@ import transformers
 from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
-from tsdae.files import load_plain, locked, read_json, remove, replace_folder, sha256_of, write_json, writing
-from tsdae.progress import print_note
+from tsdae.utils.files import load_plain, locked, read_json, remove, replace_folder, sha256_of, write_json, writing
+from tsdae.utils.progress import print_note
 
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
 MARKS_OF_A_RUN = (

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tsdae import distributed
 from tsdae.corpus import is_corpus
 from tsdae.dataset import check_lengths_and_words, find_noise
-from tsdae.device import choose_device, choose_precision
 from tsdae.evaluation import load_pairs
 from tsdae.folders import model_folder
 from tsdae.formats import check_file
-from tsdae.functions import named_function, names_function
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
 from tsdae.preparation import ADD_TOKENS, TextConfig, check_heldout, check_text, open_prepared
 from tsdae.runs import check_output, summary_writer
 from tsdae.sources import is_stream
 from tsdae.training import TrainConfig, flag
+from tsdae.utils import distributed
+from tsdae.utils.device import choose_device, choose_precision
+from tsdae.utils.imports import named_function, names_function
 
 # What masked-language modelling has no use for: it does not delete, and it has no decoder.
 MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")

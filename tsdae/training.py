@@ -16,19 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tsdae import distributed
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.dataset import Batch, DenoisingDataset
-from tsdae.device import (
-    autocast_dtype,
-    avoid_cudnn_attention,
-    choose_device,
-    choose_precision,
-    compile_parts,
-    give_back_freed_memory,
-    keep_freed_memory,
-)
 from tsdae.measures import BestSoFar, check_names, measure
 from tsdae.noise import keyed
 from tsdae.objectives import (
@@ -42,10 +32,20 @@ from tsdae.objectives import (
     views_of,
 )
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
-from tsdae.progress import print_note, progress_bar
 from tsdae.runs import Checkpoints, Run, check_same, holds_run, stored_settings
-from tsdae.signals import Interrupted, catch_signals
 from tsdae.tied import WordEmbeddings
+from tsdae.utils import distributed
+from tsdae.utils.device import (
+    autocast_dtype,
+    avoid_cudnn_attention,
+    choose_device,
+    choose_precision,
+    compile_parts,
+    give_back_freed_memory,
+    keep_freed_memory,
+)
+from tsdae.utils.progress import print_note, progress_bar
+from tsdae.utils.signals import Interrupted, catch_signals
 from tsdae.window import Window
 
 SHARED = ("corpus_fingerprint", "heldout_fingerprint", "steps", "sentences_per_step", "precision")  # by all processes

@@ -20,14 +20,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import rankdata
 
-from tsdae.device import choose_device
 from tsdae.evaluation import unit
 from tsdae.inference import CompareConfig, Encoder, check_writable, load_encoders, note_truncated
 from tsdae.noise import keyed
-from tsdae.progress import print_note
 from tsdae.retrieval import nearest
 from tsdae.sources import load_sentences
 from tsdae.training import flag
+from tsdae.utils.device import choose_device
+from tsdae.utils.progress import print_note
 
 QUERIES, SAMPLE, PARTNERS, SHUFFLE = 0x9E41, 0x9E42, 0x9E43, 0x9E44  # words in the keys of what is drawn
 SAMPLED = 2000  # sentences among which pairs are looked for

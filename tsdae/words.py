@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import regex
 
-from tsdae.functions import named_function
+from tsdae.utils.imports import named_function
 
 AUTO = "auto"
 CHOICES = (AUTO, "tokens", "characters", "whitespace")

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from tsdae.progress import print_note
+from tsdae.utils.progress import print_note
 
 
 class Interrupted(BaseException):

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tsdae import distributed
+from tsdae.utils import distributed
 
 
 def print_note(line: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tsdae import distributed
+from tsdae.utils import distributed
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 

@@ -20,9 +20,10 @@ from transformers import AutoConfig, BertLMHeadModel, BertModel, DistilBertModel
 from tests import tiny
 from tests.hf_names import as_ours, encoder_as_ours
 from tests.tolerances import FLOAT64
-from tsdae import TSDAE, SentenceEncoder, dropout
+from tsdae import TSDAE, SentenceEncoder
 from tsdae.bert import Bert
-from tsdae.dropout import DRAWN_AT_ONCE, Masks
+from tsdae.ops import dropout
+from tsdae.ops.dropout import DRAWN_AT_ONCE, Masks
 from tsdae.packing import Packed
 
 REPEATS = 3000

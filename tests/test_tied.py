@@ -17,8 +17,9 @@ from torch.testing import assert_close
 
 from tests import tiny
 from tests.tolerances import BFLOAT16_RATIO, FLOAT64
-from tsdae import TSDAE, tied
-from tsdae.tied import WordEmbeddings
+from tsdae import TSDAE
+from tsdae.ops import word_embedding as tied
+from tsdae.ops.word_embedding import WordEmbeddings
 
 VOCABULARY, WIDTH, TOKENS = 50, 6, 11
 

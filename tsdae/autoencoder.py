@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from tsdae.bert import Bert, OneVectorAttention, initialise
 from tsdae.dataset import Batch
 from tsdae.decoding import greedy
-from tsdae.dropout import draws
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
+from tsdae.ops.dropout import draws
 from tsdae.packing import Layout, Packed, filling
 from tsdae.tokenization import decoded
 from tsdae.utils.files import first_line

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsdae.dropout import Dropout, Masks, bytes_of, computed_again, our_way
+from tsdae.ops.dropout import Dropout, Masks, bytes_of, computed_again, our_way
+from tsdae.ops.word_embedding import WordEmbeddings
 from tsdae.packing import Layout, Packed
-from tsdae.tied import WordEmbeddings
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tsdae.dataset import Batch
-from tsdae.dropout import draws
+from tsdae.ops.dropout import draws
 from tsdae.packing import Layout, Packed
 from tsdae.tokenization import Vocabulary
 from tsdae.utils.progress import print_note

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tsdae.dropout import Masks
+from tsdae.ops.dropout import Masks
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 

@@ -31,9 +31,9 @@ from tsdae.objectives import (
     tsdae,
     views_of,
 )
+from tsdae.ops.word_embedding import WordEmbeddings
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
 from tsdae.runs import Checkpoints, Run, check_same, holds_run, stored_settings
-from tsdae.tied import WordEmbeddings
 from tsdae.utils import distributed
 from tsdae.utils.device import (
     autocast_dtype,

@@ -31,11 +31,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.languages import KINDS, trained  # noqa: E402  # the root has to be on the path first
-from tsdae.corpus import Corpus  # noqa: E402
 from tsdae.dataset import DenoisingDataset  # noqa: E402
-from tsdae.tokenization import BEGINS_WORD, INSIDE, SPECIAL  # noqa: E402
+from tsdae.text.corpus import Corpus  # noqa: E402
+from tsdae.text.tokenization import BEGINS_WORD, INSIDE, SPECIAL  # noqa: E402
+from tsdae.text.word_boundaries import END_A_WORD, WITHOUT_SPACES  # noqa: E402
 from tsdae.utils.progress import print_note  # noqa: E402
-from tsdae.words import END_A_WORD, WITHOUT_SPACES  # noqa: E402
 
 PIECES, RATIO, EPOCHS = 4096, 0.6, 5
 OFTEN = 0.02  # of the sentences; what fewer of them have is not named in the table

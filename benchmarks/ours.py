@@ -25,9 +25,9 @@ from tests.hf_names import as_ours
 from tests.tolerances import BFLOAT16_RATIO, FLOAT32, FLOAT64
 from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert, BertConfig
-from tsdae.corpus import Corpus
 from tsdae.folders import load_tokenizer
-from tsdae.tokenization import BEGINS_WORD, SPECIAL
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import BEGINS_WORD, SPECIAL
 
 Precision = Literal["fp64", "fp32", "bf16"]
 NEVER_ENDING = 10**6  # steps

@@ -1,7 +1,7 @@
 """Prepares a text for training: tokenises it once, into a folder that scripts/train.py takes as --corpus."""
 
 from tsdae.command import Parser
-from tsdae.preparation import PrepareConfig, prepare
+from tsdae.text.preparation import PrepareConfig, prepare
 
 
 def main() -> None:

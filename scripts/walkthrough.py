@@ -24,11 +24,11 @@ from torch import Tensor
 from tsdae import TSDAE, Batch, DenoisingDataset, LossSum, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert, BertConfig
 from tsdae.command import Parser
-from tsdae.corpus import Corpus
 from tsdae.evaluation import Pairs, correlations, cosines
 from tsdae.noise import Draw, delete
 from tsdae.objectives import tsdae
 from tsdae.packing import Layout, Packed
+from tsdae.text.corpus import Corpus
 from tsdae.utils.device import choose_device
 
 NOTEBOOK_FLAGS: list[str] = []  # a notebook has no command line: write ["--tiny"] here

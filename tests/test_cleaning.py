@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tsdae import load_sentences
-from tsdae.cleaning import Cleaning, share_of_letters
+from tsdae.text.cleaning import Cleaning, share_of_letters
 
 TEXTS = ["A dog runs.", "  ", "12 345 67", "นั่งที่สวน", "a", "बैठता है", "| x | 1.5 | 2.5 |", "A dog runs."]
 

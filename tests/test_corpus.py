@@ -16,10 +16,10 @@ from tokenizers import normalizers
 
 from tests import tiny
 from tests.tiny import assert_equal
-from tsdae import corpus as corpus_module
-from tsdae.corpus import Corpus
 from tsdae.dataset import DenoisingDataset
-from tsdae.tokenization import BEGINS_WORD, INSIDE, SPECIAL, fingerprint_of, tokenize
+from tsdae.text import corpus as corpus_module
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import BEGINS_WORD, INSIDE, SPECIAL, fingerprint_of, tokenize
 
 
 def files(folder: Path) -> dict[str, bytes | None]:

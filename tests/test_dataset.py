@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from tests import tiny
 from tsdae import dataset
-from tsdae.corpus import Corpus
 from tsdae.dataset import Batch, DenoisingDataset
-from tsdae.tokenization import truncate
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import truncate
 
 
 def test_reading_a_row_equals_the_batch() -> None:

@@ -18,7 +18,7 @@ from tsdae.bert import Bert
 from tsdae.packing import Packed
 from tsdae.reconstruction import ReconstructConfig, show
 from tsdae.runs import Run
-from tsdae.tokenization import decoded
+from tsdae.text.tokenization import decoded
 
 FIRST, CLOSING = 2, 3  # of the tiny tokenizer: [CLS] and [SEP]
 SENTENCES = tiny.SENTENCES

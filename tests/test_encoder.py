@@ -17,7 +17,7 @@ from tests.tolerances import FLOAT32, FLOAT64
 from tsdae.bert import Bert, LanguageModelHead
 from tsdae.encoder import SentenceEncoder, pool
 from tsdae.packing import Layout, Packed
-from tsdae.tokenization import token_ids
+from tsdae.text.tokenization import token_ids
 
 POOLINGS = ("cls", "mean", "max")
 every_pooling = pytest.mark.parametrize("pooling", POOLINGS)

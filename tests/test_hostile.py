@@ -22,12 +22,13 @@ from transformers import PreTrainedTokenizerFast
 from tests import tiny
 from tests.runs import rows
 from tests.scripts import Run
-from tsdae import formats, load_sentences
-from tsdae.corpus import Corpus
+from tsdae import load_sentences
 from tsdae.dataset import DenoisingDataset
 from tsdae.evaluation import load_pairs
 from tsdae.noise import NOISES
-from tsdae.tokenization import SPECIAL
+from tsdae.text import formats
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import SPECIAL
 
 # Unchanging examples, and a folder of the test's own for all of them: a file is written anew each time.
 FUZZ = settings(

@@ -20,14 +20,16 @@ from tests import tiny
 from tests.runs import wait_until
 from tests.scripts import Run, contents
 from tests.tiny import assert_equal
-from tsdae import begun, intake, sources
-from tsdae import corpus as corpus_module
-from tsdae.cleaning import Cleaning
-from tsdae.corpus import Corpus
-from tsdae.intake import COLUMNS, Counts, Seen, Store, Work, collect, hashes_of
-from tsdae.preparation import PrepareConfig, TextConfig, build_corpora
-from tsdae.sources import Texts
-from tsdae.words import Words, notes
+from tsdae import begun
+from tsdae.text import building as intake
+from tsdae.text import corpus as corpus_module
+from tsdae.text import reading as sources
+from tsdae.text.building import COLUMNS, Counts, Seen, Store, Work, collect, hashes_of
+from tsdae.text.cleaning import Cleaning
+from tsdae.text.corpus import Corpus
+from tsdae.text.preparation import PrepareConfig, TextConfig, build_corpora
+from tsdae.text.reading import Texts
+from tsdae.text.word_boundaries import Words, notes
 
 # Every kind of line twice, so that "repeated" and all else lie on both sides of every border between chunks.
 LINES = [

@@ -16,7 +16,7 @@ from tsdae import Batch
 from tsdae.objectives import MaskedLanguageModel, step_counts
 from tsdae.packing import Packed
 from tsdae.settings import MethodConfig
-from tsdae.tokenization import Vocabulary, vocabulary_of
+from tsdae.text.tokenization import Vocabulary, vocabulary_of
 from tsdae.training import TrainConfig, train
 
 VOCABULARY = vocabulary_of(tiny.tokenizer())

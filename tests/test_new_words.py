@@ -18,11 +18,11 @@ from tests.languages import SENTENCES, trained
 from tests.scripts import Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import TSDAE, SentenceEncoder, TrainConfig, pretraining, train
-from tsdae.corpus import Corpus
-from tsdae.preparation import TextConfig, build_corpora, sentences_of
 from tsdae.pretraining import train_tokenizer
-from tsdae.sources import open_texts
-from tsdae.tokenization import add_words, decoded
+from tsdae.text.corpus import Corpus
+from tsdae.text.preparation import TextConfig, build_corpora, sentences_of
+from tsdae.text.reading import open_texts
+from tsdae.text.tokenization import add_words, decoded
 from tsdae.utils.signals import Interrupted
 
 NEW = ["walking", "bagpipes", "dog", "unknown"]  # of which dog is one piece already, and bagpipes none that is known

@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 
 from tests import tiny
-from tsdae.corpus import Corpus
 from tsdae.dataset import DenoisingDataset, find_noise
 from tsdae.noise import NOISES, Draw, delete, keyed
 from tsdae.packing import Packed
-from tsdae.tokenization import Vocabulary
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import Vocabulary
 
 CLS, SEP, MASK = 2, 3, 4
 ROWS, WORDS = 2000, 50  # 100,000 words

@@ -13,15 +13,15 @@ import pytest
 from tests import tiny
 from tests.tiny import assert_equal
 from tsdae import recipe
-from tsdae.corpus import Corpus
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, evaluate_sts
-from tsdae.intake import hashes_of
-from tsdae.preparation import PrepareConfig, TextConfig, build_corpora, prepare, split_heldout
 from tsdae.recipe import run_training, sample_sentences
 from tsdae.runs import next_run_folder
 from tsdae.settings import DataConfig, MethodConfig
-from tsdae.sources import Texts
+from tsdae.text.building import hashes_of
+from tsdae.text.corpus import Corpus
+from tsdae.text.preparation import PrepareConfig, TextConfig, build_corpora, prepare, split_heldout
+from tsdae.text.reading import Texts
 from tsdae.training import TrainConfig
 
 

@@ -20,10 +20,10 @@ from tests.languages import SENTENCES, SPECIAL_TOKENS, trained
 from tests.scripts import Run
 from tsdae import DenoisingDataset, SentenceEncoder
 from tsdae.bert import Bert
-from tsdae.corpus import Corpus
 from tsdae.folders import model_folder
-from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, token_ids, tokenize, vocabulary_of
-from tsdae.words import Words
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, token_ids, tokenize, vocabulary_of
+from tsdae.text.word_boundaries import Words
 
 ROOT = Path(__file__).parents[1]
 # Two words of Vietnamese in one are joined by _ in the texts that PhoBERT reads.
@@ -264,7 +264,7 @@ def test_a_folder_gives_the_same_tokenizer_again(sign: str, tmp_path: Path) -> N
 
 @pytest.mark.slow  # a process that imports transformers
 def test_the_fingerprint_is_that_of_any_process(tmp_path: Path) -> None:
-    code = "import sys, tsdae.folders as f, tsdae.tokenization as t; from pathlib import Path\n"
+    code = "import sys, tsdae.folders as f, tsdae.text.tokenization as t; from pathlib import Path\n"
     code += "print([t.fingerprint_of(f.load_tokenizer(Path(name))) for name in sys.argv[1:]])"
     made = [phobert(tmp_path / "vi"), japanese(tmp_path / "ja")]
     for tokenizer, name in zip(made, ("vi", "ja"), strict=True):

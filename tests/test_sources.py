@@ -17,8 +17,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from tsdae import load_sentences
-from tsdae.cleaning import LONGER_THAN
-from tsdae.sources import HUB_LIMIT, open_texts
+from tsdae.text.cleaning import LONGER_THAN
+from tsdae.text.reading import HUB_LIMIT, open_texts
 
 # What a careless reader breaks: quotes, separators, an emoji (two UTF-16 units), a line separator that is no line end.
 SENTENCES = ["A dog runs.", 'He said "no", twice', '"Stray', "Ünïcode, 犬 🐕", "one\u2028line"]

@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerFast
 from tests import tiny
 from tests.languages import KINDS, SENTENCES, trained
 from tests.scripts import Run
-from tsdae.corpus import Corpus
 from tsdae.dataset import DenoisingDataset
-from tsdae.tokenization import BEGINS_WORD, INSIDE, SPECIAL, tokenize
-from tsdae.words import CHOICES, WITHOUT_SPACES, Figures, Words, notes
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import BEGINS_WORD, INSIDE, SPECIAL, tokenize
+from tsdae.text.word_boundaries import CHOICES, WITHOUT_SPACES, Figures, Words, notes
 
 RATIO, EPOCHS = 0.6, 100
 WORD_SPACES = "\u0f0b\u0f0c\u1361\u200b"  # marks between words

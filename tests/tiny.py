@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
-from tsdae.corpus import Corpus
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.encoder import SentenceEncoder
+from tsdae.text.corpus import Corpus
 
 WORDS = (
     "a an the man woman child dog cat horse bird is are was plays playing eats eating runs running on in at with of "

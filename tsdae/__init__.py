@@ -5,7 +5,7 @@ from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import evaluate_sts, load_stsb
 from tsdae.objectives import LossSum
-from tsdae.sources import load_sentences
+from tsdae.text.reading import load_sentences
 from tsdae.training import TrainConfig, train
 
 __version__ = "0.1.0"

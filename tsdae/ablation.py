@@ -34,7 +34,6 @@ from tsdae.assets import MINI
 from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
 from tsdae.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
 from tsdae.inference import load_encoder
-from tsdae.preparation import TextConfig
 from tsdae.recipe import run_training
 from tsdae.recipes import with_recipe
 from tsdae.report import write_report
@@ -52,6 +51,7 @@ from tsdae.results import (
 )
 from tsdae.runs import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
+from tsdae.text.preparation import TextConfig
 from tsdae.training import TrainConfig
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, machine_name

@@ -32,7 +32,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
 from tsdae.ops.dropout import draws
 from tsdae.packing import Layout, Packed, filling
-from tsdae.tokenization import decoded
+from tsdae.text.tokenization import decoded
 from tsdae.utils.files import first_line
 
 

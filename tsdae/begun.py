@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tsdae.intake import COLUMNS, Counts, Store
+from tsdae.text.building import COLUMNS, Counts, Store
 from tsdae.utils.files import locked, read_json, remove, write_json
 from tsdae.utils.progress import print_note
 from tsdae.utils.signals import Interrupted

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsdae.corpus import Corpus
 from tsdae.noise import NOISES, Draw, Noise, keyed, mix
 from tsdae.packing import Packed
-from tsdae.tokenization import Vocabulary, decoded, token_ids, truncate, vocabulary_of
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import Vocabulary, decoded, token_ids, truncate, vocabulary_of
+from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.utils.imports import named_function
-from tsdae.words import AUTO, Words
 
 FEISTEL_TURNS = 12  # fewer leave neighbours together too often in corpora of a few rows (6: 3 % at 6 rows, measured)
 NOISED_AT_ONCE = 1024  # sentences

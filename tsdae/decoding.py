@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tsdae.packing import Packed
-from tsdae.tokenization import token_ids
+from tsdae.text.tokenization import token_ids
 
 if TYPE_CHECKING:
     from tsdae.autoencoder import TSDAE

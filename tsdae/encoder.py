@@ -25,7 +25,7 @@ from tsdae.folders import (
     write_sentence_settings,
 )
 from tsdae.packing import Layout, Packed, ranges
-from tsdae.tokenization import add_words, token_ids, vocabulary_of
+from tsdae.text.tokenization import add_words, token_ids, vocabulary_of
 from tsdae.utils.progress import progress_bar
 
 

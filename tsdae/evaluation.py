@@ -18,8 +18,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from tsdae import assets
-from tsdae.formats import TABLES, check_file, numbered_lines, read_records
-from tsdae.sources import reach_hub
+from tsdae.text.formats import TABLES, check_file, numbered_lines, read_records
+from tsdae.text.reading import reach_hub
 from tsdae.utils.files import first_line
 
 Encode = Callable[[list[str]], np.ndarray]

@@ -37,8 +37,8 @@ from tsdae.evaluation import (
 )
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
-from tsdae.sources import load_sentences
-from tsdae.tokenization import token_ids
+from tsdae.text.reading import load_sentences
+from tsdae.text.tokenization import token_ids
 from tsdae.training import flag
 from tsdae.utils.device import choose_device
 from tsdae.utils.files import first_line, read_json, write_json

@@ -24,7 +24,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tsdae.packing import Packed, ranges
-from tsdae.tokenization import Vocabulary
+from tsdae.text.tokenization import Vocabulary
 
 Noise = Callable[[Packed[np.ndarray], np.ndarray, "Draw", float, Vocabulary], Packed[np.ndarray]]
 

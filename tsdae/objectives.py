@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tsdae.dataset import Batch
 from tsdae.ops.dropout import draws
 from tsdae.packing import Layout, Packed
-from tsdae.tokenization import Vocabulary
+from tsdae.text.tokenization import Vocabulary
 from tsdae.utils.progress import print_note
 
 if TYPE_CHECKING:

@@ -24,13 +24,13 @@ from typing import Any, Literal
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
 from tsdae.checkpoints import Checkpoint, write_checkpoint
-from tsdae.corpus import check_corpus_output, is_corpus
 from tsdae.encoder import SentenceEncoder
-from tsdae.preparation import PrepareConfig, TextConfig, prepare, sentences_of
 from tsdae.recipe import run_training
 from tsdae.runs import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
-from tsdae.sources import is_stream
+from tsdae.text.corpus import check_corpus_output, is_corpus
+from tsdae.text.preparation import PrepareConfig, TextConfig, prepare, sentences_of
+from tsdae.text.reading import is_stream
 from tsdae.training import TrainConfig, flag
 from tsdae.utils import distributed
 from tsdae.utils.files import first_line, read_json, remove, replace_folder, write_json, writing

@@ -15,7 +15,6 @@ import torch
 from tsdae import summary
 from tsdae.assets import MINI
 from tsdae.autoencoder import TSDAE
-from tsdae.corpus import Corpus, model_in_words
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb
@@ -25,13 +24,14 @@ from tsdae.inference import entry, score
 from tsdae.measures import check_names
 from tsdae.noise import keyed
 from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
-from tsdae.preparation import build_corpora, open_prepared
 from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.recipes import cut_in_the_dip, with_recipe
 from tsdae.resuming import finished_line, resume_command
 from tsdae.runs import held, holds_run, next_run_folder
 from tsdae.settings import DataConfig, MethodConfig, check, is_prepared, objective_of
-from tsdae.sources import Texts, load_sentences, open_texts
+from tsdae.text.corpus import Corpus, model_in_words
+from tsdae.text.preparation import build_corpora, open_prepared
+from tsdae.text.reading import Texts, load_sentences, open_texts
 from tsdae.training import TrainConfig, best_measure, train
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision, describe

@@ -14,20 +14,20 @@ import numpy as np
 import torch
 
 from tsdae.autoencoder import TSDAE
-from tsdae.corpus import is_corpus
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.encoder import SentenceEncoder
 from tsdae.inference import encoder_folder
 from tsdae.noise import NOISES
 from tsdae.packing import Packed
-from tsdae.preparation import open_prepared
 from tsdae.resuming import fits
-from tsdae.tokenization import decoded
+from tsdae.text.corpus import is_corpus
+from tsdae.text.preparation import open_prepared
+from tsdae.text.tokenization import decoded
+from tsdae.text.word_boundaries import AUTO, CHOICES
 from tsdae.training import flag
 from tsdae.utils.device import choose_device
 from tsdae.utils.files import read_json
 from tsdae.utils.progress import print_note
-from tsdae.words import AUTO, CHOICES
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from tsdae.assets import MINILM
 from tsdae.comparisons import FEWEST_SEEDS, Comparison, compare, detectable, holm
 from tsdae.foresight import MEASURES, foresight, labelled
 from tsdae.pages import Section, Table, html, markdown
-from tsdae.preparation import TextConfig
 from tsdae.probes import RECONSTRUCTION
 from tsdae.results import GRID, ROWS, read_rows
+from tsdae.text.preparation import TextConfig
 from tsdae.utils.files import read_json
 
 # Settings under which measures of held-out text are not those of the other runs: another text, or another vocabulary.

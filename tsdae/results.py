@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tsdae.assets import MINI, STSB, built_in_model
-from tsdae.corpus import DESCRIPTION
 from tsdae.grid import NO_AXES, Arm
 from tsdae.runs import versions
 from tsdae.settings import DataConfig
-from tsdae.sources import files_of, is_pattern
+from tsdae.text.corpus import DESCRIPTION
+from tsdae.text.reading import files_of, is_pattern
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.files import read_json, sha256_of
 from tsdae.utils.imports import NAMING, file_of

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tsdae.corpus import is_corpus
 from tsdae.dataset import check_lengths_and_words, find_noise
 from tsdae.evaluation import load_pairs
 from tsdae.folders import model_folder
-from tsdae.formats import check_file
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
-from tsdae.preparation import ADD_TOKENS, TextConfig, check_heldout, check_text, open_prepared
 from tsdae.runs import check_output, summary_writer
-from tsdae.sources import is_stream
+from tsdae.text.corpus import is_corpus
+from tsdae.text.formats import check_file
+from tsdae.text.preparation import ADD_TOKENS, TextConfig, check_heldout, check_text, open_prepared
+from tsdae.text.reading import is_stream
 from tsdae.training import TrainConfig, flag
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision

@@ -24,7 +24,7 @@ from tsdae.evaluation import unit
 from tsdae.inference import CompareConfig, Encoder, check_writable, load_encoders, note_truncated
 from tsdae.noise import keyed
 from tsdae.retrieval import nearest
-from tsdae.sources import load_sentences
+from tsdae.text.reading import load_sentences
 from tsdae.training import flag
 from tsdae.utils.device import choose_device
 from tsdae.utils.progress import print_note

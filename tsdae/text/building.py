@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsdae.cleaning import Cleaning
 from tsdae.packing import ranges
-from tsdae.sources import TEXTS_AT_ONCE, Texts, Wanted
-from tsdae.tokenization import BEGINS_WORD, SPECIAL, tokenize
+from tsdae.text.cleaning import Cleaning
+from tsdae.text.reading import TEXTS_AT_ONCE, Texts, Wanted
+from tsdae.text.tokenization import BEGINS_WORD, SPECIAL, tokenize
+from tsdae.text.word_boundaries import Figures, Words
 from tsdae.utils.signals import when_parent_ends
-from tsdae.words import Figures, Words
 
 # The columns of a store: of each token, or of each row.
 COLUMNS = {"token_ids": np.int32, "marks": np.uint8, "lengths": np.int64, "hashes": np.uint64}

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tsdae.words import AUTO, SLOW, Words
+from tsdae.text.word_boundaries import AUTO, SLOW, Words
 
 # How the pieces of a vocabulary say what a word is: ##s goes on (WordPiece), wal@@ is gone on with (BPE), ▁dog begins
 # (SentencePiece), as does Ġdog, whose letters are bytes (byte-level BPE).

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from tsdae.intake import OF_TOKENS, WORDLESS, Counts, Store, Work
 from tsdae.packing import Packed, ranges
-from tsdae.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of
+from tsdae.text.building import OF_TOKENS, WORDLESS, Counts, Store, Work
+from tsdae.text.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of
+from tsdae.text.word_boundaries import Figures, notes
 from tsdae.utils.files import read_json, replace_folder, write_json
 from tsdae.utils.progress import progress_bar
-from tsdae.words import Figures, notes
 
 CHUNK = 2048  # sentences tokenised in one call
 ROWS_AT_ONCE = 2**16  # rows that are copied in one go

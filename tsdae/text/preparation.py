@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from tsdae.begun import WHOLE, check_part, lock_of, part_of, unfinished
-from tsdae.cleaning import Cleaning
-from tsdae.corpus import HELDOUT, REPORT, Corpus, check_corpus_output, in_folder, in_memory
 from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
-from tsdae.formats import TABLES, check_file, suffix_of
-from tsdae.intake import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
 from tsdae.noise import keyed
-from tsdae.sources import (
+from tsdae.text.building import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
+from tsdae.text.cleaning import Cleaning
+from tsdae.text.corpus import HELDOUT, REPORT, Corpus, check_corpus_output, in_folder, in_memory
+from tsdae.text.formats import TABLES, check_file, suffix_of
+from tsdae.text.reading import (
     Texts,
     check_source,
     cleaning_for,
@@ -33,13 +33,13 @@ from tsdae.sources import (
     open_texts,
     what_was_read,
 )
-from tsdae.tokenization import add_words, fingerprint_of, vocabulary_of
+from tsdae.text.tokenization import add_words, fingerprint_of, vocabulary_of
+from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.training import flag
 from tsdae.utils import distributed
 from tsdae.utils.files import remove, replace_folder, write_json
 from tsdae.utils.imports import file_of
 from tsdae.utils.progress import print_note, progress_bar
-from tsdae.words import AUTO, Words
 
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
 HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1

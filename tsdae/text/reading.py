@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsdae.cleaning import LONGER_THAN, Cleaning
-from tsdae.formats import TABLES, Meter, check_file, name_of, numbered_lines, read_records, suffix_of
+from tsdae.text.cleaning import LONGER_THAN, Cleaning
+from tsdae.text.formats import TABLES, Meter, check_file, name_of, numbered_lines, read_records, suffix_of
 
 HUB_LIMIT = 100_000  # sentences taken from the hub unless told otherwise, as in the article
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 2**22  # cleaned in one call, and later tokenised in one

@@ -17,8 +17,8 @@ import numpy as np
 from transformers import AddedToken
 
 from tsdae.packing import Packed, ranges
-from tsdae.pieces import check_text, from_pieces, slow_as_text, slowly
-from tsdae.words import AUTO, Words, writes_no_spaces
+from tsdae.text.pieces import check_text, from_pieces, slow_as_text, slowly
+from tsdae.text.word_boundaries import AUTO, Words, writes_no_spaces
 
 # What a token is within its sentence; kept per token in a corpus, one byte each.
 INSIDE, BEGINS_WORD, SPECIAL = 0, 1, 2

@@ -12,7 +12,7 @@ import functools
 import torch
 
 from tsdae import TSDAE, Batch, LossSum, SentenceEncoder
-from tsdae.assets import MINILM
+from tsdae.hub.downloads import MINILM
 from tsdae.objectives import tsdae
 
 

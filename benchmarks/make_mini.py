@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from tsdae.assets import MANIFEST
+from tsdae.hub.downloads import MANIFEST
 from tsdae.utils.files import read_json, sha256_of, write_json
 
 

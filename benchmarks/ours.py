@@ -25,7 +25,7 @@ from tests.hf_names import as_ours
 from tests.tolerances import BFLOAT16_RATIO, FLOAT32, FLOAT64
 from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert, BertConfig
-from tsdae.folders import load_tokenizer
+from tsdae.hub.model_folder import load_tokenizer
 from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import BEGINS_WORD, SPECIAL
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.rows import tree_state  # noqa: E402  # the root has to be on the path first
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder, TrainConfig, load_stsb  # noqa: E402
-from tsdae.assets import MINILM  # noqa: E402
+from tsdae.hub.downloads import MINILM  # noqa: E402
 from tsdae.recipe import run_training  # noqa: E402
 from tsdae.reconstruction import Rebuilt, rebuild  # noqa: E402
 from tsdae.settings import DataConfig, MethodConfig  # noqa: E402

@@ -165,7 +165,7 @@ class Side:
     def write_random_xlm_roberta(self, settings: dict[str, Any], folder: str) -> None:
         """An XLM-R of random weights with a small tokenizer. settings: of `tsdae.bert.BertConfig`."""
         from tests import tiny
-        from tsdae.folders import write_sentence_settings
+        from tsdae.hub.model_folder import write_sentence_settings
 
         config = transformers.XLMRobertaConfig(
             vocab_size=settings["vocabulary_size"],

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsdae import TSDAE
 from tsdae.bert import Bert
-from tsdae.checkpoints import FAMILIES, head_names, parameter_names
+from tsdae.hub.conversion import FAMILIES, head_names, parameter_names
 
 CROSS_ATTENTION = {"value": "self.value", "output": "output.dense", "norm": "output.LayerNorm"}
 

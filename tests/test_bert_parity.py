@@ -23,8 +23,8 @@ from tests import families
 from tests.families import FAMILIES, LENGTHS, padded, ragged
 from tests.tolerances import BFLOAT16_RATIO, FLOAT32, FLOAT64
 from tsdae.bert import LanguageModelHead, OneVectorAttention
-from tsdae.checkpoints import FAMILIES as OUR_FAMILIES
-from tsdae.checkpoints import Checkpoint, parameter_names, read_checkpoint
+from tsdae.hub.conversion import FAMILIES as OUR_FAMILIES
+from tsdae.hub.conversion import Checkpoint, parameter_names, read_checkpoint
 from tsdae.packing import Layout, Packed
 
 PRECISIONS = {torch.float64: FLOAT64, torch.float32: FLOAT32}

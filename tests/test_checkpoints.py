@@ -20,7 +20,7 @@ from tests import families
 from tests.families import FAMILIES, VOCABULARY, padded, ragged
 from tests.tolerances import FLOAT64
 from tsdae.bert import Bert, BertConfig, LanguageModelHead
-from tsdae.checkpoints import Checkpoint, UnsupportedArchitecture, read_checkpoint, write_checkpoint
+from tsdae.hub.conversion import Checkpoint, UnsupportedArchitecture, read_checkpoint, write_checkpoint
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 PREFIX = {"bert": "bert.", "distilbert": "distilbert."}  # the others: roberta.

@@ -22,7 +22,7 @@ from tests.families import FAMILIES
 from tests.test_checkpoints import as_bin
 from tests.tolerances import FLOAT32
 from tsdae.encoder import SentenceEncoder
-from tsdae.folders import read_sentence_settings
+from tsdae.hub.model_folder import read_sentence_settings
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 POSITIONS = 20  # of the tiny models

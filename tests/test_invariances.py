@@ -22,7 +22,7 @@ from tests import tiny
 from tests.tolerances import FLOAT32, FLOAT64
 from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder
 from tsdae.bert import Bert
-from tsdae.checkpoints import Checkpoint
+from tsdae.hub.conversion import Checkpoint
 from tsdae.objectives import step_counts, tsdae
 from tsdae.packing import Packed
 from tsdae.runs import Run

@@ -14,9 +14,10 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from tests import tiny
 from tests.scripts import Run
 from tests.tolerances import FLOAT32
-from tsdae import SentenceEncoder, assets
-from tsdae.assets import MINI_FOLDER
-from tsdae.folders import model_folder, read_sentence_settings
+from tsdae import SentenceEncoder
+from tsdae.hub import downloads as assets
+from tsdae.hub.downloads import MINI_FOLDER
+from tsdae.hub.model_folder import model_folder, read_sentence_settings
 
 SENTENCES = [*tiny.SENTENCES, "Zwölf Boxkämpfer: naïve café, 3.5 %!", ""]
 FLAGS = "--model mini --device cpu --threads 1 --precision fp32"

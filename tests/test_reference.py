@@ -22,7 +22,7 @@ from tests import families, tiny
 from tests.hf_names import as_ours
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, SentenceEncoder, TrainConfig, train
-from tsdae.folders import write_sentence_settings
+from tsdae.hub.model_folder import write_sentence_settings
 
 pytestmark = pytest.mark.reference
 

@@ -20,7 +20,7 @@ from tests.languages import SENTENCES, SPECIAL_TOKENS, trained
 from tests.scripts import Run
 from tsdae import DenoisingDataset, SentenceEncoder
 from tsdae.bert import Bert
-from tsdae.folders import model_folder
+from tsdae.hub.model_folder import model_folder
 from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, token_ids, tokenize, vocabulary_of
 from tsdae.text.word_boundaries import Words
@@ -264,7 +264,7 @@ def test_a_folder_gives_the_same_tokenizer_again(sign: str, tmp_path: Path) -> N
 
 @pytest.mark.slow  # a process that imports transformers
 def test_the_fingerprint_is_that_of_any_process(tmp_path: Path) -> None:
-    code = "import sys, tsdae.folders as f, tsdae.text.tokenization as t; from pathlib import Path\n"
+    code = "import sys, tsdae.hub.model_folder as f, tsdae.text.tokenization as t; from pathlib import Path\n"
     code += "print([t.fingerprint_of(f.load_tokenizer(Path(name))) for name in sys.argv[1:]])"
     made = [phobert(tmp_path / "vi"), japanese(tmp_path / "ja")]
     for tokenizer, name in zip(made, ("vi", "ja"), strict=True):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsdae.bert import Bert, LanguageModelHead
-from tsdae.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from tsdae.folders import (
+from tsdae.hub.conversion import Checkpoint, read_checkpoint, write_checkpoint
+from tsdae.hub.model_folder import (
     POOLINGS,
     load_tokenizer,
     lowers_text,

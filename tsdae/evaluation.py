@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from scipy.stats import rankdata
 
-from tsdae import assets
+from tsdae.hub import downloads as assets
 from tsdae.text.formats import TABLES, check_file, numbered_lines, read_records
 from tsdae.text.reading import reach_hub
 from tsdae.utils.files import first_line

@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tsdae.assets import model_asset
-from tsdae.checkpoints import UnsupportedArchitecture
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import (
     LABELS,
@@ -35,7 +33,9 @@ from tsdae.evaluation import (
     load_stsb,
     table,
 )
-from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
+from tsdae.hub.conversion import UnsupportedArchitecture
+from tsdae.hub.downloads import model_asset
+from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
 from tsdae.text.reading import load_sentences
 from tsdae.text.tokenization import token_ids

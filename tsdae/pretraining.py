@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
-from tsdae.checkpoints import Checkpoint, write_checkpoint
 from tsdae.encoder import SentenceEncoder
+from tsdae.hub.conversion import Checkpoint, write_checkpoint
 from tsdae.recipe import run_training
 from tsdae.runs import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check

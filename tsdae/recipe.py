@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from tsdae import summary
-from tsdae.assets import MINI
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb
 from tsdae.evaluation import table as table_of
-from tsdae.folders import model_folder, read_sentence_settings
+from tsdae.hub.downloads import MINI
+from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.inference import entry, score
 from tsdae.measures import check_names
 from tsdae.noise import keyed

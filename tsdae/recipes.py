@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tsdae.bert import BertConfig
-from tsdae.checkpoints import read_config
-from tsdae.folders import model_folder, read_sentence_settings
+from tsdae.hub.conversion import read_config
+from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.settings import MethodConfig
 from tsdae.training import TrainConfig
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from tsdae import charts
-from tsdae.assets import MINILM
 from tsdae.comparisons import FEWEST_SEEDS, Comparison, compare, detectable, holm
 from tsdae.foresight import MEASURES, foresight, labelled
+from tsdae.hub.downloads import MINILM
 from tsdae.pages import Section, Table, html, markdown
 from tsdae.probes import RECONSTRUCTION
 from tsdae.results import GRID, ROWS, read_rows

@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tsdae.assets import MINI, STSB, built_in_model
 from tsdae.grid import NO_AXES, Arm
+from tsdae.hub.downloads import MINI, STSB, built_in_model
 from tsdae.runs import versions
 from tsdae.settings import DataConfig
 from tsdae.text.corpus import DESCRIPTION

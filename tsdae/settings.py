@@ -10,7 +10,7 @@ from typing import Literal
 
 from tsdae.dataset import check_lengths_and_words, find_noise
 from tsdae.evaluation import load_pairs
-from tsdae.folders import model_folder
+from tsdae.hub.model_folder import model_folder
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
 from tsdae.runs import check_output, summary_writer
 from tsdae.text.corpus import is_corpus

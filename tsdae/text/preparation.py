@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tsdae.begun import WHOLE, check_part, lock_of, part_of, unfinished
-from tsdae.folders import load_tokenizer, model_folder, read_sentence_settings
+from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.noise import keyed
 from tsdae.text.building import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning

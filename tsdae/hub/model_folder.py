@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsdae.assets import MINI, built_in_model, fetch, model_asset
+from tsdae.hub.downloads import MINI, built_in_model, fetch, model_asset
 from tsdae.utils.files import first_line, read_json, write_json
 from tsdae.utils.progress import print_note
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from tsdae import TSDAE, Batch, DenoisingDataset, LossSum, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert, BertConfig
 from tsdae.command import Parser
-from tsdae.evaluation import Pairs, correlations, cosines
+from tsdae.evaluation.sts import Pairs, correlations, cosines
 from tsdae.noise import Draw, delete
 from tsdae.objectives import tsdae
 from tsdae.packing import Layout, Packed

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.runs import assert_equal, wait_until
 from tests.scripts import SCRIPTS, Run
 from tsdae import ablation
-from tsdae.evaluation import evaluate_sts, load_pairs
+from tsdae.evaluation.sts import evaluate_sts, load_pairs
 from tsdae.grid import AblationConfig, Arm, arms_of, parse_grid
 from tsdae.inference import load_encoder
 from tsdae.runs import LOCK

@@ -25,7 +25,7 @@ from tests.scripts import PAIRS, SCRIPTS, Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import SentenceEncoder, evaluate_sts
 from tsdae.command import Parser
-from tsdae.evaluation import load_pairs
+from tsdae.evaluation.sts import load_pairs
 from tsdae.utils.signals import Interrupted
 from tsdae.window import NonFiniteLoss
 

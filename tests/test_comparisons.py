@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, ttest_rel
 
-from tsdae.comparisons import Comparison, compare, detectable, holm
-from tsdae.foresight import foresight
+from tsdae.evaluation.foresight import foresight
+from tsdae.evaluation.statistics import Comparison, compare, detectable, holm
 
 OURS, THEIRS = np.array([80.0, 82.5, 81.0, 79.5]), np.array([79.0, 80.0, 80.5, 79.6])
 

@@ -19,8 +19,7 @@ from scipy import stats
 
 from tests.tolerances import FLOAT64
 from tsdae import evaluate_sts, load_stsb
-from tsdae import evaluation as module
-from tsdae.evaluation import (
+from tsdae.evaluation.sts import (
     Figure,
     Pairs,
     Score,
@@ -31,6 +30,7 @@ from tsdae.evaluation import (
     resampled_correlations,
     table,
 )
+from tsdae.evaluation.sts import sts as module
 
 
 def numbers(size: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

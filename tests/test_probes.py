@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests import tiny
 from tsdae import LossSum
-from tsdae.measures import BestSoFar, measure
+from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION, effective_rank, geometry, label_free, probe_of
+from tsdae.evaluation.validation import BestSoFar, measure
 from tsdae.objectives import MaskedLanguageModel, tsdae
-from tsdae.probes import GEOMETRY, RECONSTRUCTION, effective_rank, geometry, label_free, probe_of
 
 
 def vectors(rows: int = 12, width: int = 5, seed: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from tests.runs import assert_same_run, rows
 from tests.scripts import SCRIPTS
 from tests.tolerances import FLOAT32
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation import evaluate_sts, load_stsb
+from tsdae.evaluation.sts import evaluate_sts, load_stsb
 from tsdae.hub import downloads as assets
 from tsdae.inference import load_encoder
 

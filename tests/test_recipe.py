@@ -14,7 +14,7 @@ from tests import tiny
 from tests.tiny import assert_equal
 from tsdae import recipe
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation import Pairs, evaluate_sts
+from tsdae.evaluation.sts import Pairs, evaluate_sts
 from tsdae.recipe import run_training, sample_sentences
 from tsdae.runs import next_run_folder
 from tsdae.settings import DataConfig, MethodConfig

@@ -14,7 +14,7 @@ from tests.runs import rows
 from tests.scripts import Run
 from tsdae import ablation, recipes, summary
 from tsdae.bert import BertConfig
-from tsdae.evaluation import Pairs, evaluate_sts
+from tsdae.evaluation.sts import Pairs, evaluate_sts
 from tsdae.objectives import MaskedLanguageModel, tsdae
 from tsdae.recipes import RECIPES, cut_in_the_dip, recipe_for
 from tsdae.training import TrainConfig, best_measure, train

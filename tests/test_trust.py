@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from tests import tiny
 from tests.scripts import Run, contents
-from tsdae.evaluation import load_pairs, unit
+from tsdae.evaluation.sts import load_pairs, unit
 from tsdae.inference import load_encoder
 from tsdae.trust import beside, choose_pairs, display_width, drawn
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsdae.evaluation import correlations, cosines, load_pairs, load_stsb, resampled_correlations
+from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
 from tsdae.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
 from tsdae.hub.downloads import MINI
 from tsdae.inference import load_encoder

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tsdae.comparisons import FEWEST_SEEDS
+from tsdae.evaluation.statistics import FEWEST_SEEDS
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 

@@ -19,7 +19,8 @@ import torch
 from torch.nn import functional as F
 
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation import (
+from tsdae.evaluation.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
+from tsdae.evaluation.sts import (
     LABELS,
     Figure,
     Pairs,
@@ -36,7 +37,6 @@ from tsdae.evaluation import (
 from tsdae.hub.conversion import UnsupportedArchitecture
 from tsdae.hub.downloads import model_asset
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
-from tsdae.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
 from tsdae.text.reading import load_sentences
 from tsdae.text.tokenization import token_ids
 from tsdae.training import flag

@@ -16,15 +16,15 @@ from tsdae import summary
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation import Pairs, Score, evaluate_sts, load_pairs, load_stsb
-from tsdae.evaluation import table as table_of
+from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION
+from tsdae.evaluation.sts import Pairs, Score, evaluate_sts, load_pairs, load_stsb
+from tsdae.evaluation.sts import table as table_of
+from tsdae.evaluation.validation import check_names
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.inference import entry, score
-from tsdae.measures import check_names
 from tsdae.noise import keyed
 from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
-from tsdae.probes import GEOMETRY, RECONSTRUCTION
 from tsdae.recipes import cut_in_the_dip, with_recipe
 from tsdae.resuming import finished_line, resume_command
 from tsdae.runs import held, holds_run, next_run_folder

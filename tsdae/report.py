@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from tsdae import charts
-from tsdae.comparisons import FEWEST_SEEDS, Comparison, compare, detectable, holm
-from tsdae.foresight import MEASURES, foresight, labelled
+from tsdae.evaluation.foresight import MEASURES, foresight, labelled
+from tsdae.evaluation.probes import RECONSTRUCTION
+from tsdae.evaluation.statistics import FEWEST_SEEDS, Comparison, compare, detectable, holm
 from tsdae.hub.downloads import MINILM
 from tsdae.pages import Section, Table, html, markdown
-from tsdae.probes import RECONSTRUCTION
 from tsdae.results import GRID, ROWS, read_rows
 from tsdae.text.preparation import TextConfig
 from tsdae.utils.files import read_json

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tsdae.dataset import check_lengths_and_words, find_noise
-from tsdae.evaluation import load_pairs
+from tsdae.evaluation.sts import load_pairs
 from tsdae.hub.model_folder import model_folder
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
 from tsdae.runs import check_output, summary_writer

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsdae.evaluation import Score, bracketed
-from tsdae.foresight import labelled
-from tsdae.measures import lower_is_better
-from tsdae.probes import GEOMETRY, RECONSTRUCTION
+from tsdae.evaluation.foresight import labelled
+from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION
+from tsdae.evaluation.sts import Score, bracketed
+from tsdae.evaluation.validation import lower_is_better
 
 FALL_IS_HARM = ("noisy_retrieval", "effective_rank")  # they fell in runs that harmed, and rose in runs that helped
 # Spearman x 100 on STS-B test: GloVe by Reimers and Gurevych 2019 (table 1), SimCSE and whitening as in Gao et al. 2021

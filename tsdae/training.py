@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.dataset import Batch, DenoisingDataset
-from tsdae.measures import BestSoFar, check_names, measure
+from tsdae.evaluation.validation import BestSoFar, check_names, measure
 from tsdae.noise import keyed
 from tsdae.objectives import (
     Counts,

@@ -20,10 +20,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import rankdata
 
-from tsdae.evaluation import unit
+from tsdae.evaluation.retrieval import nearest
+from tsdae.evaluation.sts import unit
 from tsdae.inference import CompareConfig, Encoder, check_writable, load_encoders, note_truncated
 from tsdae.noise import keyed
-from tsdae.retrieval import nearest
 from tsdae.text.reading import load_sentences
 from tsdae.training import flag
 from tsdae.utils.device import choose_device

@@ -94,7 +94,7 @@ MPNET = Asset(
 MODELS = {asset.name: asset for asset in (MINILM, MPNET)}
 
 MINI = "mini"  # a raw BERT in the package itself; its card is the README.md beside its weights
-MINI_FOLDER = Path(__file__).parent / "hub" / "mini"
+MINI_FOLDER = Path(__file__).parent / "mini"
 MANIFEST = "manifest.json"  # {file: SHA-256}
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import DenoisingDataset
+from tsdae.evaluation.probes import PROBED, THE_LOWER_THE_BETTER, label_free, probe_of
 from tsdae.objectives import Objective, tsdae, views_of
-from tsdae.probes import PROBED, THE_LOWER_THE_BETTER, label_free, probe_of
 
 
 @torch.no_grad()

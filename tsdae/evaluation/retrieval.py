@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tsdae.evaluation import Encode, Figure, interval, json_row, resamples, text_of, unit
+from tsdae.evaluation.sts import Encode, Figure, interval, json_row, resamples, text_of, unit
 from tsdae.text.formats import check_file, read_records
 
 BLOCK = 2**23  # cosines held in memory at a time: 32 MB

@@ -2,7 +2,7 @@
 
 from tsdae.command import Parser
 from tsdae.recipe import run_training
-from tsdae.resuming import resumed
+from tsdae.run.resume import resumed
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 

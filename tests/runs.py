@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tsdae.runs import Checkpoints
+from tsdae.run.folder import Checkpoints
 
 CLOCK = "tokens_per_second"  # of all that is logged, what depends on the time of day
 

@@ -21,7 +21,7 @@ from tsdae import ablation
 from tsdae.evaluation.sts import evaluate_sts, load_pairs
 from tsdae.grid import AblationConfig, Arm, arms_of, parse_grid
 from tsdae.inference import load_encoder
-from tsdae.runs import LOCK
+from tsdae.run.folder import LOCK
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 

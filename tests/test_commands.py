@@ -26,8 +26,8 @@ from tests.tolerances import FLOAT32
 from tsdae import SentenceEncoder, evaluate_sts
 from tsdae.command import Parser
 from tsdae.evaluation.sts import load_pairs
+from tsdae.run.step_metrics import NonFiniteLoss
 from tsdae.utils.signals import Interrupted
-from tsdae.window import NonFiniteLoss
 
 TRAIN = "--corpus text.txt --model model --device cpu --precision fp32 --steps 1"  # a missed error fails soon
 PREPARE = "--model model --output corpus"

@@ -17,7 +17,7 @@ from tsdae import TSDAE, Batch, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert
 from tsdae.packing import Packed
 from tsdae.reconstruction import ReconstructConfig, show
-from tsdae.runs import Run
+from tsdae.run.folder import Run
 from tsdae.text.tokenization import decoded
 
 FIRST, CLOSING = 2, 3  # of the tiny tokenizer: [CLS] and [SEP]

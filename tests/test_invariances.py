@@ -25,7 +25,7 @@ from tsdae.bert import Bert
 from tsdae.hub.conversion import Checkpoint
 from tsdae.objectives import step_counts, tsdae
 from tsdae.packing import Packed
-from tsdae.runs import Run
+from tsdae.run.folder import Run
 
 VARIANTS = pytest.mark.parametrize(
     ("pooling", "tie", "decoder_layers"),

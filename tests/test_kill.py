@@ -23,7 +23,7 @@ import torch._dynamo  # PyTorch imports it with the first optimizer: a second th
 
 from tests import tiny
 from tests.runs import assert_same_run
-from tsdae import runs
+from tsdae.run import folder as runs
 from tsdae.training import TrainConfig, train
 
 pytestmark = [

@@ -16,7 +16,7 @@ from tsdae import recipe
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.sts import Pairs, evaluate_sts
 from tsdae.recipe import run_training, sample_sentences
-from tsdae.runs import next_run_folder
+from tsdae.run.folder import next_run_folder
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.text.building import hashes_of
 from tsdae.text.corpus import Corpus

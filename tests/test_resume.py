@@ -22,12 +22,14 @@ from filelock import FileLock
 from tests import tiny
 from tests.runs import CLOCK, assert_same_run, rows, state
 from tests.scripts import Run, contents
-from tsdae import resuming, runs, settings
+from tsdae import settings
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
-from tsdae.runs import Checkpoints
+from tsdae.run import folder as runs
+from tsdae.run import resume as resuming
+from tsdae.run.folder import Checkpoints
 from tsdae.training import TrainConfig, train
 from tsdae.utils.files import sha256_of
 from tsdae.utils.signals import Interrupted

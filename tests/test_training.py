@@ -22,10 +22,10 @@ from tsdae.bert import Bert, Layer
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae
+from tsdae.run.step_metrics import NonFiniteLoss, Window
 from tsdae.training import TrainConfig, train
 from tsdae.utils import signals
 from tsdae.utils.signals import Interrupted
-from tsdae.window import NonFiniteLoss, Window
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +224,7 @@ def test_the_logged_loss_is_the_loss_of_the_steps(tmp_path: Path) -> None:
 def test_the_speed_is_that_of_the_steps_since_the_clock_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation within a row of the log takes its time out, and the steps before it as well."""
     now = [0.0]
-    monkeypatch.setattr("tsdae.window.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("tsdae.run.step_metrics.time.perf_counter", lambda: now[0])
     window, batch, one = Window(torch.device("cpu")), tiny.batch(), torch.ones(())
     tokens = batch.noisy.token_count + batch.target.token_count
     for step in range(1, 6):

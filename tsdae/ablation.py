@@ -49,7 +49,7 @@ from tsdae.results import (
     text_of,
     write_rows,
 )
-from tsdae.runs import holds_run, stored_settings
+from tsdae.run.folder import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.text.preparation import TextConfig
 from tsdae.training import TrainConfig

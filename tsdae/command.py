@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
+from tsdae.run.step_metrics import NonFiniteLoss
 from tsdae.utils import distributed
 from tsdae.utils.signals import Interrupted
-from tsdae.window import NonFiniteLoss
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -26,7 +26,7 @@ from tsdae.bert import Bert, BertConfig
 from tsdae.encoder import SentenceEncoder
 from tsdae.hub.conversion import Checkpoint, write_checkpoint
 from tsdae.recipe import run_training
-from tsdae.runs import holds_run, stored_settings
+from tsdae.run.folder import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.text.corpus import check_corpus_output, is_corpus
 from tsdae.text.preparation import PrepareConfig, TextConfig, prepare, sentences_of

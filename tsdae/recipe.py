@@ -26,8 +26,8 @@ from tsdae.inference import entry, score
 from tsdae.noise import keyed
 from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
 from tsdae.recipes import cut_in_the_dip, with_recipe
-from tsdae.resuming import finished_line, resume_command
-from tsdae.runs import held, holds_run, next_run_folder
+from tsdae.run.folder import held, holds_run, next_run_folder
+from tsdae.run.resume import finished_line, resume_command
 from tsdae.settings import DataConfig, MethodConfig, check, is_prepared, objective_of
 from tsdae.text.corpus import Corpus, model_in_words
 from tsdae.text.preparation import build_corpora, open_prepared

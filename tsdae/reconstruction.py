@@ -19,7 +19,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.inference import encoder_folder
 from tsdae.noise import NOISES
 from tsdae.packing import Packed
-from tsdae.resuming import fits
+from tsdae.run.resume import fits
 from tsdae.text.corpus import is_corpus
 from tsdae.text.preparation import open_prepared
 from tsdae.text.tokenization import decoded

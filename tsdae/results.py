@@ -16,7 +16,7 @@ from typing import Any
 
 from tsdae.grid import NO_AXES, Arm
 from tsdae.hub.downloads import MINI, STSB, built_in_model
-from tsdae.runs import versions
+from tsdae.run.folder import versions
 from tsdae.settings import DataConfig
 from tsdae.text.corpus import DESCRIPTION
 from tsdae.text.reading import files_of, is_pattern

@@ -12,7 +12,7 @@ from tsdae.dataset import check_lengths_and_words, find_noise
 from tsdae.evaluation.sts import load_pairs
 from tsdae.hub.model_folder import model_folder
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
-from tsdae.runs import check_output, summary_writer
+from tsdae.run.folder import check_output, summary_writer
 from tsdae.text.corpus import is_corpus
 from tsdae.text.formats import check_file
 from tsdae.text.preparation import ADD_TOKENS, TextConfig, check_heldout, check_text, open_prepared

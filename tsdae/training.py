@@ -33,7 +33,8 @@ from tsdae.objectives import (
 )
 from tsdae.ops.word_embedding import WordEmbeddings
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
-from tsdae.runs import Checkpoints, Run, check_same, holds_run, stored_settings
+from tsdae.run.folder import Checkpoints, Run, check_same, holds_run, stored_settings
+from tsdae.run.step_metrics import Window
 from tsdae.utils import distributed
 from tsdae.utils.device import (
     autocast_dtype,
@@ -46,7 +47,6 @@ from tsdae.utils.device import (
 )
 from tsdae.utils.progress import print_note, progress_bar
 from tsdae.utils.signals import Interrupted, catch_signals
-from tsdae.window import Window
 
 SHARED = ("corpus_fingerprint", "heldout_fingerprint", "steps", "sentences_per_step", "precision")  # by all processes
 DROPOUT = 0xD809  # a word in the key that sets dropout's draws apart from those of noise and order

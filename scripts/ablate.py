@@ -1,8 +1,8 @@
 """Trains in several settings with several seeds, paired, and writes a row a run and a report with intervals."""
 
-from tsdae.ablation import ablate
+from tsdae.ablation.grid import AblationConfig
+from tsdae.ablation.runner import ablate
 from tsdae.command import Parser
-from tsdae.grid import AblationConfig
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 

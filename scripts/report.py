@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tsdae.ablation.report import check_report, write_report
 from tsdae.command import Parser
-from tsdae.report import check_report, write_report
 from tsdae.training import flag
 
 

@@ -40,7 +40,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             patch.setenv("TSDAE_CACHE", os.devnull)  # as in the tests themselves, and in whatever they start
             patch.setenv("PIP_NO_INDEX", "1")
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["tests.test_kill", "tests.test_distributed", "tsdae.ablation"])
+            context.set_forkserver_preload(["tests.test_kill", "tests.test_distributed", "tsdae.ablation.runner"])
             first = context.Process(target=int)
             first.start()
             first.join()

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from tests.runs import assert_equal, wait_until
 from tests.scripts import SCRIPTS, Run
-from tsdae import ablation
+from tsdae.ablation.grid import AblationConfig, Arm, arms_of, parse_grid
+from tsdae.ablation.runner import runner as ablation
 from tsdae.evaluation.sts import evaluate_sts, load_pairs
-from tsdae.grid import AblationConfig, Arm, arms_of, parse_grid
 from tsdae.inference import load_encoder
 from tsdae.run.folder import LOCK
 from tsdae.settings import DataConfig, MethodConfig
@@ -203,7 +203,7 @@ def script(flags: str) -> list[str]:
     """The command line of ablate.py in a process of its own, without trials."""
     code = (
         f"import runpy, sys\nsys.path[:0] = ['', {str(SCRIPTS.parent)!r}]\n"
-        "import tests.test_ablation, tsdae.ablation\ntsdae.ablation.estimate = tests.test_ablation.no_trials\n"
+        "import tests.test_ablation, tsdae.ablation.runner\ntsdae.ablation.estimate = tests.test_ablation.no_trials\n"
         f"sys.argv = ['ablate.py', *{flags.split()!r}]\n"
         f"runpy.run_path({str(SCRIPTS / 'ablate.py')!r}, run_name='__main__')"
     )

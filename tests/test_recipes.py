@@ -12,7 +12,8 @@ import pytest
 from tests import tiny
 from tests.runs import rows
 from tests.scripts import Run
-from tsdae import ablation, recipes, summary
+from tsdae import recipes, summary
+from tsdae.ablation.runner import runner as ablation
 from tsdae.bert import BertConfig
 from tsdae.evaluation.sts import Pairs, evaluate_sts
 from tsdae.objectives import MaskedLanguageModel, tsdae

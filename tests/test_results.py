@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tsdae.grid import Arm
-from tsdae.results import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, other_text, write_rows
+from tsdae.ablation.grid import Arm
+from tsdae.ablation.rows import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, other_text, write_rows
 from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 from tsdae.utils.files import write_json
@@ -105,7 +105,7 @@ def test_a_file_that_the_package_had_or_lacked_is_other_code(arm: Arm, folder: P
 
 
 def test_other_versions_are_named(arm: Arm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tsdae.results.versions", lambda: {"torch": "0.1"})
+    monkeypatch.setattr("tsdae.ablation.rows.versions", lambda: {"torch": "0.1"})
     with pytest.raises(ValueError, match=r"holds other versions .*now {'torch': '0.1'}"):
         finished_rows(folder, [arm])
 

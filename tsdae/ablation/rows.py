@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tsdae.grid import NO_AXES, Arm
+from tsdae.ablation.grid import NO_AXES, Arm
 from tsdae.hub.downloads import MINI, STSB, built_in_model
 from tsdae.run.folder import versions
 from tsdae.settings import DataConfig

@@ -30,14 +30,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
-from tsdae.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
-from tsdae.hub.downloads import MINI
-from tsdae.inference import load_encoder
-from tsdae.recipe import run_training
-from tsdae.recipes import with_recipe
-from tsdae.report import write_report
-from tsdae.results import (
+from tsdae.ablation.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
+from tsdae.ablation.report import write_report
+from tsdae.ablation.rows import (
     CODE_OF,
     GRID,
     ROWS,
@@ -49,6 +44,11 @@ from tsdae.results import (
     text_of,
     write_rows,
 )
+from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
+from tsdae.hub.downloads import MINI
+from tsdae.inference import load_encoder
+from tsdae.recipe import run_training
+from tsdae.recipes import with_recipe
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.text.preparation import TextConfig
@@ -220,7 +220,7 @@ def _start(target: Any, *arguments: Any) -> BaseProcess:
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload(["tsdae.ablation"])
+        context.set_forkserver_preload(["tsdae.ablation.runner"])
     process: BaseProcess = context.Process(target=target, args=arguments)
     process.start()
     return process

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from tsdae import charts
+from tsdae.ablation.pages import Section, Table, html, markdown
+from tsdae.ablation.rows import GRID, ROWS, read_rows
+from tsdae.ablation.runner import charts
 from tsdae.evaluation.foresight import MEASURES, foresight, labelled
 from tsdae.evaluation.probes import RECONSTRUCTION
 from tsdae.evaluation.statistics import FEWEST_SEEDS, Comparison, compare, detectable, holm
 from tsdae.hub.downloads import MINILM
-from tsdae.pages import Section, Table, html, markdown
-from tsdae.results import GRID, ROWS, read_rows
 from tsdae.text.preparation import TextConfig
 from tsdae.utils.files import read_json
 

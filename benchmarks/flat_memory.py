@@ -18,9 +18,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # in place of benchma
 from benchmarks.workers import memory_of_process  # noqa: E402  # the root has to be on the path first
 from tsdae import DenoisingDataset, SentenceEncoder, TrainConfig, load_stsb, train  # noqa: E402
 from tsdae.autoencoder import TSDAE  # noqa: E402
+from tsdae.commands.train import sample_sentences  # noqa: E402
 from tsdae.evaluation.sts import evaluate_sts  # noqa: E402
 from tsdae.hub.downloads import MINILM, fetch  # noqa: E402
-from tsdae.recipe import sample_sentences  # noqa: E402
 
 EVERY, ALLOWED = 500, 1.02
 

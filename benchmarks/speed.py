@@ -29,8 +29,8 @@ from benchmarks.measure_rest import XLMR_LIKE, encode, gpu, memory, start  # noq
 from benchmarks.measure_training import slower, training  # noqa: E402
 from benchmarks.workers import WorkerFailed  # noqa: E402
 from tsdae import load_stsb  # noqa: E402
+from tsdae.commands.train import sample_sentences  # noqa: E402
 from tsdae.hub.downloads import MINILM, fetch  # noqa: E402
-from tsdae.recipe import sample_sentences  # noqa: E402
 
 GROUPS: dict[str, Callable[[Bench], Iterator[rows.Row]]] = {
     "training": training,

@@ -2,8 +2,8 @@
 
 from tsdae.ablation.grid import AblationConfig
 from tsdae.ablation.runner import ablate
-from tsdae.command import Parser
-from tsdae.settings import DataConfig, MethodConfig
+from tsdae.commands.parser import Parser
+from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
 

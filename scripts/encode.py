@@ -1,7 +1,7 @@
 """Embeds a corpus with a trained encoder: one float32 row per sentence, in the order of the input."""
 
-from tsdae.command import Parser
-from tsdae.inference import EncodeConfig, encode_file
+from tsdae.commands.evaluate import EncodeConfig, encode_file
+from tsdae.commands.parser import Parser
 
 
 def main() -> None:

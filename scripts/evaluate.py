@@ -3,9 +3,9 @@
 With --make-pairs it writes a sheet of pairs to score by hand instead.
 """
 
-from tsdae.command import Parser
-from tsdae.inference import CompareConfig, compare
-from tsdae.trust import SheetConfig, make_sheet
+from tsdae.commands.evaluate import CompareConfig, compare
+from tsdae.commands.neighbours import SheetConfig, make_sheet
+from tsdae.commands.parser import Parser
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Shows what two models find in a text: each query's nearest sentences side by side, and how many the models share."""
 
-from tsdae.command import Parser
-from tsdae.trust import NeighboursConfig, show_neighbours
+from tsdae.commands.neighbours import NeighboursConfig, show_neighbours
+from tsdae.commands.parser import Parser
 
 
 def main() -> None:

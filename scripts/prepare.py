@@ -1,6 +1,6 @@
 """Prepares a text for training: tokenises it once, into a folder that scripts/train.py takes as --corpus."""
 
-from tsdae.command import Parser
+from tsdae.commands.parser import Parser
 from tsdae.text.preparation import PrepareConfig, prepare
 
 

@@ -1,7 +1,7 @@
 """From nothing but text: trains a tokenizer, a BERT by masked-language modelling, and a sentence encoder by TSDAE."""
 
-from tsdae.command import Parser
-from tsdae.pretraining import PretrainConfig, pretrain
+from tsdae.commands.parser import Parser
+from tsdae.commands.pretrain import PretrainConfig, pretrain
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Shows what sentence vectors hold: sentences are noised, encoded, and written again by the decoder."""
 
-from tsdae.command import Parser
-from tsdae.reconstruction import ReconstructConfig, show
+from tsdae.commands.parser import Parser
+from tsdae.commands.reconstruct import ReconstructConfig, show
 
 
 def main() -> None:

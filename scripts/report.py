@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsdae.ablation.report import check_report, write_report
-from tsdae.command import Parser
+from tsdae.commands.parser import Parser
 from tsdae.training import flag
 
 

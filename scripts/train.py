@@ -1,9 +1,9 @@
 """Trains a sentence encoder with TSDAE. Without arguments: the built-in model mini on the sentences of STS-B."""
 
-from tsdae.command import Parser
-from tsdae.recipe import run_training
+from tsdae.commands.parser import Parser
+from tsdae.commands.preflight import DataConfig, MethodConfig
+from tsdae.commands.train import run_training
 from tsdae.run.resume import resumed
-from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
 

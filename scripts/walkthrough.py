@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tsdae import TSDAE, Batch, DenoisingDataset, LossSum, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert, BertConfig
-from tsdae.command import Parser
+from tsdae.commands.parser import Parser
 from tsdae.evaluation.sts import Pairs, correlations, cosines
 from tsdae.noise import Draw, delete
 from tsdae.objectives import tsdae

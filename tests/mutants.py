@@ -173,7 +173,7 @@ def in_copy(folder: Path, mutant: Mutant | None, tests: str) -> NoReturn:
 
 def verdict_of(folder: Path, tests: str) -> dict[str, object]:
     try:
-        recipe = importlib.import_module("tsdae.recipe")
+        recipe = importlib.import_module("tsdae.commands.train")
     except Exception as error:
         return {"killers": [], "trouble": f"the package does not import: {error!r}"}
     if not str(recipe.__file__).startswith(str(folder)):

@@ -19,10 +19,10 @@ from tests.runs import assert_equal, wait_until
 from tests.scripts import SCRIPTS, Run
 from tsdae.ablation.grid import AblationConfig, Arm, arms_of, parse_grid
 from tsdae.ablation.runner import runner as ablation
+from tsdae.commands.evaluate import load_encoder
+from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.evaluation.sts import evaluate_sts, load_pairs
-from tsdae.inference import load_encoder
 from tsdae.run.folder import LOCK
-from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
 FLAGS = (

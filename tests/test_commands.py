@@ -24,7 +24,7 @@ from tests import tiny
 from tests.scripts import PAIRS, SCRIPTS, Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import SentenceEncoder, evaluate_sts
-from tsdae.command import Parser
+from tsdae.commands.parser import Parser
 from tsdae.evaluation.sts import load_pairs
 from tsdae.run.step_metrics import NonFiniteLoss
 from tsdae.utils.signals import Interrupted

@@ -15,8 +15,8 @@ from tests import tiny
 from tests.scripts import Run as Script
 from tsdae import TSDAE, Batch, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert
+from tsdae.commands.reconstruct import ReconstructConfig, show
 from tsdae.packing import Packed
-from tsdae.reconstruction import ReconstructConfig, show
 from tsdae.run.folder import Run
 from tsdae.text.tokenization import decoded
 

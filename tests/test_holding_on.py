@@ -15,8 +15,8 @@ from tests.runs import assert_same_run
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
+from tsdae.commands.preflight import MethodConfig
 from tsdae.objectives import HoldingOn, tsdae
-from tsdae.settings import MethodConfig
 
 FLAGS = "--corpus text.txt --model model --batch-size 3 --heldout 2 --precision fp32"
 EVERY = " --eval-every 2 --save-every 2 --log-every 2"

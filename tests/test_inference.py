@@ -19,10 +19,10 @@ from transformers import AutoModel, ElectraConfig, MPNetConfig, MPNetModel, T5Co
 from tests import tiny
 from tests.scripts import Run
 from tests.tolerances import FLOAT32
+from tsdae.commands.evaluate import AutoModelEncoder, CompareConfig, compare, encoder_folder, load_encoder, verdict
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.sts import Figure, load_pairs
 from tsdae.evaluation.sts import sts as evaluation
-from tsdae.inference import AutoModelEncoder, CompareConfig, compare, encoder_folder, load_encoder, verdict
 
 CPU = torch.device("cpu")
 LONG = "the dog runs very slowly on " * 12

@@ -13,9 +13,9 @@ from tests import tiny
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
+from tsdae.commands.preflight import MethodConfig
 from tsdae.objectives import MaskedLanguageModel, step_counts
 from tsdae.packing import Packed
-from tsdae.settings import MethodConfig
 from tsdae.text.tokenization import Vocabulary, vocabulary_of
 from tsdae.training import TrainConfig, train
 

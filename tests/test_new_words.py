@@ -17,8 +17,9 @@ from tests import tiny
 from tests.languages import SENTENCES, trained
 from tests.scripts import Run, contents
 from tests.tolerances import FLOAT32
-from tsdae import TSDAE, SentenceEncoder, TrainConfig, pretraining, train
-from tsdae.pretraining import train_tokenizer
+from tsdae import TSDAE, SentenceEncoder, TrainConfig, train
+from tsdae.commands import pretrain as pretraining
+from tsdae.commands.pretrain import train_tokenizer
 from tsdae.text.corpus import Corpus
 from tsdae.text.preparation import TextConfig, build_corpora, sentences_of
 from tsdae.text.reading import open_texts

@@ -10,8 +10,8 @@ import pytest
 
 from tests import tiny
 from tests.mutant_list import MUTANTS
-from tsdae.recipe import run_training
-from tsdae.settings import DataConfig, MethodConfig
+from tsdae.commands.preflight import DataConfig, MethodConfig
+from tsdae.commands.train import run_training
 from tsdae.training import TrainConfig
 
 ROOMS = Path(__file__).parents[1] / "benchmarks" / "rooms.md"

@@ -12,12 +12,12 @@ import pytest
 
 from tests import tiny
 from tests.tiny import assert_equal
-from tsdae import recipe
+from tsdae.commands import train as recipe
+from tsdae.commands.preflight import DataConfig, MethodConfig
+from tsdae.commands.train import run_training, sample_sentences
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.sts import Pairs, evaluate_sts
-from tsdae.recipe import run_training, sample_sentences
 from tsdae.run.folder import next_run_folder
-from tsdae.settings import DataConfig, MethodConfig
 from tsdae.text.building import hashes_of
 from tsdae.text.corpus import Corpus
 from tsdae.text.preparation import PrepareConfig, TextConfig, build_corpora, prepare, split_heldout

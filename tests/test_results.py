@@ -10,7 +10,7 @@ import pytest
 
 from tsdae.ablation.grid import Arm
 from tsdae.ablation.rows import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, other_text, write_rows
-from tsdae.settings import DataConfig, MethodConfig
+from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 from tsdae.utils.files import write_json
 

@@ -22,8 +22,8 @@ from filelock import FileLock
 from tests import tiny
 from tests.runs import CLOCK, assert_same_run, rows, state
 from tests.scripts import Run, contents
-from tsdae import settings
 from tsdae.autoencoder import TSDAE
+from tsdae.commands import preflight as settings
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
 from tsdae.objectives import LossSum, tsdae

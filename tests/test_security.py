@@ -16,7 +16,7 @@ import pytest
 
 from tests import tiny
 from tests.scripts import Run
-from tsdae.settings import DataConfig, MethodConfig
+from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 from tsdae.utils.imports import NAMING
 

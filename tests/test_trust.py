@@ -14,9 +14,9 @@ from scipy.stats import rankdata
 
 from tests import tiny
 from tests.scripts import Run, contents
+from tsdae.commands.evaluate import load_encoder
+from tsdae.commands.neighbours import beside, choose_pairs, display_width, drawn
 from tsdae.evaluation.sts import load_pairs, unit
-from tsdae.inference import load_encoder
-from tsdae.trust import beside, choose_pairs, display_width, drawn
 
 SHEET = "model other --make-pairs 12 --corpus corpus.jsonl --column body --sheet"
 

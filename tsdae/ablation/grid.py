@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.evaluation.statistics import FEWEST_SEEDS
-from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 
 # What decides nothing about a run, and what it is judged by.

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tsdae.ablation.grid import NO_AXES, Arm
+from tsdae.commands.preflight import DataConfig
 from tsdae.hub.downloads import MINI, STSB, built_in_model
 from tsdae.run.folder import versions
-from tsdae.settings import DataConfig
 from tsdae.text.corpus import DESCRIPTION
 from tsdae.text.reading import files_of, is_pattern
 from tsdae.utils.device import choose_device, choose_precision
@@ -166,7 +166,7 @@ def _hash_of_file(path: Path, modified_ns: int) -> str:
 
 def code_hashes(arms: list[Arm]) -> dict[str, str]:
     """SHA-256 of every file that decides about a run: the package, and the user's own noise, objective, segmenter."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     hashes = {path.relative_to(package.parent).as_posix(): sha256_of(path) for path in sorted(package.rglob("*.py"))}
     for name in dict.fromkeys(str(arm.flat[key]) for arm in arms for key in NAMING if key != "evaluate"):
         path = file_of(name)

@@ -44,13 +44,13 @@ from tsdae.ablation.rows import (
     text_of,
     write_rows,
 )
+from tsdae.commands.evaluate import load_encoder
+from tsdae.commands.preflight import DataConfig, MethodConfig, check
+from tsdae.commands.recipes import with_recipe
+from tsdae.commands.train import run_training
 from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
 from tsdae.hub.downloads import MINI
-from tsdae.inference import load_encoder
-from tsdae.recipe import run_training
-from tsdae.recipes import with_recipe
 from tsdae.run.folder import holds_run, stored_settings
-from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.text.preparation import TextConfig
 from tsdae.training import TrainConfig
 from tsdae.utils import distributed

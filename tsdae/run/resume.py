@@ -8,8 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.run.folder import FREE, check_output, check_same, holds_run, stored_settings
-from tsdae.settings import DataConfig, MethodConfig
 from tsdae.training import TrainConfig
 from tsdae.utils import distributed
 from tsdae.utils.imports import NAMING, names_function

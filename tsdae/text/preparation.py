@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tsdae.begun import WHOLE, check_part, lock_of, part_of, unfinished
+from tsdae.commands.begun import WHOLE, check_part, lock_of, part_of, unfinished
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.noise import keyed
 from tsdae.text.building import APART, WORDLESS, Counts, Store, Work, collect, hashes_of

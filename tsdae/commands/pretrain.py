@@ -23,11 +23,11 @@ from typing import Any, Literal
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
+from tsdae.commands.preflight import DataConfig, MethodConfig, check
+from tsdae.commands.train import run_training
 from tsdae.encoder import SentenceEncoder
 from tsdae.hub.conversion import Checkpoint, write_checkpoint
-from tsdae.recipe import run_training
 from tsdae.run.folder import holds_run, stored_settings
-from tsdae.settings import DataConfig, MethodConfig, check
 from tsdae.text.corpus import check_corpus_output, is_corpus
 from tsdae.text.preparation import PrepareConfig, TextConfig, prepare, sentences_of
 from tsdae.text.reading import is_stream

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import rankdata
 
+from tsdae.commands.evaluate import CompareConfig, Encoder, check_writable, load_encoders, note_truncated
 from tsdae.evaluation.retrieval import nearest
 from tsdae.evaluation.sts import unit
-from tsdae.inference import CompareConfig, Encoder, check_writable, load_encoders, note_truncated
 from tsdae.noise import keyed
 from tsdae.text.reading import load_sentences
 from tsdae.training import flag

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsdae import summary
 from tsdae.autoencoder import TSDAE
+from tsdae.commands import summary
+from tsdae.commands.evaluate import entry, score
+from tsdae.commands.preflight import DataConfig, MethodConfig, check, is_prepared, objective_of
+from tsdae.commands.recipes import cut_in_the_dip, with_recipe
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION
@@ -22,13 +25,10 @@ from tsdae.evaluation.sts import table as table_of
 from tsdae.evaluation.validation import check_names
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
-from tsdae.inference import entry, score
 from tsdae.noise import keyed
 from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
-from tsdae.recipes import cut_in_the_dip, with_recipe
 from tsdae.run.folder import held, holds_run, next_run_folder
 from tsdae.run.resume import finished_line, resume_command
-from tsdae.settings import DataConfig, MethodConfig, check, is_prepared, objective_of
 from tsdae.text.corpus import Corpus, model_in_words
 from tsdae.text.preparation import build_corpora, open_prepared
 from tsdae.text.reading import Texts, load_sentences, open_texts

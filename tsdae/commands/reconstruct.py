@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from tsdae.autoencoder import TSDAE
+from tsdae.commands.evaluate import encoder_folder
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.encoder import SentenceEncoder
-from tsdae.inference import encoder_folder
 from tsdae.noise import NOISES
 from tsdae.packing import Packed
 from tsdae.run.resume import fits

@@ -13,7 +13,7 @@ import torch
 
 from tsdae import TSDAE, Batch, LossSum, SentenceEncoder
 from tsdae.hub.downloads import MINILM
-from tsdae.objectives.__init__ import tsdae
+from tsdae.objectives import tsdae
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from tsdae.bert import Bert, BertConfig
 from tsdae.commands.parser import Parser
 from tsdae.evaluation.sts import Pairs, correlations, cosines
 from tsdae.noise import Draw, delete
-from tsdae.objectives.__init__ import tsdae
+from tsdae.objectives import tsdae
 from tsdae.packing import Layout, Packed
 from tsdae.text.corpus import Corpus
 from tsdae.utils.device import choose_device

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from tests.runs import assert_equal, wait_until
 from tests.scripts import SCRIPTS, Run
+from tsdae.ablation import runner as ablation
 from tsdae.ablation.grid import AblationConfig, Arm, arms_of, parse_grid
-from tsdae.ablation.runner import runner as ablation
 from tsdae.commands.evaluate import load_encoder
 from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.evaluation.sts import evaluate_sts, load_pairs
@@ -30,9 +30,7 @@ FLAGS = (
     "--heldout 2 --precision fp32 --threads 1 --device cpu"
 )
 GRID = "--grid noise_ratio=0.3 objective=mine.py:scaled --seeds 2 --no-intervals --jobs 2 --output ablation"
-MINE = (
-    "from tsdae.objectives.__init__ import tsdae\n\n\ndef scaled(model, batch):\n    return 0.5 * tsdae(model, batch)\n"
-)
+MINE = "from tsdae.objectives import tsdae\n\n\ndef scaled(model, batch):\n    return 0.5 * tsdae(model, batch)\n"
 SLOW = f"import time\n{MINE.replace('return', 'time.sleep(0.02); return')}"
 
 
@@ -136,9 +134,7 @@ def test_rows_of_another_grid_stay_and_what_decides_about_them_is_compared(
     [("return tsdae(model, batch).mean", "must return a LossSum"), ("raise RuntimeError('broken')", "broken")],
 )
 def test_a_bad_objective_is_found_before_anything_is_trained(place: Path, run: Run, code: str, message: str) -> None:
-    (place / "mine.py").write_text(
-        f"from tsdae.objectives.__init__ import tsdae\n\n\ndef bad(model, batch):\n    {code}\n"
-    )
+    (place / "mine.py").write_text(f"from tsdae.objectives import tsdae\n\n\ndef bad(model, batch):\n    {code}\n")
     result = run("ablate", f"{FLAGS} --grid objective=mine.py:bad --seeds 1 --no-intervals --output ablation")
     assert result.code == 2
     assert "a trial of objective=mine.py:bad failed" in result.err

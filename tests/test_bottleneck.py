@@ -13,7 +13,7 @@ from torch import Tensor
 from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch
-from tsdae.objectives.__init__ import tsdae
+from tsdae.objectives import tsdae
 from tsdae.packing import Packed
 
 TIED_AND_NOT = pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])

@@ -26,7 +26,7 @@ from tests.scripts import SCRIPTS, Run, contents
 from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch
-from tsdae.objectives.__init__ import LossSum, tsdae
+from tsdae.objectives import LossSum, tsdae
 from tsdae.optimisation import clip_gradients, gradient_norm, make_optimizer
 from tsdae.training import TrainConfig, train
 from tsdae.utils import distributed
@@ -363,7 +363,7 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(
 ) -> None:
     """The whole way, as a user goes it: stopped by SIGTERM, resumed, one process killed, resumed again."""
     (place / "mine.py").write_text(
-        "import atexit, os, time\n\nfrom tests.runs import threads_of_gloo\nfrom tsdae.objectives.__init__ import tsdae\n\n\n"
+        "import atexit, os, time\n\nfrom tests.runs import threads_of_gloo\nfrom tsdae.objectives import tsdae\n\n\n"
         "def slow(model, batch):\n    time.sleep(0.02)\n    return tsdae(model, batch)\n\n\n"
         "slow.counts = tsdae.counts\nleft = open('threads.' + os.environ['RANK'], 'w')\n"
         "atexit.register(lambda: print(threads_of_gloo(), file=left, flush=True))\n"

@@ -19,6 +19,7 @@ from scipy import stats
 
 from tests.tolerances import FLOAT64
 from tsdae import evaluate_sts, load_stsb
+from tsdae.evaluation import sts as module
 from tsdae.evaluation.sts import (
     Figure,
     Pairs,
@@ -30,7 +31,6 @@ from tsdae.evaluation.sts import (
     resampled_correlations,
     table,
 )
-from tsdae.evaluation.sts import sts as module
 
 
 def numbers(size: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

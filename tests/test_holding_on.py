@@ -16,7 +16,7 @@ from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
 from tsdae.commands.preflight import MethodConfig
-from tsdae.objectives.__init__ import HoldingOn, tsdae
+from tsdae.objectives import HoldingOn, tsdae
 
 FLAGS = "--corpus text.txt --model model --batch-size 3 --heldout 2 --precision fp32"
 EVERY = " --eval-every 2 --save-every 2 --log-every 2"
@@ -130,7 +130,7 @@ def test_the_start_is_read_by_its_own_pooling(run: Run, place: Path) -> None:
     ],
 )
 def test_what_cannot_hold_on_is_refused(run: Run, place: Path, flags: str, message: str) -> None:
-    (place / "mine.py").write_text("from tsdae.objectives.__init__ import tsdae as loss\n")
+    (place / "mine.py").write_text("from tsdae.objectives import tsdae as loss\n")
     result = run("train", f"--corpus text.txt --model model --output o {flags}")
     assert (result.code, message in result.err) == (2, True), result.err
     assert not (place / "o").exists()

@@ -21,8 +21,8 @@ from tests.scripts import Run
 from tests.tolerances import FLOAT32
 from tsdae.commands.evaluate import AutoModelEncoder, CompareConfig, compare, encoder_folder, load_encoder, verdict
 from tsdae.encoder import SentenceEncoder
+from tsdae.evaluation import sts as evaluation
 from tsdae.evaluation.sts import Figure, load_pairs
-from tsdae.evaluation.sts import sts as evaluation
 
 CPU = torch.device("cpu")
 LONG = "the dog runs very slowly on " * 12

@@ -23,7 +23,7 @@ from tests.tolerances import FLOAT32, FLOAT64
 from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder
 from tsdae.bert import Bert
 from tsdae.hub.conversion import Checkpoint
-from tsdae.objectives.__init__ import step_counts, tsdae
+from tsdae.objectives import step_counts, tsdae
 from tsdae.packing import Packed
 from tsdae.run.folder import Run
 

@@ -14,7 +14,7 @@ from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
 from tsdae.commands.preflight import MethodConfig
-from tsdae.objectives.__init__ import MaskedLanguageModel, step_counts
+from tsdae.objectives import MaskedLanguageModel, step_counts
 from tsdae.packing import Packed
 from tsdae.text.tokenization import Vocabulary, vocabulary_of
 from tsdae.training import TrainConfig, train

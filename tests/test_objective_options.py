@@ -16,7 +16,7 @@ from tests.runs import assert_same_run
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, LossSum
 from tsdae.evaluation.validation import measure
-from tsdae.objectives.__init__ import MaskedLanguageModel, try_out, tsdae
+from tsdae.objectives import MaskedLanguageModel, try_out, tsdae
 from tsdae.packing import Packed
 from tsdae.training import TrainConfig, train
 

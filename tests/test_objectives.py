@@ -9,7 +9,7 @@ from torch import Tensor
 from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, LossSum
-from tsdae.objectives.__init__ import step_counts, tsdae
+from tsdae.objectives import step_counts, tsdae
 
 
 def number(value: float) -> Tensor:

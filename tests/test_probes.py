@@ -13,7 +13,7 @@ from tests import tiny
 from tsdae import LossSum
 from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION, effective_rank, geometry, label_free, probe_of
 from tsdae.evaluation.validation import BestSoFar, measure
-from tsdae.objectives.__init__ import MaskedLanguageModel, tsdae
+from tsdae.objectives import MaskedLanguageModel, tsdae
 
 
 def vectors(rows: int = 12, width: int = 5, seed: int = 0) -> Tensor:

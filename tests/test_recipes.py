@@ -12,12 +12,12 @@ import pytest
 from tests import tiny
 from tests.runs import rows
 from tests.scripts import Run
-from tsdae.ablation.runner import runner as ablation
+from tsdae.ablation import runner as ablation
 from tsdae.bert import BertConfig
 from tsdae.commands import recipes, summary
 from tsdae.commands.recipes import RECIPES, cut_in_the_dip, recipe_for
 from tsdae.evaluation.sts import Pairs, evaluate_sts
-from tsdae.objectives.__init__ import MaskedLanguageModel, tsdae
+from tsdae.objectives import MaskedLanguageModel, tsdae
 from tsdae.training import TrainConfig, best_measure, train
 
 FLAGS = "--corpus text.txt --model raw --heldout 3 --device cpu --precision fp32 --threads 1"

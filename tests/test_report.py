@@ -15,8 +15,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from tests.scripts import Run
+from tsdae.ablation import charts
 from tsdae.ablation.report import make_report, write_report
-from tsdae.ablation.runner import charts
 
 BASE = {"model": "m", "corpus": "my.txt", "limit": None, "pooling": "cls", "objective": "tsdae", "batch_size": 8}
 BASE |= {"min_letters": None, "accumulate": 2, "threads": 1, "noise": "delete", "noise_ratio": 0.6, "steps": 20}

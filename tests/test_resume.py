@@ -26,7 +26,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.commands import preflight as settings
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
-from tsdae.objectives.__init__ import LossSum, tsdae
+from tsdae.objectives import LossSum, tsdae
 from tsdae.run import folder as runs
 from tsdae.run import resume as resuming
 from tsdae.run.folder import Checkpoints
@@ -355,7 +355,7 @@ def test_resume_and_output_are_enough(run: Run, place: Path) -> None:
 
 def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> None:
     (place / "mine.py").write_text(
-        "import signal\n\nfrom tsdae.objectives.__init__ import tsdae\n\ncalls = []\n\n\ndef mine(model, batch):\n"
+        "import signal\n\nfrom tsdae.objectives import tsdae\n\ncalls = []\n\n\ndef mine(model, batch):\n"
         "    calls.extend([1] * model.training)\n    if len(calls) == 6:\n        signal.raise_signal(signal.SIGINT)\n"
         "    return tsdae(model, batch)\n"
     )

@@ -14,10 +14,10 @@ import pyarrow.parquet
 import pytest
 
 from tests.tolerances import FLOAT64
+from tsdae.evaluation import retrieval as module
+from tsdae.evaluation import sts as evaluation
 from tsdae.evaluation.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs, nearest
 from tsdae.evaluation.sts import Encode, unit
-from tsdae.evaluation.sts import retrieval as module
-from tsdae.evaluation.sts import sts as evaluation
 
 
 def made() -> tuple[TextPairs, Callable[[list[str]], np.ndarray]]:

@@ -21,7 +21,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, Layer
 from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
-from tsdae.objectives.__init__ import LossSum, tsdae
+from tsdae.objectives import LossSum, tsdae
 from tsdae.run.step_metrics import NonFiniteLoss, Window
 from tsdae.training import TrainConfig, train
 from tsdae.utils import signals

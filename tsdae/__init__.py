@@ -4,7 +4,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.sts import evaluate_sts, load_stsb
-from tsdae.objectives.__init__ import LossSum
+from tsdae.objectives import LossSum
 from tsdae.text.reading import load_sentences
 from tsdae.training import TrainConfig, train
 

@@ -29,7 +29,7 @@ from tsdae.bert import Bert, OneVectorAttention, initialise
 from tsdae.dataset import Batch
 from tsdae.decoding import greedy
 from tsdae.encoder import SentenceEncoder
-from tsdae.objectives.__init__ import LossSum, tsdae
+from tsdae.objectives import LossSum, tsdae
 from tsdae.ops.dropout import draws
 from tsdae.packing import Layout, Packed, filling
 from tsdae.text.tokenization import decoded

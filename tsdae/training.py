@@ -21,7 +21,7 @@ from tsdae.bert import Layer
 from tsdae.dataset import Batch, DenoisingDataset
 from tsdae.evaluation.validation import BestSoFar, check_names, measure
 from tsdae.noise import keyed
-from tsdae.objectives.__init__ import (
+from tsdae.objectives import (
     Counts,
     MaskedLanguageModel,
     Objective,

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from tsdae.ablation import charts
 from tsdae.ablation.pages import Section, Table, html, markdown
 from tsdae.ablation.rows import GRID, ROWS, read_rows
-from tsdae.ablation.runner import charts
 from tsdae.evaluation.foresight import MEASURES, foresight, labelled
 from tsdae.evaluation.probes import RECONSTRUCTION
 from tsdae.evaluation.statistics import FEWEST_SEEDS, Comparison, compare, detectable, holm

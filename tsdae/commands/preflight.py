@@ -11,7 +11,7 @@ from typing import Literal
 from tsdae.dataset import check_lengths_and_words, find_noise
 from tsdae.evaluation.sts import load_pairs
 from tsdae.hub.model_folder import model_folder
-from tsdae.objectives.__init__ import MaskedLanguageModel, Objective, check_counts, tsdae
+from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
 from tsdae.run.folder import check_output, summary_writer
 from tsdae.text.corpus import is_corpus
 from tsdae.text.formats import check_file

@@ -26,7 +26,7 @@ from tsdae.evaluation.validation import check_names
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.noise import keyed
-from tsdae.objectives.__init__ import HoldingOn, try_out, tsdae, views_of
+from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
 from tsdae.run.folder import held, holds_run, next_run_folder
 from tsdae.run.resume import finished_line, resume_command
 from tsdae.text.corpus import Corpus, model_in_words

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import Batch, DenoisingDataset
-from tsdae.objectives.__init__ import tsdae
+from tsdae.objectives import tsdae
 
 PROBED = 1000  # held-out sentences, the first of the keyed order
 RECONSTRUCTION = ("reconstruction_loss", "perplexity")

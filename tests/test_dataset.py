@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from tests import tiny
 from tsdae import dataset
-from tsdae.dataset import Batch, DenoisingDataset
+from tsdae.dataset import DenoisingDataset
+from tsdae.packing import Batch
 from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import truncate
 

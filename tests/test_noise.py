@@ -11,10 +11,11 @@ from scipy import stats
 
 from tests import tiny
 from tsdae.dataset import DenoisingDataset, find_noise
-from tsdae.noise import NOISES, Draw, delete, keyed
+from tsdae.noise import NOISES, Draw, delete
 from tsdae.packing import Packed
 from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import Vocabulary
+from tsdae.utils.rng import keyed
 
 CLS, SEP, MASK = 2, 3, 4
 ROWS, WORDS = 2000, 50  # 100,000 words

@@ -24,9 +24,10 @@ from tests.runs import CLOCK, assert_same_run, rows, state
 from tests.scripts import Run, contents
 from tsdae.autoencoder import TSDAE
 from tsdae.commands import preflight as settings
-from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
-from tsdae.objectives import LossSum, tsdae
+from tsdae.losses import LossSum
+from tsdae.objectives import tsdae
+from tsdae.packing import Batch
 from tsdae.run import folder as runs
 from tsdae.run import resume as resuming
 from tsdae.run.folder import Checkpoints

@@ -19,9 +19,10 @@ from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, Layer
-from tsdae.dataset import Batch
 from tsdae.encoder import SentenceEncoder
-from tsdae.objectives import LossSum, tsdae
+from tsdae.losses import LossSum
+from tsdae.objectives import tsdae
+from tsdae.packing import Batch
 from tsdae.run.step_metrics import NonFiniteLoss, Window
 from tsdae.training import TrainConfig, train
 from tsdae.utils import signals

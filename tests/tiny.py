@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
-from tsdae.dataset import Batch, DenoisingDataset
+from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
+from tsdae.packing import Batch
 from tsdae.text.corpus import Corpus
 
 WORDS = (

@@ -1,10 +1,11 @@
 """TSDAE from scratch in plain PyTorch: sentence embeddings from raw text (arXiv 2104.06979)."""
 
 from tsdae.autoencoder import TSDAE
-from tsdae.dataset import Batch, DenoisingDataset
+from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.sts import evaluate_sts, load_stsb
-from tsdae.objectives import LossSum
+from tsdae.losses import LossSum
+from tsdae.packing import Batch
 from tsdae.text.reading import load_sentences
 from tsdae.training import TrainConfig, train
 

@@ -6,9 +6,9 @@ In the order of the paper (section 3):
     s  = pool(Encoder(x~))                            `TSDAE.encode`
     h_t = Decoder(x_<t, s)                            `TSDAE.decode`
     p(x_t | x_<t, s) = softmax(E . head(h_t))         `TSDAE.logits`, E = the word-embedding matrix
-    J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, summed by `objectives.tsdae`
+    J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, summed by `TSDAE.forward`
 
-# B sentences, T packed tokens, D width, V vocabulary
+# B sentences, T packed tokens, L tokens of each so far, D width, V vocabulary
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsdae.bert import Bert, OneVectorAttention, initialise
-from tsdae.dataset import Batch
-from tsdae.decoding import greedy
 from tsdae.encoder import SentenceEncoder
-from tsdae.objectives import LossSum, tsdae
-from tsdae.ops.dropout import draws
-from tsdae.packing import Layout, Packed, filling
-from tsdae.text.tokenization import decoded
+from tsdae.losses import LossSum
+from tsdae.packing import Batch, Layout, Packed, filling
+from tsdae.text.tokenization import decoded, token_ids
 from tsdae.utils.files import first_line
+from tsdae.utils.rng import draws
 
 
 class TSDAE(nn.Module):
@@ -127,7 +125,11 @@ class TSDAE(nn.Module):
         return words.token_loss(head_TD, self.head.bias, F.pad(target_T, (0, added)))[:count]
 
     def forward(self, batch: Batch) -> LossSum:
-        return tsdae(self, batch)
+        """J = - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences, with their count."""
+        sentence_BD = self.encode(batch.noisy)
+        hidden_TD = self.decode(batch.target, sentence_BD)
+        loss_T = self.token_loss(hidden_TD, batch.target.without_first().token_ids_T)
+        return LossSum(loss_T.sum(), len(loss_T))
 
     def reconstruct(
         self, sentences_or_vectors: Sequence[str] | np.ndarray | Tensor, max_length: int = 75, batch_size: int = 64
@@ -200,3 +202,36 @@ class TSDAE(nn.Module):
             raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(differ)[:5])}")
         model.load_state_dict(state, strict=False)
         return model.eval()
+
+
+@torch.inference_mode()
+def greedy(model: TSDAE, sentence_BD: Tensor, max_length: int) -> list[list[int]]:
+    """x_t = argmax p(x_t | x_<t, s), from the tokenizer's first special token on, with the model as it is.
+
+    sentence_BD: un-normalised sentence vectors.
+    max_length: in tokens, special ones included; at least 2.
+    Returns the token ids of each sentence: they end with the closing special token, or there are ``max_length``.
+
+    The prefix is computed again for every token: nothing is cached, so that `TSDAE.decode` is all that is needed.
+    """
+    (ids,) = token_ids(["a"], model.encoder.tokenizer).sentences()
+    first_id, closing_id = ids[0], ids[-model.encoder.vocabulary.tail]
+    ids_BL = sentence_BD.new_full((len(sentence_BD), 1), first_id, dtype=torch.int64)
+    row_B = torch.arange(len(sentence_BD), device=sentence_BD.device)
+    finished: dict[int, list[int]] = {}
+    while len(row_B):  # the sentences that have not ended, all of them L tokens long
+        hidden_TD = model.decode(_with_one_to_predict(ids_BL), sentence_BD)
+        last_BD = hidden_TD.unflatten(0, ids_BL.shape)[:, -1]
+        ids_BL = torch.cat([ids_BL, model.logits(last_BD).argmax(1, keepdim=True)], 1)
+        ended_B = (ids_BL[:, -1] == closing_id) | (ids_BL.shape[1] >= max_length)
+        finished |= zip(row_B[ended_B].tolist(), ids_BL[ended_B].tolist(), strict=True)
+        row_B, ids_BL, sentence_BD = row_B[~ended_B], ids_BL[~ended_B], sentence_BD[~ended_B]
+    return [finished[row] for row in range(len(finished))]
+
+
+def _with_one_to_predict(ids_BL: Tensor) -> Packed[Tensor]:
+    """The prefixes as targets: with one more token each, which `TSDAE.decode` takes off again unread."""
+    longer_BL = F.pad(ids_BL, (0, 1))
+    batch, length = longer_BL.shape
+    boundaries = torch.arange(0, batch * length + 1, length, device=ids_BL.device)
+    return Packed(longer_BL.flatten(), boundaries, length)

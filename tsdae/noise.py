@@ -25,26 +25,11 @@ import numpy as np
 
 from tsdae.packing import Packed, ranges
 from tsdae.text.tokenization import Vocabulary
+from tsdae.utils.rng import keyed, uniform
 
 Noise = Callable[[Packed[np.ndarray], np.ndarray, "Draw", float, Vocabulary], Packed[np.ndarray]]
 
 VIEW = 0x71E3  # a word in the key that sets the draws of further noisings of a sentence apart from the first's
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the increment of SplitMix64
-
-
-def mix(value: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014, constants of Stafford's variant 13), on uint64."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-def keyed(*keys: int | np.ndarray) -> np.ndarray:
-    """A 64-bit hash of integer keys, elementwise: the counter-based source of every random choice about data."""
-    state = np.zeros(1, dtype=np.uint64)
-    for key in keys:
-        state = mix((state ^ np.atleast_1d(np.asarray(key)).astype(np.uint64)) + GOLDEN)
-    return state
 
 
 class Draw:
@@ -75,16 +60,11 @@ class Draw:
 
     def words(self, stream: int = 0) -> np.ndarray:
         """One number per word, [W]."""
-        return _uniform(keyed(self._sentence_key_B[self.sentence_W], 2 * stream, self._place_W))
+        return uniform(keyed(self._sentence_key_B[self.sentence_W], 2 * stream, self._place_W))
 
     def tokens(self, stream: int = 0) -> np.ndarray:
         """One number per token, [T], independent of `words` of the same stream."""
-        return _uniform(keyed(self._sentence_key_B[self._sentence_T], 2 * stream + 1, self._place_T))
-
-
-def _uniform(bits: np.ndarray) -> np.ndarray:
-    """The upper 53 of 64 bits as a float64 in [0, 1)."""
-    return (bits >> np.uint64(11)) * 2.0**-53
+        return uniform(keyed(self._sentence_key_B[self._sentence_T], 2 * stream + 1, self._place_T))
 
 
 def delete(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -102,6 +102,37 @@ class Packed(Generic[Array]):
         kept = Layout(boundaries, self.token_count - len(self), self.longest - 1)
         rows_T = torch.arange(kept.token_count, device=self.boundaries.device) + kept.sentence_T + first_kept
         return Packed(self.token_ids_T.index_select(0, rows_T), boundaries, self.longest - 1)
+
+
+class Batch(NamedTuple):
+    """What a training step reads: B noisy sentences for the encoder, the same B clean ones for the decoder.
+
+    more_views: further noisings of the same sentences, for an objective that asks for them by its ``views``.
+    """
+
+    noisy: Packed[Tensor]
+    target: Packed[Tensor]
+    more_views: tuple[Packed[Tensor], ...] = ()
+
+    @property
+    def views(self) -> tuple[Packed[Tensor], ...]:
+        """All noisings of these sentences, the first of them ``noisy``."""
+        return (self.noisy, *self.more_views)
+
+    @classmethod
+    def from_texts(
+        cls, noisy: Sequence[str], target: Sequence[str], tokenizer: Any, max_length: int | None = None
+    ) -> Batch:
+        """A batch from pairs of texts that were noised elsewhere."""
+        from tsdae.text.tokenization import token_ids
+
+        if len(noisy) != len(target):
+            raise ValueError(f"{len(noisy)} noisy sentences for {len(target)} clean ones")
+        first, clean = (token_ids(texts, tokenizer, max_length).to("cpu") for texts in (noisy, target))
+        return cls(first, clean)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(self.noisy.to(device), self.target.to(device), tuple(view.to(device) for view in self.more_views))
 
 
 class Layout:

@@ -18,21 +18,13 @@ from torch import Tensor, nn
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
-from tsdae.dataset import Batch, DenoisingDataset
+from tsdae.dataset import DenoisingDataset
 from tsdae.evaluation.validation import BestSoFar, check_names, measure
-from tsdae.noise import keyed
-from tsdae.objectives import (
-    Counts,
-    MaskedLanguageModel,
-    Objective,
-    check_counts,
-    check_loss,
-    step_counts,
-    tsdae,
-    views_of,
-)
+from tsdae.losses import Counts
+from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, check_loss, step_counts, tsdae, views_of
 from tsdae.ops.word_embedding import WordEmbeddings
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
+from tsdae.packing import Batch
 from tsdae.run.folder import Checkpoints, Run, check_same, holds_run, stored_settings
 from tsdae.run.step_metrics import Window
 from tsdae.utils import distributed
@@ -46,6 +38,7 @@ from tsdae.utils.device import (
     keep_freed_memory,
 )
 from tsdae.utils.progress import print_note, progress_bar
+from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted, catch_signals
 
 SHARED = ("corpus_fingerprint", "heldout_fingerprint", "steps", "sentences_per_step", "precision")  # by all processes

@@ -23,11 +23,11 @@ from scipy.stats import rankdata
 from tsdae.commands.evaluate import CompareConfig, Encoder, check_writable, load_encoders, note_truncated
 from tsdae.evaluation.retrieval import nearest
 from tsdae.evaluation.sts import unit
-from tsdae.noise import keyed
 from tsdae.text.reading import load_sentences
 from tsdae.training import flag
 from tsdae.utils.device import choose_device
 from tsdae.utils.progress import print_note
+from tsdae.utils.rng import keyed
 
 QUERIES, SAMPLE, PARTNERS, SHUFFLE = 0x9E41, 0x9E42, 0x9E43, 0x9E44  # words in the keys of what is drawn
 SAMPLED = 2000  # sentences among which pairs are looked for

@@ -25,7 +25,6 @@ from tsdae.evaluation.sts import table as table_of
 from tsdae.evaluation.validation import check_names
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
-from tsdae.noise import keyed
 from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
 from tsdae.run.folder import held, holds_run, next_run_folder
 from tsdae.run.resume import finished_line, resume_command
@@ -38,6 +37,7 @@ from tsdae.utils.device import choose_device, choose_precision, describe
 from tsdae.utils.files import write_json
 from tsdae.utils.imports import named_function, names_function
 from tsdae.utils.progress import print_note
+from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted
 
 ADVICE = (

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tsdae.autoencoder import TSDAE
-from tsdae.dataset import Batch, DenoisingDataset
+from tsdae.dataset import DenoisingDataset
 from tsdae.objectives import tsdae
+from tsdae.packing import Batch
 
 PROBED = 1000  # held-out sentences, the first of the keyed order
 RECONSTRUCTION = ("reconstruction_loss", "perplexity")

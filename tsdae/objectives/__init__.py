@@ -1,101 +1,37 @@
 """What is minimised. An objective is a function ``(model, batch) -> LossSum``; change the loss here.
 
-A loss is kept as a sum and a count until the whole optimiser step is known: the gradient is then normalised once, by
-the target tokens of all micro-batches, and does not depend on how the step was split. (The mean of the micro-batches'
-means errs by tens of per cent, since short batches weigh as much as long ones.)
-
 # B sentences, T packed tokens
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tsdae.dataset import Batch
-from tsdae.ops.dropout import draws
-from tsdae.packing import Layout, Packed
+from tsdae.losses import Counts, LossSum
+from tsdae.packing import Batch, Layout, Packed
 from tsdae.text.tokenization import Vocabulary
 from tsdae.utils.progress import print_note
+from tsdae.utils.rng import draws
 
 if TYPE_CHECKING:
     from tsdae.autoencoder import TSDAE
     from tsdae.encoder import SentenceEncoder
 
-Counts = Mapping[str, int]
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stays (Devlin et al. 2019, section 3.1)
-
-
-@dataclass(frozen=True)
-class Term:
-    """One named part of a loss: its weight x total / count enters the step's loss. A weight may be learned."""
-
-    total: Tensor
-    count: int
-    weight: float | Tensor
-
-
-class LossSum:
-    """A sum of losses and how many there are: ``LossSum(loss_T.sum(), len(loss_T))``.
-
-    Objectives with several parts are written as they are on paper, ``reconstruction + 0.1 * contrast``; each part
-    is normalised by its own count, so give them different names.
-    """
-
-    def __init__(self, total: Tensor, count: int | Tensor, name: str = "reconstruction") -> None:
-        if total.dim() != 0:
-            raise ValueError(
-                f"the loss {name!r} must be a sum, a tensor without axes; it has shape {tuple(total.shape)}"
-            )
-        count = int(count)  # of a mask it may be a tensor: mask.sum()
-        if count < 1:
-            raise ValueError(f"the loss {name!r} has a count of {count}; it must be at least 1")
-        self.terms: dict[str, Term] = {name: Term(total, count, 1.0)}
-
-    def __add__(self, other: LossSum) -> LossSum:
-        both = self.terms.keys() & other.terms.keys()
-        if both:
-            raise ValueError(f"two terms are both called {', '.join(sorted(both))}; name them: LossSum(..., name=...)")
-        return _of_terms(self.terms | other.terms)
-
-    def __rmul__(self, factor: float | Tensor) -> LossSum:
-        return _of_terms({name: replace(term, weight=factor * term.weight) for name, term in self.terms.items()})
-
-    __mul__ = __rmul__
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {name: term.count for name, term in self.terms.items()}
-
-    @property
-    def mean(self) -> Tensor:
-        """The loss of this batch alone."""
-        return self.share_of(self.counts)
-
-    def share_of(self, step_counts: Counts) -> Tensor:
-        """This batch's share of the step's loss: sum over terms of weight x total / count over the whole step."""
-        shares = [term.weight * term.total / step_counts[name] for name, term in self.terms.items()]
-        return torch.stack(shares).sum()
-
-
-def _of_terms(terms: dict[str, Term]) -> LossSum:
-    loss = LossSum.__new__(LossSum)
-    loss.terms = terms
-    return loss
 
 
 Objective = Callable[["TSDAE", Batch], LossSum]
 
 
 def tsdae(model: TSDAE, batch: Batch) -> LossSum:
-    """The paper's objective: - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences."""
-    return _reconstruction(model, batch, model.encode(batch.noisy))
+    """The paper's objective: - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences (`TSDAE.forward`)."""
+    return model(batch)
 
 
 def _reconstruction(model: TSDAE, batch: Batch, sentence_BD: Tensor) -> LossSum:

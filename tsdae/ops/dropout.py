@@ -20,14 +20,6 @@ DRAWN_AT_ONCE = 2**18  # elements: a dozen sites of a small batch
 LARGE_BYTES = 6 * 2**20
 
 
-def draws(count: int, training: bool, device: torch.device) -> Tensor:
-    """Uniform numbers in [0, 1) for noise inside the model: new ones in each training step, as dropout's are (see
-    `training.train`); in evaluation always the same, so that figures can be compared.
-    """
-    generator = None if training else torch.Generator(device).manual_seed(0)
-    return torch.rand(count, device=device, generator=generator)
-
-
 class Masks:
     """The dropout masks of one batch: 0 with probability p, else 1 / (1 - p)."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsdae.dataset import Batch
+from tsdae.packing import Batch
 
 FP16_BAD_STEPS = 20  # skipped steps in a row after which fp16 training is given up
 

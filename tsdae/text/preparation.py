@@ -16,7 +16,6 @@ import numpy as np
 
 from tsdae.commands.begun import WHOLE, check_part, lock_of, part_of, unfinished
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
-from tsdae.noise import keyed
 from tsdae.text.building import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.corpus import HELDOUT, REPORT, Corpus, check_corpus_output, in_folder, in_memory
@@ -40,6 +39,7 @@ from tsdae.utils import distributed
 from tsdae.utils.files import remove, replace_folder, write_json
 from tsdae.utils.imports import file_of
 from tsdae.utils.progress import print_note, progress_bar
+from tsdae.utils.rng import keyed
 
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
 HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1

@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.rows import tree_state  # noqa: E402  # the root has to be on the path first
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder, TrainConfig, load_stsb  # noqa: E402
-from tsdae.commands.preflight import DataConfig, MethodConfig  # noqa: E402
 from tsdae.commands.reconstruct import Rebuilt, rebuild  # noqa: E402
 from tsdae.commands.train import run_training  # noqa: E402
+from tsdae.config import DataConfig, MethodConfig  # noqa: E402
 from tsdae.hub.downloads import MINILM  # noqa: E402
 from tsdae.utils.device import choose_device, choose_precision, machine_name  # noqa: E402
 from tsdae.utils.progress import print_note  # noqa: E402

@@ -3,8 +3,7 @@
 from tsdae.ablation.grid import AblationConfig
 from tsdae.ablation.runner import ablate
 from tsdae.commands.parser import Parser
-from tsdae.commands.preflight import DataConfig, MethodConfig
-from tsdae.training import TrainConfig
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 
 
 def main() -> None:

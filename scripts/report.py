@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tsdae.ablation.report import check_report, write_report
 from tsdae.commands.parser import Parser
-from tsdae.training import flag
+from tsdae.config import flag
 
 
 @dataclass(frozen=True)

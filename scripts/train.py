@@ -1,10 +1,9 @@
 """Trains a sentence encoder with TSDAE. Without arguments: the built-in model mini on the sentences of STS-B."""
 
 from tsdae.commands.parser import Parser
-from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.commands.train import run_training
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.run.resume import resumed
-from tsdae.training import TrainConfig
 
 
 def main() -> None:

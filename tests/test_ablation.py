@@ -20,10 +20,9 @@ from tests.scripts import SCRIPTS, Run
 from tsdae.ablation import runner as ablation
 from tsdae.ablation.grid import AblationConfig, Arm, arms_of, parse_grid
 from tsdae.commands.evaluate import load_encoder
-from tsdae.commands.preflight import DataConfig, MethodConfig
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.evaluation.sts import evaluate_sts, load_pairs
 from tsdae.run.folder import LOCK
-from tsdae.training import TrainConfig
 
 FLAGS = (
     "--corpus text.txt --model model --evaluate pairs.tsv --steps 3 --batch-size 2 --eval-every 2 --log-every 1 "

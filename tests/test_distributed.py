@@ -25,11 +25,12 @@ from tests.runs import assert_equal, assert_same_run, rows, state, threads_of_gl
 from tests.scripts import SCRIPTS, Run, contents
 from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
+from tsdae.config import TrainConfig
 from tsdae.losses import LossSum
 from tsdae.objectives import tsdae
 from tsdae.optimisation import clip_gradients, gradient_norm, make_optimizer
 from tsdae.packing import Batch
-from tsdae.training import TrainConfig, train
+from tsdae.training import train
 from tsdae.utils import distributed
 from tsdae.utils.signals import Interrupted
 

@@ -15,7 +15,7 @@ from tests.runs import assert_same_run
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
-from tsdae.commands.preflight import MethodConfig
+from tsdae.config import MethodConfig
 from tsdae.objectives import HoldingOn, tsdae
 
 FLAGS = "--corpus text.txt --model model --batch-size 3 --heldout 2 --precision fp32"

@@ -21,13 +21,14 @@ from tests.runs import wait_until
 from tests.scripts import Run, contents
 from tests.tiny import assert_equal
 from tsdae.commands import begun
+from tsdae.config import PrepareConfig, TextConfig
 from tsdae.text import building as intake
 from tsdae.text import corpus as corpus_module
 from tsdae.text import reading as sources
 from tsdae.text.building import COLUMNS, Counts, Seen, Store, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.corpus import Corpus
-from tsdae.text.preparation import PrepareConfig, TextConfig, build_corpora
+from tsdae.text.preparation import build_corpora
 from tsdae.text.reading import Texts
 from tsdae.text.word_boundaries import Words, notes
 

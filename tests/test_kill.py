@@ -23,8 +23,9 @@ import torch._dynamo  # PyTorch imports it with the first optimizer: a second th
 
 from tests import tiny
 from tests.runs import assert_same_run
+from tsdae.config import TrainConfig
 from tsdae.run import folder as runs
-from tsdae.training import TrainConfig, train
+from tsdae.training import train
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: signals and a fork server"),

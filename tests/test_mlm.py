@@ -13,11 +13,11 @@ from tests import tiny
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
-from tsdae.commands.preflight import MethodConfig
+from tsdae.config import MethodConfig, TrainConfig
 from tsdae.objectives import MaskedLanguageModel, step_counts
 from tsdae.packing import Packed
 from tsdae.text.tokenization import Vocabulary, vocabulary_of
-from tsdae.training import TrainConfig, train
+from tsdae.training import train
 
 VOCABULARY = vocabulary_of(tiny.tokenizer())
 SPECIAL = {2, 3}  # [CLS], [SEP]

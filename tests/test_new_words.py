@@ -20,8 +20,9 @@ from tests.tolerances import FLOAT32
 from tsdae import TSDAE, SentenceEncoder, TrainConfig, train
 from tsdae.commands import pretrain as pretraining
 from tsdae.commands.pretrain import train_tokenizer
+from tsdae.config import TextConfig
 from tsdae.text.corpus import Corpus
-from tsdae.text.preparation import TextConfig, build_corpora, sentences_of
+from tsdae.text.preparation import build_corpora, sentences_of
 from tsdae.text.reading import open_texts
 from tsdae.text.tokenization import add_words, decoded
 from tsdae.utils.signals import Interrupted

@@ -15,10 +15,11 @@ from tests import tiny
 from tests.runs import assert_same_run
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, LossSum
+from tsdae.config import TrainConfig
 from tsdae.evaluation.validation import measure
 from tsdae.objectives import MaskedLanguageModel, try_out, tsdae
 from tsdae.packing import Packed
-from tsdae.training import TrainConfig, train
+from tsdae.training import train
 
 ROWS = np.arange(8)
 

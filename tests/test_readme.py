@@ -10,9 +10,8 @@ import pytest
 
 from tests import tiny
 from tests.mutant_list import MUTANTS
-from tsdae.commands.preflight import DataConfig, MethodConfig
 from tsdae.commands.train import run_training
-from tsdae.training import TrainConfig
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 
 ROOMS = Path(__file__).parents[1] / "benchmarks" / "rooms.md"
 REPORTS = [ROOMS.parent / "ablation" / start / "report.md" for start in ("minilm", "raw")]

@@ -16,9 +16,10 @@ from tsdae.ablation import runner as ablation
 from tsdae.bert import BertConfig
 from tsdae.commands import recipes, summary
 from tsdae.commands.recipes import RECIPES, cut_in_the_dip, recipe_for
+from tsdae.config import TrainConfig
 from tsdae.evaluation.sts import Pairs, evaluate_sts
 from tsdae.objectives import MaskedLanguageModel, tsdae
-from tsdae.training import TrainConfig, best_measure, train
+from tsdae.training import best_measure, train
 
 FLAGS = "--corpus text.txt --model raw --heldout 3 --device cpu --precision fp32 --threads 1"
 

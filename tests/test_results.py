@@ -10,8 +10,7 @@ import pytest
 
 from tsdae.ablation.grid import Arm
 from tsdae.ablation.rows import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, other_text, write_rows
-from tsdae.commands.preflight import DataConfig, MethodConfig
-from tsdae.training import TrainConfig
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.utils.files import write_json
 
 CODE = "def parts(text):\n    return [text]\n"

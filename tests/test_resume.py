@@ -24,6 +24,7 @@ from tests.runs import CLOCK, assert_same_run, rows, state
 from tests.scripts import Run, contents
 from tsdae.autoencoder import TSDAE
 from tsdae.commands import preflight as settings
+from tsdae.config import TrainConfig
 from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
 from tsdae.objectives import tsdae
@@ -31,7 +32,7 @@ from tsdae.packing import Batch
 from tsdae.run import folder as runs
 from tsdae.run import resume as resuming
 from tsdae.run.folder import Checkpoints
-from tsdae.training import TrainConfig, train
+from tsdae.training import train
 from tsdae.utils.files import sha256_of
 from tsdae.utils.signals import Interrupted
 

@@ -16,8 +16,7 @@ import pytest
 
 from tests import tiny
 from tests.scripts import Run
-from tsdae.commands.preflight import DataConfig, MethodConfig
-from tsdae.training import TrainConfig
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.utils.imports import NAMING
 
 ROOT = Path(__file__).parents[1]

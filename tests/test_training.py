@@ -19,12 +19,13 @@ from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, Layer
+from tsdae.config import TrainConfig
 from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
 from tsdae.objectives import tsdae
 from tsdae.packing import Batch
 from tsdae.run.step_metrics import NonFiniteLoss, Window
-from tsdae.training import TrainConfig, train
+from tsdae.training import train
 from tsdae.utils import signals
 from tsdae.utils.signals import Interrupted
 

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
+from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.evaluation.validation import BestSoFar, check_names, measure
 from tsdae.losses import Counts
@@ -43,99 +42,6 @@ from tsdae.utils.signals import Interrupted, catch_signals
 
 SHARED = ("corpus_fingerprint", "heldout_fingerprint", "steps", "sentences_per_step", "precision")  # by all processes
 DROPOUT = 0xD809  # a word in the key that sets dropout's draws apart from those of noise and order
-
-
-def flag(default: Any, text: str) -> Any:
-    """A field of a configuration whose ``text`` is the help of its command-line flag."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. The defaults are the recipe of the paper on the sample run."""
-
-    steps: int = flag(1000, "optimiser steps")
-    epochs: float | None = flag(None, "passes over the corpus, instead of --steps")
-    min_steps: int = flag(0, "with --epochs: make at least so many steps; --early-stop does not count those before")
-    batch_size: int = flag(8, "sentences in a batch (paper: 8)")
-    accumulate: int = flag(1, "batches in one optimiser step, normalised by their tokens")
-    learning_rate: float = flag(3e-5, "AdamW's learning rate (paper: 3e-5)")
-    schedule: Literal["constant", "linear"] = flag("constant", "learning rate over time; linear falls to 0")
-    warmup_steps: int = flag(0, "steps over which the learning rate rises from 0")
-    weight_decay: float = flag(0.0, "of matrices, not of biases and layer norms")
-    clip: float = flag(1.0, "largest gradient norm; 0: no clipping")
-    seed: int = flag(0, "of noise, order, new weights and dropout")
-    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", "of the forward and backward pass")
-    device: str = flag("auto", "auto, cuda, cpu or mps")
-    threads: int | None = flag(None, "CPU threads; default: PyTorch's choice")
-    deterministic: bool = flag(False, "only algorithms that repeat bit for bit")
-    compile: bool = flag(False, "torch.compile of the layers: a minute to compile, and slower on CPUs")
-    output: str | None = flag(None, "run folder; default: the next number under runs/")
-    overwrite: bool = flag(False, "replace the run that --output holds")
-    resume: bool = flag(False, "go on with the run that --output holds, from its newest checkpoint")
-    eval_every: int = flag(250, "steps between evaluations; 0: only the final table")
-    save_every: int = flag(500, "steps between checkpoints; 0: only when stopped by a signal")
-    keep: int = flag(2, "checkpoints that stay, the newest ones")
-    log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50")
-    best: str | None = flag(
-        None, "measure by which best/ is chosen; default: noisy_retrieval, with --objective mlm heldout_loss"
-    )
-    early_stop: str | None = flag(None, "measure that ends the run when it gets no better; default: none does")
-    patience: int = flag(
-        3, "evaluations without a better value, from --min-steps on, after which --early-stop ends the run"
-    )
-    tensorboard: bool = flag(False, "send the log to TensorBoard as well")
-
-    def __post_init__(self) -> None:
-        at_least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "eval_every": 0, "seed": 0}
-        at_least |= {"save_every": 0, "keep": 1, "patience": 1, "min_steps": 0}
-        for name, smallest in at_least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, got {getattr(self, name)}")
-        for name in ("weight_decay", "clip"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"--learning-rate must be positive, got {self.learning_rate}")
-        if self.seed >= 2**63:
-            raise ValueError(f"--seed must be below 2**63, got {self.seed}")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise ValueError(f"--epochs must be positive, got {self.epochs}")
-        if not 1 <= self.log_every <= 50:
-            raise ValueError(f"--log-every must lie between 1 and 50, got {self.log_every}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {self.threads}")
-        for name, allowed in (
-            ("schedule", ("constant", "linear")),
-            ("precision", ("auto", "fp64", "fp32", "bf16", "fp16")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"--{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.early_stop is not None and self.eval_every == 0:
-            raise ValueError("--early-stop needs evaluations: --eval-every is 0")
-        if self.resume and self.overwrite:
-            raise ValueError("--resume goes on with a run and --overwrite replaces it; give one of them")
-        if self.resume and self.output is None:
-            raise ValueError("--resume needs --output RUN, the run to go on with")
-
-    @property
-    def step_size(self) -> int:
-        """Sentences in one optimiser step, over all batches and processes."""
-        return self.batch_size * self.accumulate * distributed.count()
-
-    def steps_for(self, rows: int) -> int:
-        """Optimiser steps: --steps, or as many as --epochs and --min-steps need on ``rows`` sentences."""
-        if self.epochs is None:
-            return self.steps
-        return max(1, self.min_steps, math.ceil(self.epochs * rows / self.step_size))
-
-    def learning_rate_at(self, step: int, steps: int) -> float:
-        """Of the step with this number, counted from 0."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
-        if self.schedule == "linear":
-            return self.learning_rate * (steps - step) / max(1, steps - self.warmup_steps)
-        return self.learning_rate
 
 
 def train(

@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tsdae.commands.preflight import DataConfig, MethodConfig
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.evaluation.statistics import FEWEST_SEEDS
-from tsdae.training import TrainConfig
 
 # What decides nothing about a run, and what it is judged by.
 NO_AXES = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tsdae.ablation.grid import NO_AXES, Arm
-from tsdae.commands.preflight import DataConfig
+from tsdae.config import DataConfig
 from tsdae.hub.downloads import MINI, STSB, built_in_model
 from tsdae.run.folder import versions
 from tsdae.text.corpus import DESCRIPTION

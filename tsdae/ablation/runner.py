@@ -45,14 +45,13 @@ from tsdae.ablation.rows import (
     write_rows,
 )
 from tsdae.commands.evaluate import load_encoder
-from tsdae.commands.preflight import DataConfig, MethodConfig, check
+from tsdae.commands.preflight import check
 from tsdae.commands.recipes import with_recipe
 from tsdae.commands.train import run_training
+from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
 from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
 from tsdae.hub.downloads import MINI
 from tsdae.run.folder import holds_run, stored_settings
-from tsdae.text.preparation import TextConfig
-from tsdae.training import TrainConfig
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, machine_name
 from tsdae.utils.files import locked, read_json, remove, write_json

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tsdae.config import flag
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
 from tsdae.evaluation.sts import (
@@ -39,7 +40,6 @@ from tsdae.hub.downloads import model_asset
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.text.reading import load_sentences
 from tsdae.text.tokenization import token_ids
-from tsdae.training import flag
 from tsdae.utils.device import choose_device
 from tsdae.utils.files import first_line, read_json, write_json
 from tsdae.utils.progress import print_note, progress_bar

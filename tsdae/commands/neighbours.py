@@ -21,10 +21,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from tsdae.commands.evaluate import CompareConfig, Encoder, check_writable, load_encoders, note_truncated
+from tsdae.config import flag
 from tsdae.evaluation.retrieval import nearest
 from tsdae.evaluation.sts import unit
 from tsdae.text.reading import load_sentences
-from tsdae.training import flag
 from tsdae.utils.device import choose_device
 from tsdae.utils.progress import print_note
 from tsdae.utils.rng import keyed

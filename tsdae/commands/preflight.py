@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
 from tsdae.dataset import check_lengths_and_words, find_noise
 from tsdae.evaluation.sts import load_pairs
 from tsdae.hub.model_folder import model_folder
@@ -15,79 +13,11 @@ from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
 from tsdae.run.folder import check_output, summary_writer
 from tsdae.text.corpus import is_corpus
 from tsdae.text.formats import check_file
-from tsdae.text.preparation import ADD_TOKENS, TextConfig, check_heldout, check_text, open_prepared
+from tsdae.text.preparation import check_heldout, check_text, open_prepared
 from tsdae.text.reading import is_stream
-from tsdae.training import TrainConfig, flag
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.imports import named_function, names_function
-
-# What masked-language modelling has no use for: it does not delete, and it has no decoder.
-MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")
-
-
-@dataclass(frozen=True)
-class DataConfig(TextConfig):
-    """What to train and evaluate on. Without a corpus: the sample run, on the sentences of STS-B's train split."""
-
-    corpus: str | None = flag(
-        None, "text file, jsonl, csv, tsv, parquet (also .gz), -, hub:NAME[:CONFIG], or a folder of scripts/prepare.py"
-    )
-    max_length: int = flag(75, "longest sentence in tokens, special ones included")
-    evaluate: str | None = flag(
-        None, "stsb, heldout, FILE of labelled pairs, module:function, or none; default: stsb, with --corpus heldout"
-    )
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """Model, noise and objective."""
-
-    model: str | None = flag(
-        None, "mini (built in: raw, small, English), a model folder, or a name on the Hugging Face hub; default: mini"
-    )
-    recipe: Literal["auto", "paper", "small", "adapt"] = flag(
-        "auto",
-        "batch size, learning rate and length, where no flag gives them: paper (models of BERT-base's size), small "
-        "(small raw models), adapt (finished sentence models); default: by the model",
-    )
-    add_tokens: str | None = flag(None, ADD_TOKENS)
-    noise: str = flag("delete", "delete, mask, replace, swap, insert, or module:function")
-    noise_ratio: float = flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")
-    pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become one (paper: cls)")
-    tie: bool = flag(True, "decoder on the encoder's own layers (paper: tied)")
-    decoder_layers: int | None = flag(None, "layers of the decoder, the first ones; default: all")
-    decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)")
-    objective: str = flag("tsdae", "tsdae, mlm (masked-language modelling), my_loss.py:function or module:function")
-    mlm_ratio: float = flag(0.15, "share of tokens that mlm predicts")
-    hold_on: float = flag(
-        0.0, "weight of a term that keeps which sentences are alike to a model that is a sentence model already: 100"
-    )
-    dropout: float | None = flag(None, "default: as in the checkpoint")
-    attention_dropout: float | None = flag(None, "default: as in the checkpoint")
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.noise_ratio < 1.0:
-            raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
-        if not 0.0 <= self.decoder_input_noise <= 1.0:
-            raise ValueError(f"--decoder-input-noise must lie in [0, 1], got {self.decoder_input_noise}")
-        if not 0.0 <= self.hold_on < math.inf:
-            raise ValueError(f"--hold-on must not be negative, got {self.hold_on}: 100 holds on, 0 does not")
-        self.check_used(
-            {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
-        )
-        for name in ("dropout", "attention_dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value < 1.0:
-                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {value}")
-
-    def check_used(self, given: set[str]) -> None:
-        """ValueError if one of these settings, which were given, has no part in the objective."""
-        unused = {"mlm": MLM_HAS_NO, "tsdae": ("mlm_ratio",)}.get(self.objective, ("mlm_ratio", "hold_on"))
-        for name in unused:
-            if name in given:
-                has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
-                raise ValueError(f"--{name.replace('_', '-')}: the objective {self.objective} {has_no}")
 
 
 def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tsdae.bert import BertConfig
-from tsdae.commands.preflight import MethodConfig
+from tsdae.config import MethodConfig, TrainConfig
 from tsdae.hub.conversion import read_config
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
-from tsdae.training import TrainConfig
 
 SMALL = 30_000_000  # weights in the layers; a model with fewer is small. DistilBERT has 43M, BERT-base 85M
 

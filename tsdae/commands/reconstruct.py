@@ -15,6 +15,7 @@ import torch
 
 from tsdae.autoencoder import TSDAE
 from tsdae.commands.evaluate import encoder_folder
+from tsdae.config import flag
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.encoder import SentenceEncoder
 from tsdae.noise import NOISES
@@ -24,7 +25,6 @@ from tsdae.text.corpus import is_corpus
 from tsdae.text.preparation import open_prepared
 from tsdae.text.tokenization import decoded
 from tsdae.text.word_boundaries import AUTO, CHOICES
-from tsdae.training import flag
 from tsdae.utils.device import choose_device
 from tsdae.utils.files import read_json
 from tsdae.utils.progress import print_note

@@ -15,8 +15,9 @@ import torch
 from tsdae.autoencoder import TSDAE
 from tsdae.commands import summary
 from tsdae.commands.evaluate import entry, score
-from tsdae.commands.preflight import DataConfig, MethodConfig, check, is_prepared, objective_of
+from tsdae.commands.preflight import check, is_prepared, objective_of
 from tsdae.commands.recipes import cut_in_the_dip, with_recipe
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION
@@ -31,7 +32,7 @@ from tsdae.run.resume import finished_line, resume_command
 from tsdae.text.corpus import Corpus, model_in_words
 from tsdae.text.preparation import build_corpora, open_prepared
 from tsdae.text.reading import Texts, load_sentences, open_texts
-from tsdae.training import TrainConfig, best_measure, train
+from tsdae.training import best_measure, train
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision, describe
 from tsdae.utils.files import write_json

@@ -8,9 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from tsdae.commands.preflight import DataConfig, MethodConfig
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.run.folder import FREE, check_output, check_same, holds_run, stored_settings
-from tsdae.training import TrainConfig
 from tsdae.utils import distributed
 from tsdae.utils.imports import NAMING, names_function
 from tsdae.utils.progress import print_note

@@ -8,13 +8,13 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tsdae.commands.begun import WHOLE, check_part, lock_of, part_of, unfinished
+from tsdae.config import PrepareConfig, TextConfig
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.text.building import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning
@@ -34,62 +34,15 @@ from tsdae.text.reading import (
 )
 from tsdae.text.tokenization import add_words, fingerprint_of, vocabulary_of
 from tsdae.text.word_boundaries import AUTO, Words
-from tsdae.training import flag
 from tsdae.utils import distributed
 from tsdae.utils.files import remove, replace_folder, write_json
 from tsdae.utils.imports import file_of
 from tsdae.utils.progress import print_note, progress_bar
 from tsdae.utils.rng import keyed
 
-ADD_TOKENS = "file of words, one a line, that become tokens of their own"
 HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1
 SHUFFLED = 0x5F1E  # a word in the key that draws an order
 LENGTHS = (8, 16, 32, 64, 128)  # tokens: where the bars of the report's histogram end
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """What of a text is used, and for what: everything that is decided when it is read."""
-
-    column: str | None = flag(None, "column of a table that holds the text")
-    limit: int | None = flag(None, "use so many sentences at most; default for hub: 100,000")
-    sentences: str | None = flag(
-        None,
-        "lines: a line is a sentence; of documents: regex, icu[:LANGUAGE] or module:function; default: regex for hub:",
-    )
-    min_characters: int | None = flag(None, "leave out shorter sentences; default 11 with regex, else 1")
-    max_characters: int | None = flag(None, "leave out longer sentences")
-    min_letters: float | None = flag(None, "leave out sentences with a smaller share of letters, 0.5 for example")
-    keep_repeated: bool = flag(False, "keep sentences that the text has already had")
-    shuffle: bool = flag(False, "in random order; --limit is drawn from the whole text, not from its beginning")
-    words: str | None = flag(
-        None,
-        "what a word is: auto (the tokenizer's own, and character clusters where a script writes no spaces), tokens, "
-        "characters, whitespace, or module:function, a segmenter; default: auto",
-    )
-    heldout: str | None = flag(
-        None, "sentences kept from training, a number or a file; default: 1,000 or 10 %%, whichever is less"
-    )
-
-    @property
-    def of_text(self) -> dict[str, Any]:
-        """These settings alone, of a class that has more."""
-        return {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(TextConfig)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig(TextConfig):
-    """Prepares a text for training: tokenises it once, into a folder that training maps."""
-
-    model: str = field(metadata={"help": "model folder or name on the Hugging Face hub, whose tokenizer is taken"})
-    output: str = field(metadata={"help": "folder to write; give it to scripts/train.py as --corpus"})
-    overwrite: bool = flag(False, "replace the prepared corpus that --output holds")
-    add_tokens: str | None = flag(None, ADD_TOKENS)
-    workers: int | None = flag(None, "processes that tokenise; default: one a core")
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers must be at least 1, got {self.workers}")
 
 
 def check_text(source: str, text: TextConfig) -> None:

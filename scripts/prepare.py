@@ -1,8 +1,8 @@
 """Prepares a text for training: tokenises it once, into a folder that scripts/train.py takes as --corpus."""
 
 from tsdae.commands.parser import Parser
+from tsdae.commands.prepare import prepare
 from tsdae.config import PrepareConfig
-from tsdae.text.preparation import prepare
 
 
 def main() -> None:

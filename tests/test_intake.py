@@ -20,7 +20,7 @@ from tests import tiny
 from tests.runs import wait_until
 from tests.scripts import Run, contents
 from tests.tiny import assert_equal
-from tsdae.commands import begun
+from tsdae.commands import prepare as begun
 from tsdae.config import PrepareConfig, TextConfig
 from tsdae.text import building as intake
 from tsdae.text import corpus as corpus_module

@@ -13,6 +13,7 @@ import pytest
 from tests import tiny
 from tests.tiny import assert_equal
 from tsdae.commands import train as recipe
+from tsdae.commands.prepare import prepare
 from tsdae.commands.train import run_training, sample_sentences
 from tsdae.config import DataConfig, MethodConfig, PrepareConfig, TextConfig, TrainConfig
 from tsdae.encoder import SentenceEncoder
@@ -20,7 +21,7 @@ from tsdae.evaluation.sts import Pairs, evaluate_sts
 from tsdae.run.folder import next_run_folder
 from tsdae.text.building import hashes_of
 from tsdae.text.corpus import Corpus
-from tsdae.text.preparation import build_corpora, prepare, split_heldout
+from tsdae.text.preparation import build_corpora, split_heldout
 from tsdae.text.reading import Texts
 
 

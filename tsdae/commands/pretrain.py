@@ -24,13 +24,14 @@ from typing import Any, Literal
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
 from tsdae.commands.preflight import check
+from tsdae.commands.prepare import prepare
 from tsdae.commands.train import run_training
 from tsdae.config import DataConfig, MethodConfig, PrepareConfig, TextConfig, TrainConfig, flag
 from tsdae.encoder import SentenceEncoder
 from tsdae.hub.conversion import Checkpoint, write_checkpoint
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.text.corpus import check_corpus_output, is_corpus
-from tsdae.text.preparation import prepare, sentences_of
+from tsdae.text.preparation import sentences_of
 from tsdae.text.reading import is_stream
 from tsdae.utils import distributed
 from tsdae.utils.files import first_line, read_json, remove, replace_folder, write_json, writing

@@ -128,7 +128,7 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     training, heldout = parts(sample_sentences(stsb), None)  # as they stand, white space and all
     assert settings["corpus_fingerprint"] == Corpus.build(training, tiny.tokenizer()).fingerprint()
     assert len(heldout) == 1
-    assert "all-MiniLM-L6-v2 is a sentence model already, and adapting such a model can harm it" in err
+    assert "mini is a sentence model already, and adapting such a model can harm it" in err
 
     rows = json.loads((run / "evaluation.json").read_text())
     assert [row["pooling"] for row in rows] == ["mean", "cls", "cls"]
@@ -139,7 +139,7 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     assert rows[2]["dev"]["spearman"] == pytest.approx(expected["spearman"], abs=1e-3)
     settings = json.loads((run / "config.json").read_text())
     assert settings["noise_ratio"] == 0.6
-    assert settings["model"] == "all-MiniLM-L6-v2"
+    assert settings["model"] == "mini"
     measures = json.loads((run / "best" / "measures.json").read_text())
     assert {"heldout_loss", "stsb_dev"} < measures.keys()
 

@@ -9,6 +9,7 @@ and features hang together as they should.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 from unittest import mock
 
@@ -22,7 +23,7 @@ from tests.hf_names import as_ours, encoder_as_ours
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, SentenceEncoder
 from tsdae.bert import Bert
-from tsdae.ops import dropout
+from tsdae.ops import switch
 from tsdae.ops.dropout import DRAWN_AT_ONCE, Masks
 from tsdae.packing import Packed
 
@@ -227,7 +228,7 @@ def test_the_mask_on_cpus_drops_with_its_probability_and_keeps_the_mean(shape: t
     torch.manual_seed(0)
     for p in (0.1, 0.5, 0.9):
         masks = Masks()
-        drawn = [masks.mask(torch.empty(shape), p) for _ in range(-(-1_000_000 // (shape[0] * shape[1])))]
+        drawn = [masks.take(torch.empty(shape), p) for _ in range(-(-1_000_000 // (shape[0] * shape[1])))]
         assert {mask.shape for mask in drawn} == {torch.Size(shape)}
         mask = torch.cat(drawn)
         dropped = (mask == 0).double().mean().item()
@@ -244,7 +245,7 @@ def test_masks_follow_the_seed_and_differ_from_site_to_site() -> None:
     for _ in range(2):
         torch.manual_seed(3)
         masks = Masks()
-        draws.append([masks.mask(torch.empty(size), p) for size in (40, DRAWN_AT_ONCE) for p in (0.5, 0.5, 0.2)])
+        draws.append([masks.take(torch.empty(size), p) for size in (40, DRAWN_AT_ONCE) for p in (0.5, 0.5, 0.2)])
     assert all(torch.equal(first, second) for first, second in zip(*draws, strict=True))
     kept = [(mask != 0)[:40].tolist() for mask in draws[0]]
     assert len({tuple(each) for each in kept}) == len(kept)
@@ -255,8 +256,10 @@ def test_what_is_computed_again_changes_nothing(pooling: str, monkeypatch: pytes
     """The same masks, loss and gradients, bit for bit; and the softmax of attention runs a second time."""
     found, passes = [], []
     for large in (2**62, 0):
-        monkeypatch.setattr(dropout, "LARGE_BYTES", large)
-        monkeypatch.setattr(dropout, "DRAWN_AT_ONCE", 0)  # small masks are drawn as large ones are
+        monkeypatch.setattr(switch, "LARGE_BYTES", large)
+        monkeypatch.setattr(
+            sys.modules["tsdae.ops.dropout"], "DRAWN_AT_ONCE", 0
+        )  # small masks are drawn as large ones are
         model, batch = tiny.model(pooling, dropout=0.3, attention_dropout=0.4).train(), tiny.batch()
         torch.manual_seed(1)
         with mock.patch.object(torch, "softmax", wraps=torch.softmax) as softmax:

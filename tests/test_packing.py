@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,11 @@ from torch.testing import assert_close
 
 from tests import tiny
 from tests.tolerances import FLOAT64
-from tsdae import packing
-from tsdae.packing import Layout, Packed, few_lengths, ranges
+from tsdae import ops
+from tsdae.ops import spare_rows
+from tsdae.ops.heads import join_heads, split_heads
+from tsdae.ops.spare_rows import few_lengths
+from tsdae.packing import Layout, Packed, ranges
 
 RAGGED = [[11, 12, 13], [21], [31, 32, 33, 34], [41, 42]]
 EVEN = [[11, 12], [21, 22], [31, 32]]
@@ -114,9 +119,10 @@ def test_heads_apart_and_together(sentences: list[list[int]], fill: bool) -> Non
     """By a loop over tokens, parts and heads: values, and gradients. The padding and what fills up have none."""
     parts, heads, width = 3, 2, 5
     packed = Packed.from_lists(sentences).to("cpu")
-    layout = Layout(packed.boundaries, packed.token_count, packed.longest, fill)
+    longest, rows = (few_lengths(size) if fill else size for size in (packed.longest, packed.token_count))
+    layout = Layout(packed.boundaries, packed.token_count, longest, rows)
     rows_TX = torch.randn(layout.rows, parts * heads * width, dtype=torch.float64, requires_grad=True)
-    split = layout.split_heads(rows_TX, parts, heads)
+    split = split_heads(rows_TX, parts, heads, layout)
     assert split.shape == (parts, len(sentences), heads, layout.longest, width)
     assert split.isfinite().all()
     factor = torch.randn_like(split)
@@ -130,12 +136,12 @@ def test_heads_apart_and_together(sentences: list[list[int]], fill: bool) -> Non
     assert torch.equal(torch.autograd.grad((split * factor).sum(), rows_TX)[0], expected_X)
 
     one_BNLH = split[1].detach().requires_grad_()
-    joined_TX = layout.join_heads(one_BNLH)
+    joined_TX = join_heads(one_BNLH, layout)
     expected_TX = rows_TX.unflatten(1, (parts, -1))[:, 1]
     assert torch.equal(layout.tokens(joined_TX), layout.tokens(expected_TX))
     factor_TX = torch.randn_like(joined_TX)
     (grad_BNLH,) = torch.autograd.grad((layout.tokens(joined_TX * factor_TX)).sum(), one_BNLH)
-    assert torch.equal(layout.tokens(layout.join_heads(grad_BNLH)), layout.tokens(factor_TX))
+    assert torch.equal(layout.tokens(join_heads(grad_BNLH, layout)), layout.tokens(factor_TX))
     assert not grad_BNLH.masked_select(~layout.real_BL[:, None, :, None]).any()
 
 
@@ -174,8 +180,9 @@ def test_filled_up_batches_compute_the_same(pooling: str, dropout: float, monkey
     loss = reference(batch).mean
     expected_grads = torch.autograd.grad(loss, list(reference.parameters()))
     for fill in (False, True):
-        monkeypatch.setattr(packing, "compiles_each_length", lambda device, fill=fill: fill)
-        filled = Layout.of(batch.noisy)
+        monkeypatch.setattr(spare_rows, "new_lengths_cost", lambda device, fill=fill: fill)
+        monkeypatch.setattr(sys.modules["tsdae.ops.word_embedding"], "new_lengths_cost", lambda device, fill=fill: fill)
+        filled = ops.layout_of(batch.noisy)
         assert (filled.rows > filled.token_count and filled.longest > batch.noisy.longest) == fill
         found = model.train()(batch).mean
         assert_close(found, loss, **FLOAT64)

@@ -25,10 +25,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsdae import ops
 from tsdae.bert import Bert, OneVectorAttention, initialise
 from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
-from tsdae.packing import Batch, Layout, Packed, filling
+from tsdae.packing import Batch, Packed
 from tsdae.text.tokenization import decoded, token_ids
 from tsdae.utils.files import first_line
 from tsdae.utils.rng import draws
@@ -95,7 +96,7 @@ class TSDAE(nn.Module):
         Returns hidden_TD: row for row with the tokens of ``target.without_first()``, which they have to predict.
         """
         prefix = target.without_last()
-        layout = Layout.of(prefix)
+        layout = ops.layout_of(prefix)
         bert = self.decoder_bert
         bert.check_length(prefix)
         hidden_TD = bert.embeddings(self._read_by_decoder(prefix), layout)
@@ -118,11 +119,7 @@ class TSDAE(nn.Module):
 
     def token_loss(self, hidden_TD: Tensor, target_T: Tensor) -> Tensor:
         """- log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
-        count = len(target_T)
-        added = filling(count, hidden_TD.device)
-        head_TD = self.head.features(F.pad(hidden_TD, (0, 0, 0, added)))
-        words = self.decoder_bert.embeddings.words
-        return words.token_loss(head_TD, self.head.bias, F.pad(target_T, (0, added)))[:count]
+        return ops.cross_entropy(hidden_TD, self.head, self.decoder_bert.embeddings.words, target_T)
 
     def forward(self, batch: Batch) -> LossSum:
         """J = - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences, with their count."""

@@ -8,14 +8,12 @@ Post-norm layers, erf-GELU, dropout where the original has it. Knows no checkpoi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsdae.ops.dropout import Dropout, Masks, bytes_of, computed_again, our_way
-from tsdae.ops.word_embedding import WordEmbeddings
+from tsdae import ops
 from tsdae.packing import Layout, Packed
 
 
@@ -53,25 +51,32 @@ class BertConfig:
         return self.positions - self.position_offset
 
 
+class Dropout(nn.Dropout):
+    """Dropout of rows of one batch."""
+
+    def forward(self, hidden_TD: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+        return ops.dropout(hidden_TD, self.p, self.training, layout)
+
+
 class Embeddings(nn.Module):
     """Word + position + token type (always type 0: one sentence), then layer norm and dropout."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.position_offset = config.position_offset
-        self.words = WordEmbeddings(config.vocabulary_size, config.width)
+        self.words = ops.WordEmbeddings(config.vocabulary_size, config.width)
         self.positions = nn.Embedding(config.positions, config.width)
         self.token_types = nn.Embedding(config.token_types, config.width) if config.token_types else None
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, token_ids_T: Tensor, layout: Layout) -> Tensor:
-        token_ids_T = layout.fill(token_ids_T)
+        token_ids_T = layout.with_spare_rows(token_ids_T)
         hidden_TD = self.words(token_ids_T)
         if self.token_types is not None:
             hidden_TD = hidden_TD + self.token_types.weight[0]
         position_T = self._after_padding(token_ids_T, layout) if self.position_offset else layout.position_T
-        return self.dropout(self.norm(hidden_TD + self.positions(position_T)), layout.masks)
+        return self.dropout(self.norm(hidden_TD + self.positions(position_T)), layout)
 
     def _after_padding(self, token_ids_T: Tensor, layout: Layout) -> Tensor:
         """RoBERTa's positions: they begin after the padding id, and padding tokens that a text spells do not count."""
@@ -93,54 +98,20 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout if config.attention_output_dropout else 0.0)
 
-    def forward(self, hidden_TD: Tensor, layout: Layout, causal: bool) -> Tensor:
-        query_BNLH, key_BNLH, value_BNLH = layout.split_heads(self.project(hidden_TD), 3, self.heads)
-        context_TD = layout.join_heads(self._attend(query_BNLH, key_BNLH, value_BNLH, layout, causal))
-        return self.norm(hidden_TD + self.dropout(self.output(context_TD), layout.masks))
-
-    def first(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
-        """What each sentence's first token gets, [B, D]: keys and values of all tokens, but one query a sentence."""
-        sizes = [hidden_TD.shape[-1], 2 * hidden_TD.shape[-1]]
-        (query_DD, key_value_2DD), (query_D, key_value_2D) = (p.split(sizes) for p in self.project.parameters())
-        first_BD = layout.first(hidden_TD)
-        query_BNH = F.linear(first_BD, query_DD, query_D).unflatten(-1, (self.heads, -1))
-        key_BNLH, value_BNLH = layout.split_heads(F.linear(hidden_TD, key_value_2DD, key_value_2D), 2, self.heads)
-        context_BNLH = self._attend(query_BNH[:, :, None], key_BNLH, value_BNLH, layout, causal=False)
-        return self.norm(first_BD + self.dropout(self.output(context_BNLH.flatten(1)), layout.masks))
-
-    def _attend(self, query_BNLH: Tensor, key_BNLH: Tensor, value_BNLH: Tensor, layout: Layout, causal: bool) -> Tensor:
-        """Scaled dot-product attention within each sentence of padded tensors. Returns context_BNLH.
-
-        Under a causal mask the padding needs no mask of its own: it stands to the right of every real token, and what
-        its own rows compute is dropped.
-        """
+    def forward(self, hidden_TD: Tensor, layout: Layout, causal: bool, first_only: bool = False) -> Tensor:
+        """Returns hidden_TD, with ``first_only`` hidden_BD: the first token's row of each sentence."""
         dropout = self.attention_dropout if self.training else 0.0
-        if dropout and our_way(query_BNLH):
-            # PyTorch has no kernel for this case on CPUs; what it falls back to takes nearly twice as long (measured).
-            parts = (part.flatten(0, 1) for part in (query_BNLH, key_BNLH, value_BNLH))
-            bias = layout.causal_bias_LL if causal else layout.padding_bias_BL.repeat_interleave(self.heads, 0)[:, None]
-            largest = 4 * query_BNLH[..., 0].numel() * layout.longest  # the weights, in fp32
-            context = computed_again(largest, partial(self._attend_with_dropout, bias, layout.masks), *parts)
-            return context.unflatten(0, (layout.batch, self.heads))
-        may_attend = None if causal or layout.is_full else layout.real_BL[:, None, None, :]
-        return F.scaled_dot_product_attention(
-            query_BNLH, key_BNLH, value_BNLH, attn_mask=may_attend, dropout_p=dropout, is_causal=causal
-        )
-
-    def _attend_with_dropout(self, bias: Tensor, masks: Masks, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The same with sentences and heads in one axis; bias: what the mask adds to the scores."""
-        score = torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
-        weight = torch.softmax(score, -1, dtype=torch.promote_types(score.dtype, torch.float32))
-        weight = weight * masks.mask(weight, self.attention_dropout)
-        return torch.bmm(weight.to(value.dtype), value)
+        context = ops.attention(hidden_TD, self.project, self.heads, layout, causal, dropout, first_only)
+        hidden = layout.first(hidden_TD) if first_only else hidden_TD
+        return self.norm(hidden + self.dropout(self.output(context), layout))
 
 
 class OneVectorAttention(nn.Module):
     """Cross-attention of every token of a sentence to that sentence's one vector.
 
     The softmax over a single key is 1 whatever the query, so attention is ``output(value(s))``: it has no use for
-    a query or a key, and none are kept. Without dropout it is computed once per sentence. With attention dropout
-    the original drops the probability "1" per head and token; exactly that law, without a product per token:
+    a query or a key, and none are kept. With attention dropout the original drops the probability "1" per head and
+    token, by exactly this law:
 
         out_t = sum_n m_tn * (W_output,n v_n) + b_output,   m_tn ~ Bernoulli(1 - p) / (1 - p)
     """
@@ -155,16 +126,9 @@ class OneVectorAttention(nn.Module):
 
     def forward(self, hidden_TD: Tensor, sentence_BD: Tensor, layout: Layout) -> Tensor:
         """hidden_TD: the decoder's tokens. sentence_BD: one vector per sentence of ``layout``."""
-        value_BD = self.value(sentence_BD)
-        if self.training and self.attention_dropout > 0.0:
-            weight_NHD = self.output.weight.t().unflatten(0, (self.heads, -1))
-            head_out_BND = torch.einsum("bnh,nhd->bnd", value_BD.unflatten(1, (self.heads, -1)), weight_NHD)
-            ones_TN = head_out_BND.new_ones(layout.rows, self.heads)
-            kept_BLN = layout.pad(layout.masks.mask(ones_TN, self.attention_dropout))
-            out_TD = layout.unpad(torch.bmm(kept_BLN, head_out_BND)) + self.output.bias
-        else:
-            out_TD = self.output(value_BD).index_select(0, layout.sentence_T)
-        return self.norm(hidden_TD + self.dropout(out_TD, layout.masks))
+        dropout = self.attention_dropout if self.training else 0.0
+        out_TD = ops.one_vector_attention(self.value(sentence_BD), self.output, self.heads, layout, dropout)
+        return self.norm(hidden_TD + self.dropout(out_TD, layout))
 
 
 class FeedForward(nn.Module):
@@ -178,11 +142,8 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
-        expanded_TF = self.expand(hidden_TD)
-        contracted_TD = computed_again(
-            bytes_of(expanded_TF), lambda wide_TF: self.contract(F.gelu(wide_TF)), expanded_TF
-        )
-        return self.norm(hidden_TD + self.dropout(contracted_TD, layout.masks))
+        contracted_TD = ops.gelu_linear(self.expand(hidden_TD), self.contract)
+        return self.norm(hidden_TD + self.dropout(contracted_TD, layout))
 
 
 class Layer(nn.Module):
@@ -200,15 +161,13 @@ class Layer(nn.Module):
         causal: bool = False,
         cross: OneVectorAttention | None = None,
         sentence_BD: Tensor | None = None,
+        first_only: bool = False,
     ) -> Tensor:
-        hidden_TD = self.attention(hidden_TD, layout, causal)
+        """Returns hidden_TD, with ``first_only`` hidden_BD: of the other tokens only keys and values are computed."""
+        hidden_TD = self.attention(hidden_TD, layout, causal, first_only)
         if cross is not None and sentence_BD is not None:
             hidden_TD = cross(hidden_TD, sentence_BD, layout)
         return self.feed_forward(hidden_TD, layout)
-
-    def first(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
-        """The first row of each sentence alone, [B, D]: of the other tokens only keys and values are computed."""
-        return self.feed_forward(self.attention.first(hidden_TD, layout), layout)
 
 
 class Bert(nn.Module):
@@ -241,7 +200,7 @@ class Bert(nn.Module):
 
     def set_words(self, weight_VD: Tensor) -> None:
         """Gives it another word-embedding matrix, of as many words as it has rows; before a `TSDAE` is built on it."""
-        self.embeddings.words = WordEmbeddings(*weight_VD.shape)
+        self.embeddings.words = ops.WordEmbeddings(*weight_VD.shape)
         self.embeddings.words.weight = nn.Parameter(weight_VD)
         self.config = replace(self.config, vocabulary_size=len(weight_VD))
 
@@ -258,13 +217,13 @@ class Bert(nn.Module):
         its first token, for which the last layer has less to compute. ValueError if a sentence is too long.
         """
         self.check_length(packed)
-        layout = layout or Layout.of(packed)
+        layout = layout or ops.layout_of(packed)
         hidden_TD = self.embeddings(packed.token_ids_T, layout)
         *before, last = self.layers
         for layer in before:
             hidden_TD = layer(hidden_TD, layout)
-        assert isinstance(last, Layer)
-        return last.first(hidden_TD, layout) if first_only else layout.tokens(last(hidden_TD, layout))
+        hidden_TD = last(hidden_TD, layout, first_only=first_only)
+        return hidden_TD if first_only else layout.tokens(hidden_TD)
 
 
 class LanguageModelHead(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsdae import ops
 from tsdae.bert import Bert, LanguageModelHead
 from tsdae.hub.conversion import Checkpoint, read_checkpoint, write_checkpoint
 from tsdae.hub.model_folder import (
@@ -152,7 +153,7 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, packed: Packed[Tensor]) -> Tensor:
         """packed: B sentences as token ids. Returns sentence_BD, not normalised."""
-        layout = Layout.of(packed)
+        layout = ops.layout_of(packed)
         if self.pooling == "cls":
             return self.bert(packed, layout, first_only=True)
         return pool(self.bert(packed, layout), layout, self.pooling)

@@ -17,10 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-from tsdae.ops.dropout import Masks
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -140,30 +137,28 @@ class Layout:
 
     Built once a batch and handed to every layer. Nothing in it waits for the device.
 
-    Filled up, a layout has a few rows more than tokens, so that lengths recur from batch to batch (see `few_lengths`).
-    They are dropped where sentences are padded or pooled, and no loss sees them.
+    A layout may have a few spare rows behind those of the tokens (``rows``; see `ops.layout_of`). They are dropped
+    where sentences are padded or pooled, and no loss sees them.
     """
 
-    def __init__(self, boundaries: Tensor, token_count: int, longest: int, fill: bool = False) -> None:
-        self.boundaries, self.token_count = boundaries, token_count
-        self.rows, self.longest = (few_lengths(token_count), few_lengths(longest)) if fill else (token_count, longest)
+    def __init__(self, boundaries: Tensor, token_count: int, longest: int, rows: int | None = None) -> None:
+        self.boundaries, self.token_count, self.longest = boundaries, token_count, longest
+        self.rows = token_count if rows is None else rows
         self.batch = len(boundaries) - 1
         self.lengths_B = boundaries[1:] - boundaries[:-1]
         sentences = torch.arange(self.batch, device=boundaries.device)
         sentence_T = torch.repeat_interleave(sentences, self.lengths_B, output_size=token_count)
         position_T = torch.arange(token_count, device=boundaries.device) - boundaries.index_select(0, sentence_T)
-        self.sentence_T, self.position_T = self.fill(sentence_T), self.fill(position_T)
-        self.masks = Masks()
-        self._known_head_rows: dict[tuple[int, int], _HeadRows] = {}
+        self.sentence_T, self.position_T = self.with_spare_rows(sentence_T), self.with_spare_rows(position_T)
+        self.kept: dict[str, object] = {}  # what operations keep for this batch (see `ops`)
         self.is_full = token_count == self.rows == self.batch * self.longest  # all equally long: nothing to pad
 
     @classmethod
     def of(cls, packed: Packed[Tensor]) -> Layout:
-        """For a model's input: filled up where that pays."""
-        fill = compiles_each_length(packed.boundaries.device)
-        return cls(packed.boundaries, packed.token_count, packed.longest, fill)
+        """One row a token."""
+        return cls(packed.boundaries, packed.token_count, packed.longest)
 
-    def fill(self, values_T: Tensor) -> Tensor:
+    def with_spare_rows(self, values_T: Tensor) -> Tensor:
         """Appends a zero for each row that is no token."""
         return F.pad(values_T, (0, self.rows - self.token_count)) if self.rows > self.token_count else values_T
 
@@ -186,10 +181,16 @@ class Layout:
         return torch.arange(self.longest, device=self.boundaries.device) < self.lengths_B[:, None]
 
     @cached_property
+    def earlier_LL(self) -> Tensor:
+        """bool, True where a token (row) may attend to itself and those before it."""
+        return torch.ones(self.longest, self.longest, dtype=torch.bool, device=self.boundaries.device).tril()
+
+    @cached_property
     def causal_bias_LL(self) -> Tensor:
-        """What a causal mask adds to the scores: 0 for a token (row) itself and those before it, else -inf."""
-        earlier_LL = torch.ones(self.longest, self.longest, dtype=torch.bool, device=self.boundaries.device).tril()
-        return torch.zeros(earlier_LL.shape, device=earlier_LL.device).masked_fill_(~earlier_LL, float("-inf"))
+        """What a causal mask adds to the scores: 0 where attention is allowed, else -inf."""
+        return torch.zeros(self.earlier_LL.shape, device=self.earlier_LL.device).masked_fill_(
+            ~self.earlier_LL, float("-inf")
+        )
 
     @cached_property
     def padding_bias_BL(self) -> Tensor:
@@ -210,99 +211,6 @@ class Layout:
         flat = rows_BLX.reshape(self.batch * self.longest, *rows_BLX.shape[2:])
         # index_select, not flat[slot_T]: the backward of advanced indexing is not reproducible on threaded CPUs.
         return flat if self.is_full else flat.index_select(0, self.slot_T)
-
-    def split_heads(self, rows_TX: Tensor, parts: int, heads: int) -> Tensor:
-        """Pads for attention: [T, parts * N * H] to [parts, B, N, L, H].
-
-        The padding holds finite numbers, whichever, and takes no gradient.
-        """
-        if self.is_full:
-            return rows_TX.view(self.batch, self.longest, parts, heads, -1).permute(2, 0, 3, 1, 4)
-        rows = self._head_rows(parts, heads)
-        source_RH = rows_TX.reshape(len(rows.packed_R), -1)
-        is_token_R1 = rows.is_token_packed_R1 if self.rows > self.token_count else None
-        padded_RH = _Moved.apply(source_RH, rows.padded_R, rows.packed_R, is_token_R1)
-        return padded_RH.view(parts, self.batch, heads, self.longest, -1)
-
-    def join_heads(self, rows_BNLH: Tensor) -> Tensor:
-        """The way back, for one part: [B, N, L, H] to [T, N * H]."""
-        heads = rows_BNLH.shape[1]
-        if self.is_full:
-            return rows_BNLH.transpose(1, 2).reshape(self.rows, -1)
-        rows = self._head_rows(1, heads)
-        source_RH = rows_BNLH.reshape(len(rows.padded_R), -1)
-        return _Moved.apply(source_RH, rows.packed_R, rows.padded_R, rows.is_token_padded_R1).view(self.rows, -1)
-
-    def _head_rows(self, parts: int, heads: int) -> _HeadRows:
-        """All layers ask for the same, so it is made once."""
-        if (parts, heads) not in self._known_head_rows:
-            device = self.boundaries.device
-            part_P111 = torch.arange(parts, device=device)[:, None, None, None]
-            head_N1 = torch.arange(heads, device=device)[:, None]
-            token_BL = (self.boundaries[:-1, None] + torch.arange(self.longest, device=device)) * self.real_BL
-            packed_PBNL = (token_BL[:, None] * parts + part_P111) * heads + head_N1
-            sentence_T11, position_T11 = self.sentence_T[:, None, None], self.position_T[:, None, None]
-            row_TPN = (part_P111[:, 0, 0] * self.batch + sentence_T11) * heads + head_N1[:, 0]
-            padded_TPN = row_TPN * self.longest + position_T11
-            is_token_T = torch.arange(self.rows, device=device) < self.token_count
-            self._known_head_rows[parts, heads] = _HeadRows(
-                packed_PBNL.flatten(),
-                padded_TPN.flatten(),
-                self.real_BL[:, None].expand(packed_PBNL.shape).reshape(-1, 1).float(),
-                is_token_T[:, None].expand(-1, parts * heads).reshape(-1, 1).float(),
-            )
-        return self._known_head_rows[parts, heads]
-
-
-@dataclass(frozen=True, eq=False)
-class _HeadRows:
-    """Where the rows [H] of attention's padded tensor [parts, B, N, L, H] stand in the packed one, [T, parts, N, H].
-
-    padded_R: for each row of the padded tensor its number in the packed one, for the padding any.
-    packed_R: the other way round. is_token_*: 1 for rows of tokens, 0 for the padding or what fills a layout up.
-    """
-
-    padded_R: Tensor
-    packed_R: Tensor
-    is_token_padded_R1: Tensor
-    is_token_packed_R1: Tensor
-
-
-class _Moved(torch.autograd.Function):
-    """Rows of a tensor, picked by number. Backwards they are picked as well, and not added up as `index_select` would:
-    no row that counts is picked twice. It takes a quarter of the time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows_RH: Tensor, there_R: Tensor, back_R: Tensor, counts_R1: Tensor | None) -> Tensor:
-        ctx.back_R, ctx.counts_R1 = back_R, counts_R1
-        return rows_RH.index_select(0, there_R)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_RH: Tensor) -> tuple[Tensor | None, ...]:
-        moved_RH = grad_RH.index_select(0, ctx.back_R)
-        if ctx.counts_R1 is not None:
-            moved_RH *= ctx.counts_R1.to(moved_RH.dtype)
-        return moved_RH, None, None, None
-
-
-def few_lengths(length: int) -> int:
-    """``length`` rounded up to a multiple of 8, or of 1/16 to 1/32 of itself where that is more."""
-    step = max(8, 2 ** (length.bit_length() - 5))
-    return -(-length // step) * step
-
-
-def compiles_each_length(device: torch.device) -> bool:
-    """Whether every new length of a batch costs time: oneDNN, which multiplies bfloat16 matrices on CPUs, compiles a
-    kernel for each new shape, and a packed batch has a new length at nearly every step (a third of its time, measured).
-    """
-    return device.type == "cpu" and torch.is_autocast_enabled("cpu")
-
-
-def filling(length: int, device: torch.device) -> int:
-    """How many rows to append to ``length``: none where new lengths cost nothing."""
-    return few_lengths(length) - length if compiles_each_length(device) else 0
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsdae import ops
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.config import TrainConfig
@@ -21,7 +22,6 @@ from tsdae.dataset import DenoisingDataset
 from tsdae.evaluation.validation import BestSoFar, check_names, measure
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, check_loss, step_counts, tsdae, views_of
-from tsdae.ops.word_embedding import WordEmbeddings
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
 from tsdae.packing import Batch
 from tsdae.run.folder import Checkpoints, Run, check_same, holds_run, stored_settings
@@ -97,7 +97,6 @@ def train(
     if config.compile:
         compile_parts([part for part in trained.modules() if isinstance(part, Layer)], device)
     wrapped = distributed.wrap(trained, device, all_used=objective is tsdae)
-    word_matrices = [part for part in trained.modules() if isinstance(part, WordEmbeddings)]
     stream = dataset.batches(done * config.step_size, config.batch_size, views_of(objective))
     stopping = done >= steps or (early_stop is not None and early_stop.since >= config.patience)
     signalled = False
@@ -146,8 +145,7 @@ def train(
                 scaler.update()
             else:
                 step_if_finite(optimizer, norm + step_loss)
-            for words in word_matrices:
-                words.reclaim_gradient()
+            ops.reclaim_gradients(trained)
             optimizer.zero_grad()
 
             # log

@@ -1,0 +1,27 @@
+"""Operations of the model that have a fast version beside the plain one.
+
+Each file begins with what an operation computes, in a few lines of plain PyTorch; the fast version stands below. The
+fast ones run unless `plain` says otherwise:
+
+    with ops.plain():
+        loss = model(batch)
+"""
+
+from tsdae.ops.attention import attention, one_vector_attention
+from tsdae.ops.dropout import dropout
+from tsdae.ops.feed_forward import gelu_linear
+from tsdae.ops.spare_rows import layout_of
+from tsdae.ops.switch import plain
+from tsdae.ops.word_embedding import WordEmbeddings, cross_entropy, reclaim_gradients
+
+__all__ = [
+    "WordEmbeddings",
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "gelu_linear",
+    "layout_of",
+    "one_vector_attention",
+    "plain",
+    "reclaim_gradients",
+]

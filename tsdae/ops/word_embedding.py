@@ -12,15 +12,52 @@ own. (The same for every linear layer, used twice, does not pay: measured, see b
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from tsdae.ops.spare_rows import few_lengths, new_lengths_cost
+from tsdae.ops.switch import is_plain, on_cpu
+
 CHUNK_BYTES = 2**27  # of fp32 logits that exist at a time
 CHUNK_TOKENS = 128  # but at least so many tokens': with fewer, E's gradient is read and written too often
+
+
+class Head(Protocol):
+    """A language-model head: ``head(hidden_TD, E)`` are logits_TV, ``features(hidden_TD) @ E.T + bias``."""
+
+    @property
+    def bias(self) -> Tensor: ...
+
+    def features(self, hidden_TD: Tensor) -> Tensor: ...
+
+    def __call__(self, hidden_TD: Tensor, embedding_VD: Tensor) -> Tensor: ...
+
+
+def cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T: Tensor) -> Tensor:
+    """- log softmax(E . head(h_t)) at target_t, one number per token, at least in fp32: loss_T."""
+    if is_plain():
+        return plain_cross_entropy(hidden_TD, head, words, target_T)
+    count = len(target_T)
+    spare = few_lengths(count) - count if new_lengths_cost(hidden_TD.device) else 0
+    head_TD = head.features(F.pad(hidden_TD, (0, 0, 0, spare)))
+    return words.token_loss(head_TD, head.bias, F.pad(target_T, (0, spare)))[:count]
+
+
+def plain_cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T: Tensor) -> Tensor:
+    logits_TV = head(hidden_TD, words.weight)
+    logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+    return F.cross_entropy(logits_TV, target_T, reduction="none")
+
+
+def reclaim_gradients(module: nn.Module) -> None:
+    """After an optimiser step: sets the gradient of every E in the module to None, and keeps its memory on a CPU."""
+    for part in module.modules():
+        if isinstance(part, WordEmbeddings):
+            part.reclaim_gradient()
 
 
 class WordEmbeddings(nn.Embedding):
@@ -53,8 +90,7 @@ class WordEmbeddings(nn.Embedding):
         self.weight.grad = None
 
     def _collects_gradient(self) -> bool:
-        on_cpu = self.weight.device.type == "cpu"
-        return on_cpu and self.weight.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return on_cpu(self.weight) and self.weight.requires_grad and torch.is_grad_enabled()
 
 
 class _Workspace:

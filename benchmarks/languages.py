@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from tests.languages import KINDS, trained  # noqa: E402  # the root has to be on the path first
 from tsdae.dataset import DenoisingDataset  # noqa: E402
 from tsdae.text.corpus import Corpus  # noqa: E402
-from tsdae.text.tokenization import BEGINS_WORD, INSIDE, SPECIAL  # noqa: E402
+from tsdae.text.marks import BEGINS_WORD, INSIDE, SPECIAL  # noqa: E402
 from tsdae.text.word_boundaries import END_A_WORD, WITHOUT_SPACES  # noqa: E402
 from tsdae.utils.progress import print_note  # noqa: E402
 

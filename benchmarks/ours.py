@@ -27,7 +27,7 @@ from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder, TrainConfig, 
 from tsdae.bert import Bert, BertConfig
 from tsdae.hub.model_folder import load_tokenizer
 from tsdae.text.corpus import Corpus
-from tsdae.text.tokenization import BEGINS_WORD, SPECIAL
+from tsdae.text.marks import BEGINS_WORD, SPECIAL
 
 Precision = Literal["fp64", "fp32", "bf16"]
 NEVER_ENDING = 10**6  # steps

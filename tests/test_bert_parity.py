@@ -22,9 +22,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from tests import families
 from tests.families import FAMILIES, LENGTHS, padded, ragged
 from tests.tolerances import BFLOAT16_RATIO, FLOAT32, FLOAT64
-from tsdae.bert import LanguageModelHead, OneVectorAttention
+from tsdae.bert import LanguageModelHead, OneVectorAttention, Pretrained
 from tsdae.hub.conversion import FAMILIES as OUR_FAMILIES
-from tsdae.hub.conversion import Checkpoint, parameter_names, read_checkpoint
+from tsdae.hub.conversion import parameter_names, read_pretrained
 from tsdae.packing import Layout, Packed
 
 PRECISIONS = {torch.float64: FLOAT64, torch.float32: FLOAT32}
@@ -34,11 +34,11 @@ LAYERS = 3
 
 
 @cache
-def both(family: str, auto: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Checkpoint]:
+def both(family: str, auto: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Pretrained]:
     """A random model of transformers, and what we read from the folder that it saved. Not to be changed."""
     with TemporaryDirectory() as folder:
         theirs = families.save(Path(folder), family, auto).to(dtype)
-        checkpoint = read_checkpoint(Path(folder))
+        checkpoint = read_pretrained(Path(folder))
     checkpoint.bert.to(dtype).eval()
     return theirs, checkpoint
 
@@ -140,7 +140,7 @@ def test_language_model_head(family: str, dtype: torch.dtype) -> None:
     assert_close(logits_TV, expected_TV, **PRECISIONS[dtype])
 
 
-def head_of(checkpoint: Checkpoint) -> LanguageModelHead:
+def head_of(checkpoint: Pretrained) -> LanguageModelHead:
     head = LanguageModelHead(checkpoint.bert.config)
     assert checkpoint.head is not None
     head.load_state_dict(checkpoint.head)
@@ -155,7 +155,7 @@ def test_as_decoder(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     weights = {name: tensor.clone() for name, tensor in theirs.state_dict().items() if "crossattention" not in name}
     save_file(weights, tmp_path / "model.safetensors")
     AutoConfig.for_model(family, **families.shape(family)).save_pretrained(tmp_path)
-    checkpoint = read_checkpoint(tmp_path)
+    checkpoint = read_pretrained(tmp_path)
     bert, head = checkpoint.bert.to(dtype).eval(), head_of(checkpoint).to(dtype)
     crosses = crosses_of(theirs.base_model, checkpoint).to(dtype).eval()
     theirs = theirs.to(dtype)
@@ -185,7 +185,7 @@ def test_as_decoder(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
         assert_close(ours, expected, **PRECISIONS[dtype])
 
 
-def crosses_of(theirs: PreTrainedModel, checkpoint: Checkpoint) -> nn.ModuleList:
+def crosses_of(theirs: PreTrainedModel, checkpoint: Pretrained) -> nn.ModuleList:
     """Their cross-attention in our modules; its query and key have no part in attention to a single vector."""
     crosses = nn.ModuleList(OneVectorAttention(checkpoint.bert.config) for _ in range(LAYERS))
     for cross, layer in zip(crosses, theirs.encoder.layer, strict=True):

@@ -19,8 +19,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTrainin
 from tests import families
 from tests.families import FAMILIES, VOCABULARY, padded, ragged
 from tests.tolerances import FLOAT64
-from tsdae.bert import Bert, BertConfig, LanguageModelHead
-from tsdae.hub.conversion import Checkpoint, UnsupportedArchitecture, read_checkpoint, write_checkpoint
+from tsdae.bert import Bert, BertConfig, LanguageModelHead, Pretrained
+from tsdae.hub.conversion import UnsupportedArchitecture, read_pretrained, write_pretrained
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 PREFIX = {"bert": "bert.", "distilbert": "distilbert."}  # the others: roberta.
@@ -28,13 +28,13 @@ PREFIX = {"bert": "bert.", "distilbert": "distilbert."}  # the others: roberta.
 LAST_WEIGHT = "encoder.layer.2.output.LayerNorm.bias"
 
 
-def read_silently(folder: Path) -> Checkpoint:
+def read_silently(folder: Path) -> Pretrained:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return read_checkpoint(folder)
+        return read_pretrained(folder)
 
 
-def assert_same_bert(checkpoint: Checkpoint, theirs: PreTrainedModel) -> None:
+def assert_same_bert(checkpoint: Pretrained, theirs: PreTrainedModel) -> None:
     """The encoder computes what transformers' model computes (the parts are compared in test_bert_parity)."""
     encoder = theirs.base_model if hasattr(theirs, theirs.base_model_prefix) else theirs
     with torch.no_grad():
@@ -44,7 +44,7 @@ def assert_same_bert(checkpoint: Checkpoint, theirs: PreTrainedModel) -> None:
     assert_close(hidden_TD, expected_TD, **FLOAT64)
 
 
-def assert_same_logits(checkpoint: Checkpoint, theirs: PreTrainedModel) -> None:
+def assert_same_logits(checkpoint: Pretrained, theirs: PreTrainedModel) -> None:
     assert checkpoint.head is not None
     bert = checkpoint.bert.double().eval()
     head = LanguageModelHead(bert.config).double()
@@ -173,7 +173,7 @@ def test_half_precision_weights_become_fp32(dtype: torch.dtype, tmp_path: Path) 
     assert checkpoint.pooler
     read = [*checkpoint.bert.parameters(), *checkpoint.head.values(), *checkpoint.pooler.values()]
     assert {tensor.dtype for tensor in read} == {torch.float32}
-    write_checkpoint(tmp_path, checkpoint)
+    write_pretrained(tmp_path, checkpoint)
     assert AutoModel.from_pretrained(tmp_path).dtype == torch.float32
     assert_same_bert(checkpoint, theirs)
 
@@ -191,14 +191,14 @@ def test_every_missing_weight_is_an_error_that_names_it(family: str, tmp_path: P
     for missing in needed:
         save_file({name: tensor for name, tensor in weights.items() if name != missing}, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=f"lack {re.escape(missing)}$"):
-            read_checkpoint(tmp_path)
+            read_pretrained(tmp_path)
 
 
 def test_unknown_weight_is_named_in_a_warning(tmp_path: Path) -> None:
     theirs = families.save(tmp_path, "bert")
     edit_weights(tmp_path, add={"encoder.layer.0.adapter.weight": torch.ones(3)})
     with pytest.warns(UserWarning, match=r"nothing here uses: encoder\.layer\.0\.adapter\.weight$"):
-        checkpoint = read_checkpoint(tmp_path)
+        checkpoint = read_pretrained(tmp_path)
     assert_same_bert(checkpoint, theirs)
 
 
@@ -226,14 +226,14 @@ def test_output_matrix_that_is_not_tied_is_named(tmp_path: Path) -> None:
     other = theirs.get_input_embeddings().weight.detach() + 1
     edit_weights(tmp_path, add={"lm_head.decoder.weight": other})
     with pytest.warns(UserWarning, match=r"nothing here uses: lm_head\.decoder\.weight$"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 def test_half_a_head_is_left_and_named(tmp_path: Path) -> None:
     families.save(tmp_path, "bert", AutoModelForMaskedLM)
     edit_weights(tmp_path, lambda name: None if name == "cls.predictions.transform.dense.weight" else name)
     with pytest.warns(UserWarning, match=r"head is not used, it lacks cls\.predictions\.transform\.dense\.weight$"):
-        assert read_checkpoint(tmp_path).head is None
+        assert read_pretrained(tmp_path).head is None
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_load_and_save_gives_identical_tensors(family: str, tmp_path: Path) -> N
     """Pooler included: nothing here uses it, yet it comes back as it was."""
     theirs = families.save(tmp_path / "theirs", family)
     (tmp_path / "ours").mkdir()
-    write_checkpoint(tmp_path / "ours", read_silently(tmp_path / "theirs"))
+    write_pretrained(tmp_path / "ours", read_silently(tmp_path / "theirs"))
     before, after = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "ours"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -263,7 +263,7 @@ def test_new_weights_reach_the_folder(family: str, tmp_path: Path) -> None:
     families.save(tmp_path, family, AutoModelForMaskedLM)
     checkpoint = read_silently(tmp_path)
     families.randomise(checkpoint.bert, seed=5)
-    write_checkpoint(tmp_path, checkpoint)
+    write_pretrained(tmp_path, checkpoint)
     assert_same_bert(checkpoint, AutoModel.from_pretrained(tmp_path).eval())
     assert_same_bert(read_silently(tmp_path), AutoModel.from_pretrained(tmp_path).eval())
 
@@ -272,7 +272,7 @@ def test_settings_of_the_source_are_kept(tmp_path: Path) -> None:
     families.save(tmp_path, "camembert", hidden_dropout_prob=0.25)
     edit_config(tmp_path, note_of_the_author="keep me")
     before = json.loads((tmp_path / "config.json").read_text())
-    write_checkpoint(tmp_path, read_silently(tmp_path))
+    write_pretrained(tmp_path, read_silently(tmp_path))
     after = json.loads((tmp_path / "config.json").read_text())
     assert after == before | {"architectures": ["CamembertModel"]}
     assert after["note_of_the_author"] == "keep me"
@@ -290,9 +290,9 @@ def test_model_made_in_memory_is_saved_as_the_family_of_its_shape(
     family: str, shape: dict[str, Any], tmp_path: Path
 ) -> None:
     config = BertConfig(VOCABULARY, width=24, layers=2, heads=3, feed_forward=40, positions=20, **shape)
-    checkpoint = Checkpoint(Bert(config))
+    checkpoint = Pretrained(Bert(config))
     families.randomise(checkpoint.bert)
-    write_checkpoint(tmp_path, checkpoint)
+    write_pretrained(tmp_path, checkpoint)
     theirs = AutoModel.from_pretrained(tmp_path).eval()
     assert theirs.config.model_type == family
     assert_same_bert(checkpoint, theirs)
@@ -302,7 +302,7 @@ def test_model_made_in_memory_is_saved_as_the_family_of_its_shape(
 def test_model_of_no_known_shape_is_refused_before_it_is_trained() -> None:
     config = BertConfig(VOCABULARY, width=24, layers=1, heads=3, feed_forward=40, token_types=0)
     with pytest.raises(ValueError, match=r"cannot be saved as any of bert.*token_types=0"):
-        Checkpoint(Bert(config))
+        Pretrained(Bert(config))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -332,13 +332,13 @@ def test_setting_that_is_not_implemented_is_refused_by_name(
     families.save(tmp_path, family)
     edit_config(tmp_path, **{setting: value})
     with pytest.raises(ValueError, match=rf"config\.json: {setting} = .* is not implemented"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 def test_other_architecture_is_named_with_the_list_of_supported_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mpnet", "architectures": ["MPNetModel"]}))
     with pytest.raises(UnsupportedArchitecture) as caught:
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
     assert all(name in str(caught.value) for name in ("'mpnet'", "MPNetModel", *FAMILIES))
 
 
@@ -359,14 +359,14 @@ def test_config_that_does_not_fit(changes: dict[str, Any], message: str, tmp_pat
     families.save(tmp_path, "bert")
     edit_config(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 def test_padding_id_that_positions_cannot_begin_after(tmp_path: Path) -> None:
     families.save(tmp_path, "roberta")
     edit_config(tmp_path, pad_token_id=None)
     with pytest.raises(ValueError, match="pad_token_id = None is not a number"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 def test_config_without_a_size(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_config_without_a_size(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in ("dim", "n_heads")}))
     with pytest.raises(ValueError, match=r"config\.json lacks dim, n_heads$"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["encoder.layer.1.attention.self.key.weight", "cls.predictions.bias"])
@@ -388,7 +388,7 @@ def test_weight_of_a_wrong_shape_or_type_is_named(name: str, wrong: Tensor, tmp_
     edit_weights(tmp_path, add={prefix + name: tensor})
     message = "holds torch.int8; quantised" if wrong.dtype == torch.int8 else r"has shape \(7, 24\)"
     with pytest.raises(ValueError, match=f"{re.escape(name)} {message}"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 class Malicious:
@@ -408,7 +408,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     torch.save(weights | {LAST_WEIGHT: Malicious(witness)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model\.bin .* not loaded, since loading could run code"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
     assert not witness.exists()
     torch.load(tmp_path / "pytorch_model.bin", weights_only=False)  # premise: the file does run code where it may
     assert witness.exists()
@@ -421,7 +421,7 @@ def test_shard_outside_the_folder_is_refused(shard: str, tmp_path: Path) -> None
     (folder / "model.safetensors").rename(tmp_path / "model.safetensors")  # where ../ points: it could be read
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {LAST_WEIGHT: shard}}))
     with pytest.raises(ValueError, match=f"names {shard!r}, which is not a file of its own folder"):
-        read_checkpoint(folder)
+        read_pretrained(folder)
 
 
 def test_missing_shard_and_broken_index(tmp_path: Path) -> None:
@@ -429,10 +429,10 @@ def test_missing_shard_and_broken_index(tmp_path: Path) -> None:
     as_sharded_safetensors(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(ValueError, match=r"lacks model-00002-of-00002\.safetensors"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json has no weight_map"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -444,7 +444,7 @@ def test_damaged_weight_file(name: str, damage: Callable[[bytes], bytes], tmp_pa
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} [^\n]*$"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("content", [[torch.ones(3)], {"state_dict": {LAST_WEIGHT: torch.ones(3)}}, {1: torch.ones(3)}])
@@ -453,16 +453,16 @@ def test_pickle_that_is_no_table_of_weights(content: Any, tmp_path: Path) -> Non
     (tmp_path / "model.safetensors").unlink()
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="not a table of named tensors"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 def test_folder_without_config_or_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not a model folder: it has no config\.json"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
     families.save(tmp_path, "bert")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no weights: neither model\.safetensors nor pytorch_model\.bin"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -476,4 +476,4 @@ def test_folder_without_config_or_weights(tmp_path: Path) -> None:
 def test_broken_config(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"config\.json.*{message}"):
-        read_checkpoint(tmp_path)
+        read_pretrained(tmp_path)

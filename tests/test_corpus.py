@@ -19,7 +19,8 @@ from tests.tiny import assert_equal
 from tsdae.dataset import DenoisingDataset
 from tsdae.text import corpus as corpus_module
 from tsdae.text.corpus import Corpus
-from tsdae.text.tokenization import BEGINS_WORD, INSIDE, SPECIAL, fingerprint_of, tokenize
+from tsdae.text.marks import BEGINS_WORD, INSIDE, SPECIAL, tokenize
+from tsdae.text.tokenization import fingerprint_of
 
 
 def files(folder: Path) -> dict[str, bytes | None]:

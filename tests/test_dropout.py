@@ -23,7 +23,7 @@ from tests.hf_names import as_ours, encoder_as_ours
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, SentenceEncoder
 from tsdae.bert import Bert
-from tsdae.ops import switch
+from tsdae.ops import common as switch
 from tsdae.ops.dropout import DRAWN_AT_ONCE, Masks
 from tsdae.packing import Packed
 

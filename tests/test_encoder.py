@@ -206,6 +206,6 @@ def test_head_is_new_where_the_checkpoint_has_none() -> None:
 def test_head_of_the_checkpoint_is_taken() -> None:
     encoder = tiny.encoder()
     head = tiny.randomise(LanguageModelHead(encoder.bert.config), seed=9).state_dict()
-    encoder.checkpoint.head = head
+    encoder.pretrained.head = head
     taken = encoder.head(seed=3).state_dict()
     assert all(torch.equal(taken[name], head[name]) for name in head)

@@ -28,7 +28,7 @@ from tsdae.evaluation.sts import load_pairs
 from tsdae.noise import NOISES
 from tsdae.text import formats
 from tsdae.text.corpus import Corpus
-from tsdae.text.tokenization import SPECIAL
+from tsdae.text.marks import SPECIAL
 
 # Unchanging examples, and a folder of the test's own for all of them: a file is written anew each time.
 FUZZ = settings(

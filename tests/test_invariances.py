@@ -21,8 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests import tiny
 from tests.tolerances import FLOAT32, FLOAT64
 from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder
-from tsdae.bert import Bert
-from tsdae.hub.conversion import Checkpoint
+from tsdae.bert import Bert, Pretrained
 from tsdae.objectives import step_counts, tsdae
 from tsdae.packing import Packed
 from tsdae.run.folder import Run
@@ -254,7 +253,7 @@ def test_saving_and_loading(family: str, pooling: str, tie: bool, decoder_layers
         "roberta": {"position_offset": 2, "token_types": 1},
         "distilbert": {"token_types": 0, "attention_output_dropout": False},
     }
-    checkpoint = Checkpoint(Bert(tiny.config(**shapes[family])), family)
+    checkpoint = Pretrained(Bert(tiny.config(**shapes[family])), family)
     model = TSDAE(SentenceEncoder(checkpoint, tiny.tokenizer(), pooling), tie, decoder_layers)
     tiny.randomise(model).eval()
     loaded = saved_and_loaded(model, tmp_path)

@@ -29,7 +29,7 @@ def test_it_is_a_raw_model_of_its_card_and_small() -> None:
     assert (config.layers, config.width, config.heads, config.feed_forward) == (4, 256, 4, 1024)
     assert (config.positions, config.vocabulary_size, encoder.max_length, encoder.pooling) == (128, 8000, 128, "cls")
     assert read_sentence_settings(MINI_FOLDER).pooling is None, "it is no sentence model"
-    assert encoder.checkpoint.head is not None, "masked-language modelling goes on from its own head"
+    assert encoder.pretrained.head is not None, "masked-language modelling goes on from its own head"
     assert sum(path.stat().st_size for path in MINI_FOLDER.iterdir()) < 12_000_000
     card = (MINI_FOLDER / "README.md").read_text("utf-8")
     assert "never tuned for sentences" in card

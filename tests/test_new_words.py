@@ -21,10 +21,11 @@ from tsdae import TSDAE, SentenceEncoder, TrainConfig, train
 from tsdae.commands import pretrain as pretraining
 from tsdae.commands.pretrain import train_tokenizer
 from tsdae.config import TextConfig
+from tsdae.text.added_tokens import add_words
 from tsdae.text.corpus import Corpus
 from tsdae.text.preparation import build_corpora, sentences_of
 from tsdae.text.reading import open_texts
-from tsdae.text.tokenization import add_words, decoded
+from tsdae.text.tokenization import decoded
 from tsdae.utils.signals import Interrupted
 
 NEW = ["walking", "bagpipes", "dog", "unknown"]  # of which dog is one piece already, and bagpipes none that is known
@@ -35,13 +36,13 @@ def test_a_new_word_begins_as_the_mean_of_its_pieces() -> None:
     before = encoder.bert.embeddings.words.weight.detach().clone()
     ids = encoder.tokenizer("walking", add_special_tokens=False)["input_ids"]
     assert len(ids) == 2
-    encoder.checkpoint.head = {"bias": torch.arange(len(before), dtype=torch.float64)}
+    encoder.pretrained.head = {"bias": torch.arange(len(before), dtype=torch.float64)}
     assert encoder.add_tokens(["walking", "dog", "walking", "unknown"]) == ["walking", "unknown"]
     weight = encoder.bert.embeddings.words.weight
     assert weight.shape == (len(before) + 2, 24)
     assert torch.equal(weight[: len(before)], before)
     torch.testing.assert_close(weight[encoder.tokenizer.convert_tokens_to_ids("walking")], before[ids].mean(0))
-    bias = encoder.checkpoint.head["bias"]
+    bias = encoder.pretrained.head["bias"]
     assert bias[encoder.tokenizer.convert_tokens_to_ids("walking")] == sum(ids) / 2
     # Only as a whole word: within another one its letters stay with the pieces that they had.
     assert encoder.tokenizer.tokenize("a walking dog") == ["a", "walking", "dog"]
@@ -218,8 +219,8 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     start = SentenceEncoder.from_pretrained(place / "made" / "start")
     assert not torch.equal(start.bert.embeddings.words.weight, trained.encoder.bert.embeddings.words.weight)
     loaded = SentenceEncoder.from_pretrained(place / "made" / "raw")
-    assert loaded.checkpoint.head is not None
-    torch.testing.assert_close(loaded.checkpoint.head["bias"], trained.head.bias.detach())
+    assert loaded.pretrained.head is not None
+    torch.testing.assert_close(loaded.pretrained.head["bias"], trained.head.bias.detach())
 
     before = (place / "made" / "tsdae" / "encoder" / "model.safetensors").read_bytes()
     again = run("pretrain", f"./{command}")  # the same text by another name

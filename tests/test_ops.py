@@ -1,7 +1,7 @@
 """Each operation's fast version beside its plain one: ragged batches, forward and backward, in three precisions.
 
-Without dropout they compute the same. With dropout they have the same law, which `sigmas_apart` tells; what that law is,
-site by site, stands in tests/test_dropout.
+Without dropout they compute the same. With dropout they have the same law, which `sigmas_apart` tells; what that law
+is, site by site, stands in tests/test_dropout.
 
 # B sentences, T packed tokens, R repetitions, X numbers that are compared
 """
@@ -138,7 +138,7 @@ def test_the_whole_model_computes_the_same_plainly(pooling: str, tie: bool) -> N
 def test_the_switch_is_seen_inside_and_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard on the other tests: within it the fast version does not run, and after it, or an error in it, it does."""
     model, batch = tiny.model(), tiny.batch()
-    split = mock.Mock(wraps=sys.modules["tsdae.ops.heads"].split_heads)
+    split = mock.Mock(wraps=sys.modules["tsdae.ops.attention"].split_heads)
     monkeypatch.setattr(sys.modules["tsdae.ops.attention"], "split_heads", split)
     with contextlib.suppress(KeyError), ops.plain():
         model(batch)

@@ -15,9 +15,9 @@ from torch.testing import assert_close
 from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae import ops
-from tsdae.ops import spare_rows
-from tsdae.ops.heads import join_heads, split_heads
-from tsdae.ops.spare_rows import few_lengths
+from tsdae.ops import common as spare_rows
+from tsdae.ops.attention import join_heads, split_heads
+from tsdae.ops.common import few_lengths
 from tsdae.packing import Layout, Packed, ranges
 
 RAGGED = [[11, 12, 13], [21], [31, 32, 33, 34], [41, 42]]

@@ -22,7 +22,8 @@ from tsdae import DenoisingDataset, SentenceEncoder
 from tsdae.bert import Bert
 from tsdae.hub.model_folder import model_folder
 from tsdae.text.corpus import Corpus
-from tsdae.text.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of, token_ids, tokenize, vocabulary_of
+from tsdae.text.marks import BEGINS_WORD, SPECIAL, tokenize
+from tsdae.text.tokenization import fingerprint_of, token_ids, vocabulary_of
 from tsdae.text.word_boundaries import Words
 
 ROOT = Path(__file__).parents[1]
@@ -217,7 +218,7 @@ def test_what_pieces_do_not_tell_is_refused(tmp_path: Path, monkeypatch: pytest.
         ):
             DenoisingDataset(VIETNAMESE, tokenizer, words=words)
     with pytest.raises(ValueError, match=r"SlowTwin is a slow tokenizer of bytes, .* take its fast version"):
-        vocabulary_of(SlowTwin(trained("bytes", VIETNAMESE, 300)))
+        tokenize(VIETNAMESE, SlowTwin(trained("bytes", VIETNAMESE, 300)))
     no_text: list[Any] = ["a", 3]
     for function in (tokenize, token_ids):
         with pytest.raises(ValueError, match="sentence 0 holds half of a surrogate pair"):

@@ -21,7 +21,7 @@ from tests.languages import KINDS, SENTENCES, trained
 from tests.scripts import Run
 from tsdae.dataset import DenoisingDataset
 from tsdae.text.corpus import Corpus
-from tsdae.text.tokenization import BEGINS_WORD, INSIDE, SPECIAL, tokenize
+from tsdae.text.marks import BEGINS_WORD, INSIDE, SPECIAL, tokenize
 from tsdae.text.word_boundaries import CHOICES, WITHOUT_SPACES, Figures, Words, notes
 
 RATIO, EPOCHS = 0.6, 100

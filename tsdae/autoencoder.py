@@ -31,7 +31,6 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
 from tsdae.packing import Batch, Packed
 from tsdae.text.tokenization import decoded, token_ids
-from tsdae.utils.files import first_line
 from tsdae.utils.rng import draws
 
 
@@ -181,6 +180,8 @@ class TSDAE(nn.Module):
     @classmethod
     def from_pretrained(cls, run_folder: str | Path) -> TSDAE:
         """Loads encoder/ and decoder.safetensors of a run (or of its best/)."""
+        from tsdae.utils.files import first_line
+
         folder = Path(run_folder)
         path = folder / "decoder.safetensors"
         if not path.is_file():

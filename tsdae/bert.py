@@ -7,7 +7,8 @@ Post-norm layers, erf-GELU, dropout where the original has it. Knows no checkpoi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -224,6 +225,28 @@ class Bert(nn.Module):
             hidden_TD = layer(hidden_TD, layout)
         hidden_TD = last(hidden_TD, layout, first_only=first_only)
         return hidden_TD if first_only else layout.tokens(hidden_TD)
+
+
+@dataclass
+class Pretrained:
+    """What a model folder holds, and what is written back to one (see `hub.conversion`).
+
+    bert: the encoder. model_type: its family; by default the first that has such a shape. raw_config: config.json as
+    it was read. head: state of a `LanguageModelHead`, or None.
+    pooler: weights kept aside, under their own names, to be written back unchanged.
+    ValueError for a shape that no family has: better here than when a trained model is to be saved.
+    """
+
+    bert: Bert
+    model_type: str = ""
+    head: dict[str, Tensor] | None = None
+    pooler: dict[str, Tensor] = field(default_factory=dict)
+    raw_config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from tsdae.hub.conversion import check_family
+
+        self.model_type = check_family(self.bert, self.model_type)
 
 
 class LanguageModelHead(nn.Module):

@@ -15,19 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsdae import ops
-from tsdae.bert import Bert, LanguageModelHead
-from tsdae.hub.conversion import Checkpoint, read_checkpoint, write_checkpoint
-from tsdae.hub.model_folder import (
-    POOLINGS,
-    load_tokenizer,
-    lowers_text,
-    model_folder,
-    read_sentence_settings,
-    write_sentence_settings,
-)
+from tsdae.bert import Bert, LanguageModelHead, Pretrained
 from tsdae.packing import Layout, Packed, ranges
-from tsdae.text.tokenization import add_words, token_ids, vocabulary_of
-from tsdae.utils.progress import progress_bar
+from tsdae.text.tokenization import token_ids, vocabulary_of
+
+# What loads, saves and shows progress is imported where it is called: an encoder that is only used needs none of it.
+POOLINGS = ("cls", "mean", "max")
 
 
 def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
@@ -55,7 +48,7 @@ def _extended(table: Tensor, size: int, rows: dict[int, list[int]]) -> Tensor:
 class SentenceEncoder(nn.Module):
     """s = pool(Encoder(x)), s in R^D (paper, section 3).
 
-    bert: a `Bert`, or a `Checkpoint` that holds one.
+    bert: a `Bert`, or a `Pretrained` that holds one.
     tokenizer: a Hugging Face tokenizer, fast or slow, whose ids fit the word-embedding table.
     pooling: "cls" (the paper's choice), "mean" or "max".
     max_length: longest sentence in tokens, special ones included; None: as many as there are positions.
@@ -64,7 +57,7 @@ class SentenceEncoder(nn.Module):
 
     def __init__(
         self,
-        bert: Bert | Checkpoint,
+        bert: Bert | Pretrained,
         tokenizer: Any,
         pooling: str = "cls",
         max_length: int | None = None,
@@ -73,8 +66,8 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-        self.checkpoint = bert if isinstance(bert, Checkpoint) else Checkpoint(bert)
-        self.bert = self.checkpoint.bert
+        self.pretrained = bert if isinstance(bert, Pretrained) else Pretrained(bert)
+        self.bert = self.pretrained.bert
         config = self.bert.config
         self.vocabulary = vocabulary_of(tokenizer)  # refuses a tokenizer that adds no special tokens
         if self.vocabulary.size > config.vocabulary_size:
@@ -99,14 +92,17 @@ class SentenceEncoder(nn.Module):
         Returns it in evaluation mode, as transformers does; `train` switches by itself.
         ValueError says what is wrong with the folder; UnsupportedArchitecture (a ValueError) if it is no BERT here.
         """
+        from tsdae.hub.conversion import read_pretrained
+        from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
+
         folder = model_folder(name_or_path)
         settings = read_sentence_settings(folder)
-        checkpoint = read_checkpoint(folder / settings.model_folder)
-        allowed = checkpoint.bert.config.longest_sentence
+        pretrained = read_pretrained(folder / settings.model_folder)
+        allowed = pretrained.bert.config.longest_sentence
         tokenizer = load_tokenizer(folder / settings.model_folder, settings.lowercase)
         stored = settings.max_length or tokenizer.model_max_length
         return cls(
-            checkpoint,
+            pretrained,
             tokenizer,
             pooling or settings.pooling or "cls",
             min(stored, allowed) if max_length is None else max_length,
@@ -115,9 +111,12 @@ class SentenceEncoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder that `from_pretrained`, SentenceTransformer and AutoModel load alike."""
+        from tsdae.hub.conversion import write_pretrained
+        from tsdae.hub.model_folder import lowers_text, write_sentence_settings
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(folder, self.checkpoint)
+        write_pretrained(folder, self.pretrained)
         self.tokenizer.save_pretrained(str(folder))
         write_sentence_settings(
             folder,
@@ -132,23 +131,25 @@ class SentenceEncoder(nn.Module):
         """Adds words of a domain to tokenizer and vocabulary, before a `TSDAE` is built; returns those that are new.
 
         A new word's embedding is the mean of those of the pieces that it was cut into, as is its bias in the head, so
-        that it begins near where it was. See `tokenization.add_words` for which are new, and for errors.
+        that it begins near where it was. See `added_tokens.add_words` for which are new, and for errors.
         """
+        from tsdae.text.added_tokens import add_words
+
         pieces = add_words(self.tokenizer, words)
         self.vocabulary = vocabulary_of(self.tokenizer)
         if pieces:
             rows = {self.tokenizer.convert_tokens_to_ids(word): ids for word, ids in pieces.items()}
             self.bert.set_words(_extended(self.bert.embeddings.words.weight, self.vocabulary.size, rows))
-            if self.checkpoint.head is not None:
-                bias_V = _extended(self.checkpoint.head["bias"], self.vocabulary.size, rows)
-                self.checkpoint.head = self.checkpoint.head | {"bias": bias_V}
+            if self.pretrained.head is not None:
+                bias_V = _extended(self.pretrained.head["bias"], self.vocabulary.size, rows)
+                self.pretrained.head = self.pretrained.head | {"bias": bias_V}
         return list(pieces)
 
     def head(self, seed: int = 0) -> LanguageModelHead:
         """A language-model head of this shape: the checkpoint's if it carries one, else a new one."""
         head = LanguageModelHead(self.bert.config, seed)
-        if self.checkpoint.head is not None:
-            head.load_state_dict(self.checkpoint.head)
+        if self.pretrained.head is not None:
+            head.load_state_dict(self.pretrained.head)
         return head
 
     def forward(self, packed: Packed[Tensor]) -> Tensor:
@@ -186,6 +187,8 @@ class SentenceEncoder(nn.Module):
     @torch.inference_mode()
     def _encode(self, tokens: Packed[np.ndarray], batch_size: int, normalize: bool, show_progress: bool) -> np.ndarray:
         """`encode` after tokenisation, in evaluation mode."""
+        from tsdae.utils.progress import progress_bar
+
         device = next(self.parameters()).device
         longest_first = np.argsort(-tokens.lengths_B, kind="stable")  # batches of like length need little padding
         vectors = np.empty((len(tokens), self.bert.config.width), dtype=np.float32)

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tsdae.autoencoder import TSDAE
-from tsdae.bert import Bert, BertConfig
+from tsdae.bert import Bert, BertConfig, Pretrained
 from tsdae.commands.preflight import check
 from tsdae.commands.prepare import prepare
 from tsdae.commands.train import run_training
 from tsdae.config import DataConfig, MethodConfig, PrepareConfig, TextConfig, TrainConfig, flag
 from tsdae.encoder import SentenceEncoder
-from tsdae.hub.conversion import Checkpoint, write_checkpoint
+from tsdae.hub.conversion import write_pretrained
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.text.corpus import check_corpus_output, is_corpus
 from tsdae.text.preparation import sentences_of
@@ -140,7 +140,7 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
         encoder = new_encoder(tokenizer, shape, config)
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / BEGUN, _decisive(settings))
-        _write_language_model(encoder.checkpoint, tokenizer, stages["start"])
+        _write_language_model(encoder.pretrained, tokenizer, stages["start"])
     if not is_corpus(stages["corpus"]):
         prepared = PrepareConfig(model=str(stages["start"]), output=str(stages["corpus"]), **config.of_text)
         prepare(source, prepared, [output])
@@ -287,15 +287,15 @@ def new_encoder(tokenizer: Any, shape: Preset, config: PretrainConfig) -> Senten
 def _write_raw(run: Path, folder: Path) -> None:
     """The run's encoder as a language model: a folder of Hugging Face with the head that was trained."""
     model = TSDAE.from_pretrained(run)
-    checkpoint = copy.copy(model.encoder.checkpoint)
-    checkpoint.head = model.head.state_dict()
-    _write_language_model(checkpoint, model.encoder.tokenizer, folder)
+    pretrained = copy.copy(model.encoder.pretrained)
+    pretrained.head = model.head.state_dict()
+    _write_language_model(pretrained, model.encoder.tokenizer, folder)
 
 
-def _write_language_model(checkpoint: Checkpoint, tokenizer: Any, folder: Path) -> None:
+def _write_language_model(pretrained: Pretrained, tokenizer: Any, folder: Path) -> None:
     """A folder of Hugging Face, with a head if there is one; it says nothing of pooling, so it is no sentence model."""
     with _appearing(folder) as staged:
-        write_checkpoint(staged, checkpoint, with_head=checkpoint.head is not None)
+        write_pretrained(staged, pretrained, with_head=pretrained.head is not None)
         tokenizer.save_pretrained(str(staged))
 
 

@@ -79,7 +79,7 @@ def run_training(
         as_published = SentenceEncoder.from_pretrained(folder)
         as_published.bert.set_dropout(method.dropout, method.attention_dropout)
         encoder = SentenceEncoder(
-            as_published.checkpoint,
+            as_published.pretrained,
             as_published.tokenizer,
             method.pooling,
             as_published.max_length,

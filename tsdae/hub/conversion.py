@@ -1,6 +1,6 @@
 """Checkpoints on disk: the one room that knows the names of Hugging Face's weights and configs, in both directions.
 
-A folder is read once into a `Checkpoint`: our `Bert`, its language-model head if the file has one, the tokenizer, and
+A folder is read once into a `Pretrained`: our `Bert`, its language-model head if the file has one, the tokenizer, and
 what must be written back unchanged (the pooler, the original config). Weights come from safetensors, or from
 pytorch_model.bin with ``weights_only=True``; no code of a folder is ever run.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tsdae.bert import Bert, BertConfig, LanguageModelHead
+from tsdae.bert import Bert, BertConfig, LanguageModelHead, Pretrained
 from tsdae.utils.files import read_json, read_weights, write_json
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ class Family:
     """How one family of checkpoints names things, and what sets its shape apart from BERT's."""
 
     architecture: str  # what AutoModel calls the encoder
-    prefix: str  # before every encoder name, where the checkpoint has a head
+    prefix: str  # before every encoder name, where the pretrained has a head
     layer_prefix: str
     layer: dict[str, tuple[str, ...]]
     config_names: dict[str, str]
@@ -156,34 +156,20 @@ class UnsupportedArchitecture(ValueError):
     """The folder holds a model that has no hand-written encoder here."""
 
 
-@dataclass
-class Checkpoint:
-    """What a model folder holds.
-
-    bert: the encoder. model_type: its family; by default the first that has such a shape. raw_config: config.json as
-    it was read. head: state of `bert.LanguageModelHead`, or None.
-    pooler: weights kept aside, under their own names, to be written back unchanged.
-    """
-
-    bert: Bert
-    model_type: str = ""
-    head: dict[str, Tensor] | None = None
-    pooler: dict[str, Tensor] = field(default_factory=dict)
-    raw_config: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # A shape that no family has is better refused here than when a trained model is to be saved.
-        fitting = [name for name, family in FAMILIES.items() if family.fits(self.bert.config)]
-        self.model_type = self.model_type or next(iter(fitting), "")
-        if self.model_type not in fitting:
-            raise ValueError(
-                "a model with these token_types, position_offset and attention_output_dropout cannot be saved as "
-                f"{self.model_type or 'any of ' + ', '.join(FAMILIES)}: {self.bert.config}"
-            )
+def check_family(bert: Bert, model_type: str) -> str:
+    """The family whose folders hold such a model, the first one by default; ValueError if there is none."""
+    fitting = [name for name, family in FAMILIES.items() if family.fits(bert.config)]
+    model_type = model_type or next(iter(fitting), "")
+    if model_type not in fitting:
+        raise ValueError(
+            "a model with these token_types, position_offset and attention_output_dropout cannot be saved as "
+            f"{model_type or 'any of ' + ', '.join(FAMILIES)}: {bert.config}"
+        )
+    return model_type
 
 
 def parameter_names(family: Family, layers: int) -> dict[str, tuple[str, ...]]:
-    """The two-way table: every parameter of our `Bert` -> the checkpoint's names, without prefix."""
+    """The two-way table: every parameter of our `Bert` -> the pretrained's names, without prefix."""
     modules: dict[str, tuple[str, ...]] = dict(BERT_TOP)
     if not family.has_token_types:
         del modules["embeddings.token_types"]
@@ -199,7 +185,7 @@ def parameter_names(family: Family, layers: int) -> dict[str, tuple[str, ...]]:
 
 
 def head_names(family: Family) -> dict[str, str]:
-    """Every parameter of our `LanguageModelHead` -> the checkpoint's name."""
+    """Every parameter of our `LanguageModelHead` -> the pretrained's name."""
     names = {
         f"{part}.{kind}": f"{family.head[part]}.{kind}" for part in ("transform", "norm") for kind in ("weight", "bias")
     }
@@ -252,7 +238,7 @@ def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
     return config, model_type, raw
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_pretrained(folder: Path) -> Pretrained:
     """Reads a model folder. ValueError names what is missing; a weight that nobody knows is named in a warning."""
     config, model_type, raw = read_config(folder)
     family = FAMILIES[model_type]
@@ -290,7 +276,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if unknown:
         warnings.warn(f"{folder}: weights that nothing here uses: {', '.join(sorted(unknown))}", stacklevel=2)
     pooler = {name: theirs[name].float() for name in POOLER if name in theirs}
-    return Checkpoint(bert, model_type, head, pooler, raw)
+    return Pretrained(bert, model_type, head, pooler, raw)
 
 
 def _weight(theirs: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
@@ -309,7 +295,7 @@ def _list(names: set[str]) -> str:
 
 
 def _plain_name(name: str, family: Family) -> str:
-    """A checkpoint's name without the family's prefix, and with the names of layer norms that TensorFlow's lacked."""
+    """A pretrained's name without the family's prefix, and with the names of layer norms that TensorFlow's lacked."""
     name = name.removeprefix(family.prefix)
     return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
 
@@ -318,18 +304,18 @@ def _plain_name(name: str, family: Family) -> str:
 # Writing
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, with_head: bool = False) -> None:
+def write_pretrained(folder: Path, pretrained: Pretrained, with_head: bool = False) -> None:
     """Writes config.json and model.safetensors so that AutoModel and SentenceTransformer load them without a report.
 
-    A pooler that the checkpoint lacks is written as AutoModel would start it; nothing here uses it.
-    with_head: write a language model instead, which AutoModelForMaskedLM loads: no pooler, but the checkpoint's head.
+    A pooler that the pretrained lacks is written as AutoModel would start it; nothing here uses it.
+    with_head: write a language model instead, which AutoModelForMaskedLM loads: no pooler, but the pretrained's head.
     """
-    bert, family = checkpoint.bert, FAMILIES[checkpoint.model_type]
+    bert, family = pretrained.bert, FAMILIES[pretrained.model_type]
     config = bert.config
-    raw = dict(checkpoint.raw_config)
+    raw = dict(pretrained.raw_config)
     raw |= {theirs: getattr(config, ours) for ours, theirs in family.config_names.items()}
     architecture = family.architecture.replace("Model", "ForMaskedLM") if with_head else family.architecture
-    raw |= {"model_type": checkpoint.model_type, "architectures": [architecture], "dtype": "float32"}
+    raw |= {"model_type": pretrained.model_type, "architectures": [architecture], "dtype": "float32"}
     raw.pop("torch_dtype", None)
     if family.offset_positions:
         raw["pad_token_id"] = config.position_offset - 1
@@ -338,14 +324,14 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, with_head: bool = Fal
     for ours, group in parameter_names(family, config.layers).items():
         theirs |= zip(group, state[ours].detach().float().cpu().chunk(len(group)), strict=True)
     if with_head:
-        if checkpoint.head is None:
-            raise ValueError("this checkpoint has no language-model head to write")
+        if pretrained.head is None:
+            raise ValueError("this pretrained has no language-model head to write")
         theirs = {family.prefix + name: tensor for name, tensor in theirs.items()}
-        theirs |= {name: checkpoint.head[ours].detach().float().cpu() for ours, name in head_names(family).items()}
+        theirs |= {name: pretrained.head[ours].detach().float().cpu() for ours, name in head_names(family).items()}
     elif family.has_pooler:
         generator = torch.Generator().manual_seed(0)
         weight = torch.empty(config.width, config.width).normal_(0.0, config.initializer_range, generator=generator)
-        theirs |= dict(zip(POOLER, (weight, torch.zeros(config.width)), strict=True)) | checkpoint.pooler
+        theirs |= dict(zip(POOLER, (weight, torch.zeros(config.width)), strict=True)) | pretrained.pooler
     write_json(folder / "config.json", raw)
     # Cloned: safetensors refuses tensors that share storage, as the chunks of one matrix do.
     save_file({name: tensor.clone() for name, tensor in theirs.items()}, folder / "model.safetensors", {"format": "pt"})

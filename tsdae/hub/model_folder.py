@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tsdae.encoder import POOLINGS
 from tsdae.hub.downloads import MINI, built_in_model, fetch, model_asset
 from tsdae.utils.files import first_line, read_json, write_json
 from tsdae.utils.progress import print_note
@@ -25,9 +26,6 @@ class SentenceSettings:
     max_length: int | None = None
     lowercase: bool = False
     model_folder: str = ""  # where below the folder the transformer lies; old folders use 0_Transformer
-
-
-POOLINGS = ("cls", "mean", "max")
 
 
 SETTINGS_FILES = tuple(  # the names that sentence-transformers has used, in its order; the first one found counts

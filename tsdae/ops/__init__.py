@@ -8,10 +8,8 @@ fast ones run unless `plain` says otherwise:
 """
 
 from tsdae.ops.attention import attention, one_vector_attention
+from tsdae.ops.common import gelu_linear, layout_of, plain
 from tsdae.ops.dropout import dropout
-from tsdae.ops.feed_forward import gelu_linear
-from tsdae.ops.spare_rows import layout_of
-from tsdae.ops.switch import plain
 from tsdae.ops.word_embedding import WordEmbeddings, cross_entropy, reclaim_gradients
 
 __all__ = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tsdae.ops.switch import bytes_of, computed_again, on_cpu
+from tsdae.ops.common import bytes_of, computed_again, on_cpu
 from tsdae.packing import Layout
 
 DRAWN_AT_ONCE = 2**18  # elements: a dozen sites of a small batch

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tsdae.ops.spare_rows import few_lengths, new_lengths_cost
-from tsdae.ops.switch import is_plain, on_cpu
+from tsdae.ops.common import few_lengths, is_plain, new_lengths_cost, on_cpu
 
 CHUNK_BYTES = 2**27  # of fp32 logits that exist at a time
 CHUNK_TOKENS = 128  # but at least so many tokens': with fewer, E's gradient is read and written too often

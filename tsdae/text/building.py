@@ -30,8 +30,8 @@ import numpy as np
 
 from tsdae.packing import ranges
 from tsdae.text.cleaning import Cleaning
+from tsdae.text.marks import BEGINS_WORD, SPECIAL, tokenize
 from tsdae.text.reading import TEXTS_AT_ONCE, Texts, Wanted
-from tsdae.text.tokenization import BEGINS_WORD, SPECIAL, tokenize
 from tsdae.text.word_boundaries import Figures, Words
 from tsdae.utils.signals import when_parent_ends
 

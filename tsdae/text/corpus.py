@@ -20,7 +20,8 @@ import numpy as np
 
 from tsdae.packing import Packed, ranges
 from tsdae.text.building import OF_TOKENS, WORDLESS, Counts, Store, Work
-from tsdae.text.tokenization import BEGINS_WORD, SPECIAL, fingerprint_of
+from tsdae.text.marks import BEGINS_WORD, SPECIAL
+from tsdae.text.tokenization import fingerprint_of
 from tsdae.text.word_boundaries import Figures, notes
 from tsdae.utils.files import read_json, replace_folder, write_json
 from tsdae.utils.progress import progress_bar

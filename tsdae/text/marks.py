@@ -1,21 +1,65 @@
-"""Slow tokenizers, written in Python, which tell neither words nor places in the text: both are read from their pieces.
+"""From text to token ids, and which word each token belongs to.
+
+A fast tokenizer says which word each token belongs to and where it stands in the text. A slow one, written in Python,
+says neither, and both are read from its pieces.
 
 # B sentences, T packed tokens
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from tsdae.packing import Packed, ranges
+from tsdae.text.tokenization import encoded, plain_backend, slowly
 from tsdae.text.word_boundaries import AUTO, SLOW, Words
 
+# What a token is within its sentence; kept per token in a corpus, one byte each.
+INSIDE, BEGINS_WORD, SPECIAL = 0, 1, 2
 # How the pieces of a vocabulary say what a word is: ##s goes on (WordPiece), wal@@ is gone on with (BPE), ▁dog begins
 # (SentencePiece), as does Ġdog, whose letters are bytes (byte-level BPE).
 GOES_ON, GONE_ON_WITH, BEGINS, BYTES = "##", "@@", "▁", "Ġ"
 READ_FROM_PIECES = (AUTO, "tokens", "characters")  # definitions of words that need no place in the text
+
+
+def tokenize(
+    sentences: Sequence[str], tokenizer: Any, words: Words | None = None
+) -> tuple[Packed[np.ndarray], np.ndarray]:
+    """Token ids with special tokens, and one mark per token (INSIDE, BEGINS_WORD or SPECIAL).
+
+    words: what a word is; None: "auto", the tokenizer's own words (its pre-tokenizer's pieces: in BERT's, runs of
+    letters and single punctuation marks) and character clusters where a script writes no spaces. A special token that
+    the text itself spells out is a word like any other.
+    ValueError, with its number, for a sentence that is no text; for a definition of words that a slow tokenizer cannot
+    serve; and from the user's segmenter.
+    """
+    words = words or Words()
+    if tokenizer.is_fast:
+        encodings = encoded(sentences, plain_backend(tokenizer).encode_batch)
+    else:
+        encodings = from_pieces(sentences, tokenizer, words)
+        sentences = [encoding.text for encoding in encodings]
+    tokens = Packed.from_lists([encoding.ids for encoding in encodings])
+    # All sentences in one array: a few array operations per sentence took a third of the time of the whole.
+    special_T = np.array([mark for encoding in encodings for mark in encoding.special_tokens_mask], dtype=bool)
+    if words.name == AUTO:
+        word_T = np.array([word for encoding in encodings for word in encoding.word_ids], dtype=np.float64)
+        begins_T = np.diff(word_T, prepend=np.nan) != 0  # no word (None) has become nan, which differs from everything
+    else:
+        begins_T = np.append(False, special_T[:-1])
+    cut_B = words.cut(sentences)
+    if len(cut_B):
+        lengths_B = tokens.lengths_B[cut_B]
+        spans_T2 = np.array([span for row in cut_B for span in encodings[row].offsets], dtype=np.int64)
+        rows_T = ranges(tokens.boundaries[cut_B], lengths_B)
+        begins_T[rows_T] |= words.begin([sentences[row] for row in cut_B], spans_T2, lengths_B)
+    begins_T[tokens.boundaries[:-1]] = True
+    marks_T = np.where(begins_T, BEGINS_WORD, INSIDE).astype(np.uint8)
+    marks_T[special_T] = SPECIAL
+    return tokens, marks_T
 
 
 class PieceEncoding(NamedTuple):
@@ -30,15 +74,6 @@ class PieceEncoding(NamedTuple):
     word_ids: list[int | None]
     offsets: list[tuple[int, int]]
     text: str
-
-
-def slowly(sentences: Sequence[str], tokenizer: Any) -> Iterator[tuple[list[str], list[int], int]]:
-    """Of each sentence: its pieces, its ids with special tokens, and how many of these stand in front."""
-    check_text(sentences)
-    in_front = tokenizer.build_inputs_with_special_tokens([-1]).index(-1)  # no token has this id
-    for sentence in sentences:
-        pieces = tokenizer.tokenize(sentence)  # read back from ids, unknown pieces would have lost their letters
-        yield pieces, tokenizer.build_inputs_with_special_tokens(tokenizer.convert_tokens_to_ids(pieces)), in_front
 
 
 def from_pieces(sentences: Sequence[str], tokenizer: Any, words: Words) -> list[PieceEncoding]:
@@ -106,38 +141,3 @@ def _begins_word(before: str, piece: str, sign: str) -> bool:
 
 def _letters(piece: str, sign: str) -> str:
     return piece.removesuffix(sign) if sign == GONE_ON_WITH else piece.removeprefix(sign)
-
-
-def slow_as_text(tokenizer: Any) -> str:
-    """All that makes the ids of a slow tokenizer, without paths and whatever else changes when it is saved."""
-    arguments = inspect.signature(type(tokenizer).__init__).parameters
-    settings = {
-        name: value for name, value in tokenizer.init_kwargs.items() if name in arguments and not name.endswith("_file")
-    }
-    models = [getattr(part, "sp_model", None) for part in (tokenizer, getattr(tokenizer, "subword_tokenizer", None))]
-    ranks = getattr(tokenizer, "bpe_ranks", {})
-    return json.dumps(
-        {
-            "class": type(tokenizer).__name__,
-            "settings": settings,
-            "vocabulary": tokenizer.get_vocab(),
-            "added": {number: repr(token) for number, token in tokenizer.added_tokens_decoder.items()},
-            "around": tokenizer.build_inputs_with_special_tokens([]),
-            "merges": sorted(ranks, key=ranks.__getitem__),
-            "models": [model.serialized_model_proto().hex() for model in models if model is not None],
-        },
-        sort_keys=True,
-        default=str,  # a special token among the settings: its text
-    )
-
-
-def check_text(sentences: Sequence[str]) -> None:
-    """ValueError, with its number, for a sentence that is no text, or holds half of a surrogate pair."""
-    for number, sentence in enumerate(sentences):
-        if not isinstance(sentence, str):
-            raise ValueError(f"sentence {number} is {type(sentence).__name__}, not text: {sentence!r}")
-        if sentence.encode("utf-8", "replace").decode() != sentence:
-            raise ValueError(
-                f"sentence {number} holds half of a surrogate pair (a cut-off emoji), which is no text: "
-                f"{sentence[:80]!r}"
-            )

@@ -1,4 +1,10 @@
-"""Whether operations run their fast version or the plain one, and what the fast ones of a CPU have in common."""
+"""Whether operations run their fast version or the plain one, and what the fast ones of a CPU have in common:
+
+Spare rows. oneDNN, which multiplies bfloat16 matrices on CPUs, compiles a kernel for each new shape, and a packed batch
+has a new length at nearly every step (a third of its time, measured). So a batch is made a little longer there.
+
+Computing again. A large tensor that is easily computed from another one is not kept for the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from tsdae.packing import Layout, Packed
 
 # Of a tensor that is computed again: below, memory is cheaper than time (measured). Such a dropout mask has more
 # elements than are drawn at once, so it is drawn alone, and drawing it again gives the same.
@@ -48,3 +57,27 @@ def computed_again(largest: int, function: Callable[..., Tensor], *arguments: Te
 def bytes_of(tensor: Tensor) -> int:
     """``tensor.nbytes``, which torch.compile cannot trace."""
     return tensor.numel() * tensor.element_size()
+
+
+def gelu_linear(expanded_TF: Tensor, contract: nn.Linear) -> Tensor:
+    """``contract(gelu(expanded_TF))``, GELU by erf. Of a large batch the fast version keeps only its input."""
+    return computed_again(bytes_of(expanded_TF), lambda wide_TF: contract(F.gelu(wide_TF)), expanded_TF)
+
+
+def layout_of(packed: Packed[Tensor]) -> Layout:
+    """The layout of a model's input, with spare rows where they pay."""
+    if not new_lengths_cost(packed.boundaries.device):
+        return Layout.of(packed)
+    return Layout(
+        packed.boundaries, packed.token_count, few_lengths(packed.longest), rows=few_lengths(packed.token_count)
+    )
+
+
+def few_lengths(length: int) -> int:
+    """``length`` rounded up to a multiple of 8, or of 1/16 to 1/32 of itself where that is more."""
+    step = max(8, 2 ** (length.bit_length() - 5))
+    return -(-length // step) * step
+
+
+def new_lengths_cost(device: torch.device) -> bool:
+    return device.type == "cpu" and torch.is_autocast_enabled("cpu") and not is_plain()

@@ -122,8 +122,8 @@ def test_the_start_is_read_by_its_own_pooling(run: Run, place: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--hold-on -1", "--hold-on must not be negative, got -1.0"),
-        ("--hold-on nan", "--hold-on must not be negative, got nan"),
+        ("--hold-on -1", "--hold-on must be at least 0, got -1.0"),
+        ("--hold-on nan", "--hold-on must be at least 0, got nan"),
         ("--hold-on 1 --batch-size 1", "--hold-on compares the sentences of a batch: --batch-size must be at least 2"),
         ("--hold-on 1 --objective mlm", "--hold-on: the objective mlm"),
         ("--hold-on 1 --objective mine.py:loss", "--hold-on: the objective mine.py:loss has no use for it"),

@@ -31,6 +31,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
 from tsdae.packing import Batch, Packed
 from tsdae.text.tokenization import decoded, token_ids
+from tsdae.utils.checks import check_range
 from tsdae.utils.rng import draws
 
 
@@ -60,15 +61,12 @@ class TSDAE(nn.Module):
     ) -> None:
         super().__init__()
         config = encoder.bert.config
-        if decoder_layers is not None and not 1 <= decoder_layers <= config.layers:
-            raise ValueError(
-                f"decoder_layers must lie between 1 and the encoder's {config.layers}, got {decoder_layers}"
-            )
-        if not 0.0 <= decoder_input_noise <= 1.0:
-            raise ValueError(f"decoder_input_noise must lie in [0, 1], got {decoder_input_noise}")
+        decoder_layers = config.layers if decoder_layers is None else decoder_layers
+        check_range("decoder_layers", decoder_layers, f"[1, {config.layers}]", "the encoder's layers")
+        check_range("decoder_input_noise", decoder_input_noise, "[0, 1]")
         if decoder_input_noise and encoder.vocabulary.mask_id is None:
             raise ValueError("decoder_input_noise needs a mask token, and the tokenizer has none")
-        self.tie, self.decoder_layers = tie, decoder_layers or config.layers
+        self.tie, self.decoder_layers = tie, decoder_layers
         self.decoder_input_noise = decoder_input_noise
         self.encoder = encoder
         self.untied: Bert | None = None
@@ -142,10 +140,8 @@ class TSDAE(nn.Module):
         """
         if isinstance(sentences_or_vectors, str):
             raise ValueError("reconstruct takes a list of sentences, not one string")
-        if max_length < 2:
-            raise ValueError(f"max_length must be at least 2 (the first token and one more), got {max_length}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_range("max_length", max_length, "[2, inf)", "the first token and one more")
+        check_range("batch_size", batch_size, "[1, inf)")
         config, parameter = self.encoder.bert.config, next(self.parameters())
         vectors: np.ndarray | Tensor
         if isinstance(sentences_or_vectors, (np.ndarray, Tensor)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import itertools
 import signal
@@ -37,6 +38,12 @@ class Parser(HfArgumentParser):
             if isinstance(action, argparse._StoreFalseAction):
                 action.help = f"not: {action.help}"
         self.given: set[str] = set()  # the fields that were given on the command line, by name
+
+    @staticmethod
+    def _parse_dataclass_field(parser: Any, field: Any) -> None:
+        shown = copy.copy(field)  # argparse knows nothing of ranges
+        shown.metadata = {name: text for name, text in field.metadata.items() if name == "help"}
+        HfArgumentParser._parse_dataclass_field(parser, shown)
 
     def configs(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
         """The filled dataclasses, and a namespace if the parser has further arguments. Exits with 2 on an error."""

@@ -6,7 +6,7 @@ In the order of the paper (section 3):
     s  = pool(Encoder(x~))                            `TSDAE.encode`
     h_t = Decoder(x_<t, s)                            `TSDAE.decode`
     p(x_t | x_<t, s) = softmax(E . head(h_t))         `TSDAE.logits`, E = the word-embedding matrix
-    J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, summed by `TSDAE.forward`
+    J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, `TSDAE.reconstruction_loss`
 
 # B sentences, T packed tokens, L tokens of each so far, D width, V vocabulary
 """
@@ -118,12 +118,15 @@ class TSDAE(nn.Module):
         """- log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
         return ops.cross_entropy(hidden_TD, self.head, self.decoder_bert.embeddings.words, target_T)
 
-    def forward(self, batch: Batch) -> LossSum:
+    def reconstruction_loss(self, target: Packed[Tensor], sentence_BD: Tensor) -> LossSum:
         """J = - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences, with their count."""
-        sentence_BD = self.encode(batch.noisy)
-        hidden_TD = self.decode(batch.target, sentence_BD)
-        loss_T = self.token_loss(hidden_TD, batch.target.without_first().token_ids_T)
+        hidden_TD = self.decode(target, sentence_BD)
+        loss_T = self.token_loss(hidden_TD, target.without_first().token_ids_T)
         return LossSum(loss_T.sum(), len(loss_T))
+
+    def forward(self, batch: Batch) -> LossSum:
+        """The paper's loss of a batch."""
+        return self.reconstruction_loss(batch.target, self.encode(batch.noisy))
 
     def reconstruct(
         self, sentences_or_vectors: Sequence[str] | np.ndarray | Tensor, max_length: int = 75, batch_size: int = 64

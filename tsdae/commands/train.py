@@ -26,7 +26,7 @@ from tsdae.evaluation.sts import table as table_of
 from tsdae.evaluation.validation import check_names
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
-from tsdae.objectives import HoldingOn, try_out, tsdae, views_of
+from tsdae.objectives import HoldOn, try_out, tsdae, views_of
 from tsdae.run.folder import held, holds_run, next_run_folder
 from tsdae.run.resume import finished_line, resume_command
 from tsdae.text.corpus import Corpus, model_in_words
@@ -124,7 +124,7 @@ def run_training(
             raise ValueError(f"--hold-on needs a sentence model, and the folder of {name} names no pooling")
         start = copy.deepcopy(encoder)
         start.pooling = own_pooling
-        objective, terms = HoldingOn(start, method.hold_on), ["reconstruction", "holding_on"]
+        objective, terms = HoldOn(start, method.hold_on), ["reconstruction", "holding_on"]
         print_note(
             f"holding on to {name} as it is now, read by {own_pooling} pooling: its similarities between the sentences "
             "of one batch of one process"

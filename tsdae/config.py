@@ -99,8 +99,8 @@ class MethodConfig:
     decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)", "[0, 1]")
     objective: str = flag(
         "tsdae",
-        "tsdae, mlm (masked-language modelling), simcse, ct (contrastive tension), bag_of_words, retromae, barlow_twins, "
-        "tsdae_mlm, my_loss.py:function or module:function",
+        "tsdae, mlm (masked-language modelling), simcse, ct (contrastive tension), bag_of_words, retromae, "
+        "barlow_twins, tsdae_mlm, my_loss.py:function or module:function",
     )
     mlm_ratio: float = flag(
         0.15, "share of tokens that mlm and tsdae_mlm predict", "(0, 1]", "0.15 predicts 15 % of the tokens"

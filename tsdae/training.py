@@ -104,11 +104,14 @@ def train(
     stream = dataset.batches(done * config.step_size, config.batch_size, views_of(objective))
     stopping = done >= steps or (early_stop is not None and early_stop.since >= config.patience)
     signalled = False
+    # As many sentences as in training, if they may be compared with each other; else as many as are fast.
+    alone = objective is tsdae or isinstance(objective, MaskedLanguageModel)
+    heldout_batch = 64 if alone else config.batch_size * distributed.count()
 
     def evaluate_after(step: int) -> None:
         give_back_freed_memory()
         if distributed.is_first():
-            measures = measure(model, objective, evaluate, heldout)
+            measures = measure(model, objective, evaluate, heldout, heldout_batch)
             _report(run, model, step, measures, best, early_stop)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0

@@ -18,7 +18,7 @@ from tests import slow_twin, tiny
 from tests.runs import assert_same_run
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
-from tsdae import TSDAE, Batch, TrainConfig, train
+from tsdae import TSDAE, Batch, LossSum, TrainConfig, train
 from tsdae.config import HAS_NO_USE_FOR, MethodConfig
 from tsdae.objectives import OBJECTIVES
 from tsdae.objectives.interface import build, step_counts, try_out, views_of
@@ -288,3 +288,27 @@ class Late(nn.Module):
 def test_parameters_that_the_first_call_makes_are_refused() -> None:
     with pytest.raises(ValueError, match="made the parameters scale in its first call, too late to be trained"):
         try_out(Late(), tiny.model(), tiny.batch())
+
+
+def test_the_heldout_loss_compares_as_many_sentences_as_training(capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = tiny.model(dtype=torch.float32), tiny.dataset()
+    objective = build(OBJECTIVES["simcse"], model)
+    batches = [data.batch(*data.order(start, 2)) for start in range(0, 8, 2)]
+    expected = sum(objective.eval()(model, batch).mean.item() for batch in batches) / 4
+    train(model, data, settings(batch_size=2, steps=1, eval_every=1), objective, heldout=tiny.dataset())
+    assert f"step 0: heldout_loss {expected:.4g}" in capsys.readouterr().err
+
+
+def towards_one_vector(model: TSDAE, batch: Batch) -> LossSum:
+    return LossSum((model.encode(batch.noisy) - torch.linspace(-2, 2, 24)).square().sum(), len(batch.noisy), "distance")
+
+
+def test_vectors_that_become_one_are_a_warning_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {"learning_rate": 0.02, "steps": 60, "eval_every": 30, "best": "heldout_loss"}
+    model, data = tiny.model(dtype=torch.float32), tiny.dataset()
+    train(model, data, settings(**changes), towards_one_vector, heldout=data)
+    first, *later = (line for line in capsys.readouterr().err.splitlines() if line.startswith(("step", "WARNING")))
+    assert "WARNING" not in first, "the model as it was is not collapsed"
+    assert any(
+        "WARNING: the vectors of different sentences are nearly the same (mean_cosine " in line for line in later
+    ), later

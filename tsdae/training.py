@@ -19,7 +19,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.validation import BestSoFar, check_names, measure
+from tsdae.evaluation.validation import BestSoFar, check_names, collapse, measure
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
 from tsdae.objectives.interface import build, check_batch_size, check_counts, check_loss, step_counts, views_of
@@ -301,6 +301,8 @@ def _report(
         early_stop.update(measures)
     if measures:
         print_note(f"step {done:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
+        if collapsed := collapse(measures):
+            print_note(collapsed)
     is_best = best.update(measures)
     if run and measures:
         run.log({"step": done} | measures)

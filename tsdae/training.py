@@ -115,7 +115,7 @@ def train(
         evaluate_after(0)
     trained.train()
     with (
-        catch_signals(config.output is not None) as caught,
+        catch_signals(config.output is not None, several=distributed.count() > 1) as caught,
         progress_bar(steps, "training", "step", leave=True, done=done) as bar,
     ):
         for step in range(done, done if stopping else steps):
@@ -177,15 +177,17 @@ def train(
                 run.save_checkpoint(done, {name: part.state_dict() for name, part in parts.items()}, config.keep)
             if signalled or stopping:
                 break
-    trained.eval()
-    distributed.check_agreement(trained)
-    if run:
-        run.save_last(model)
-        if stopping:
-            run.finish(done)
-    if signalled:
-        where = f"checkpoint and model are in {config.output}"
-        raise Interrupted(caught[0] if caught else signal.SIGTERM, f"stopped after step {done:,} of {steps:,}; {where}")
+
+        # the last model: still under `catch_signals`, as torchrun's signals do not reach all processes at once
+        trained.eval()
+        distributed.check_agreement(trained)
+        if run:
+            run.save_last(model)
+            if stopping:
+                run.finish(done)
+        if signalled:
+            stopped = f"stopped after step {done:,} of {steps:,}; checkpoint and model are in {config.output}"
+            raise Interrupted(caught[0] if caught else signal.SIGTERM, stopped)
     return model
 
 

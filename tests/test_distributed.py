@@ -128,7 +128,7 @@ def process(rank: int, count: int, port: int, output: str, model: dict[str, Any]
         os.kill(os.getpid(), signal.SIGTERM)  # later still: nothing is left to stop
     finally:
         torch.save(made.state_dict(), f"{output}.{rank}.pt")
-    distributed.leave()
+    distributed.destroy_process_group()
     assert not threads_of_gloo(), "one that lets go of a tensor while Python shuts down aborts the process"
     sys.exit(code)
 
@@ -267,14 +267,14 @@ def disagree(rank: int, store: str) -> None:
     model = nn.Linear(3, 3)
     nn.init.constant_(model.weight, 0.5)
     nn.init.zeros_(model.bias)
-    distributed.check_agreement(model)
+    distributed.check_same_weights(model)
     if rank == 1:
         with torch.no_grad():
             model.weight[1, 2] += 1e-7
     try:
-        distributed.check_agreement(model)
+        distributed.check_same_weights(model)
     except RuntimeError as error:
-        sys.exit(7 if "the processes disagree about the weights: [1]" in str(error) else 8)
+        sys.exit(7 if "the processes disagree about the weights: ranks [1] differ" in str(error) else 8)
 
 
 def test_gradients_are_clipped_alike_under_any_number_of_threads(server: ForkServerContext, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_processes_with_other_texts_do_not_train(start: Start, tmp_path: Path) -
     assert start(2, tmp_path / "run", apart=True) == [1, 1]
     for rank in range(2):
         said = Path(f"{tmp_path / 'run'}.{rank}.log").read_text()
-        assert "the processes disagree about corpus_fingerprint: [1]" in said
+        assert "the processes disagree about corpus_fingerprint: ranks [1] differ" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -324,7 +324,7 @@ def test_what_is_one_process_says_so_under_torchrun(
     script, flags = command.split(maxsplit=1)
     result = run(script, flags)
     assert result.code == 2
-    assert f"{script}.py is not for torchrun: call it as python scripts/{script}.py" in result.err
+    assert f"{script}.py does not run under torchrun: call it as python scripts/{script}.py" in result.err
     assert contents(place) == before
 
 
@@ -338,7 +338,7 @@ def test_processes_do_not_share_a_stream(name: str, run: Run, place: Path, monke
 
 def test_objectives_without_counts_need_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(distributed, "join", lambda: None)
+    monkeypatch.setattr(distributed, "init_process_group", lambda: None)
     with pytest.raises(ValueError, match=r"or several processes, an objective needs a function `counts"):
         train(tiny.model(), tiny.dataset(), TrainConfig(), lambda model, batch: tsdae(model, batch))
 

@@ -31,7 +31,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         )
     elif data.corpus is not None:
         check_text(data.corpus, data)
-    if data.corpus is not None and is_stream(data.corpus) and distributed.count() > 1:
+    if data.corpus is not None and is_stream(data.corpus) and distributed.world_size() > 1:
         raise ValueError(
             f"--corpus {data.corpus} is a stream, which several processes cannot share; write it to a file"
         )
@@ -44,7 +44,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         check_file(Path(method.add_tokens))
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
-    check_counts(objective_of(method), config.accumulate * distributed.count())
+    check_counts(objective_of(method), config.accumulate * distributed.world_size())
     if method.hold_on and config.batch_size < 2:
         raise ValueError("--hold-on compares the sentences of a batch: --batch-size must be at least 2")
     choose_precision(config.precision, choose_device(config.device))

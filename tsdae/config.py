@@ -59,7 +59,7 @@ class TextConfig:
 
     @property
     def of_text(self) -> dict[str, Any]:
-        """These settings alone, of a class that has more."""
+        """Return these settings alone, of a class that has more."""
         return {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(TextConfig)}
 
 
@@ -130,7 +130,11 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are the recipe of the paper on the sample run."""
+    """How to train. The defaults are the recipe of the paper.
+
+    >>> TrainConfig(epochs=1, batch_size=32).steps_for(10_000)
+    313
+    """
 
     steps: int = flag(1000, "optimiser steps", "[1, inf)")
     epochs: float | None = flag(None, "passes over the corpus, instead of --steps", "(0, inf)")
@@ -177,17 +181,17 @@ class TrainConfig:
 
     @property
     def step_size(self) -> int:
-        """Sentences in one optimiser step, over all batches and processes."""
+        """Return the sentences in one optimiser step, over all batches and processes."""
         return self.batch_size * self.accumulate * distributed.world_size()
 
     def steps_for(self, rows: int) -> int:
-        """Optimiser steps: --steps, or as many as --epochs and --min-steps need on ``rows`` sentences."""
+        """Return the optimiser steps: --steps, or as many as --epochs and --min-steps need on ``rows`` sentences."""
         if self.epochs is None:
             return self.steps
         return max(1, self.min_steps, math.ceil(self.epochs * rows / self.step_size))
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """Of the step with this number, counted from 0."""
+        """Return the learning rate of the step with this number, counted from 0."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
         if self.schedule == "linear":

@@ -119,7 +119,7 @@ def test_a_limit_is_of_kept_sentences_and_reads_no_more_than_it_needs(
     monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 1)
     documents = [". ".join(five_words(k)) for k in range(4)]  # five sentences each: the last one may be cut
     store = Store()
-    work = Work(tiny.tokenizer(), cleaning=Cleaning("regex"))
+    work = Work(tiny.tokenizer(), cleaning=Cleaning("regex", 1))
     collect(Texts(documents), work, store, Counts(), limit=limit)
     assert store.rows == min(limit, 20)
 

@@ -12,9 +12,8 @@ from tsdae.hub.model_folder import model_folder
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
 from tsdae.run.folder import check_output, summary_writer
 from tsdae.text.corpus import is_corpus
-from tsdae.text.formats import check_file
 from tsdae.text.preparation import check_heldout, check_text, open_prepared
-from tsdae.text.reading import is_stream
+from tsdae.text.reading import check_file, is_stream
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.imports import named_function, names_function

@@ -25,9 +25,8 @@ from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_s
 from tsdae.text.added_tokens import add_words
 from tsdae.text.building import COLUMNS, Counts, Store, Work
 from tsdae.text.corpus import HELDOUT, REPORT, Corpus, check_corpus_output, in_folder
-from tsdae.text.formats import check_file
 from tsdae.text.preparation import check_text, cleaning_of, default_workers, divide, gather, names_file, read_apart
-from tsdae.text.reading import files_of, limit_for, load_sentences, open_texts
+from tsdae.text.reading import check_file, files_of, limit_for, load_sentences, open_texts
 from tsdae.text.tokenization import fingerprint_of, vocabulary_of
 from tsdae.text.word_boundaries import AUTO
 from tsdae.utils import distributed

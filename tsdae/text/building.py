@@ -31,7 +31,7 @@ import numpy as np
 from tsdae.packing import ranges
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.marks import BEGINS_WORD, SPECIAL, tokenize
-from tsdae.text.reading import TEXTS_AT_ONCE, Texts, Wanted
+from tsdae.text.reading import TEXTS_AT_ONCE, Texts
 from tsdae.text.word_boundaries import Figures, Words
 from tsdae.utils.signals import when_parent_ends
 
@@ -304,14 +304,11 @@ def collect(
     seen = Seen()
     if store.rows and not keep_repeated:
         seen.add(store.column("hashes"))
-    skipped = 0
-    while skipped < counts.texts:
-        skipped += len(texts.take(counts.texts - skipped)) or counts.texts
+    texts.skip(counts.texts)
     counts = copy.deepcopy(counts)
     if apart_hashes is not None:
         apart_hashes = np.unique(apart_hashes)
-    wanted = Wanted(limit)
-    for piece in pieces(texts, work, workers, lambda: wanted(store.rows)):
+    for piece in pieces(texts, work, workers, lambda: None if limit is None else limit - store.rows):
         hash_B = piece.columns["hashes"]
         wanted_B = np.ones(len(hash_B), dtype=bool)
         if apart_hashes is not None and len(apart_hashes):

@@ -31,39 +31,46 @@ class Cleaning:
         script, UAX #29) or "icu:LANGUAGE" (which ends no sentence at that language's abbreviations; both need the extra
         ``[sentences]``), or module:function, a function ``str -> list[str]``.
     min_characters, max_characters: shorter and longer sentences are left out, counted without white space around them;
-        0: blank ones stay too.
+        0: blank ones stay too; None: 11 with "regex" (the article's filter), else 1.
     min_letters: share of letters, with their accents and vowel signs, among the characters that are no spaces, in
         [0, 1]; sentences with fewer are left out (tables, code, rows of figures).
     ValueError if something is none of this.
     """
 
     sentences: str = "lines"
-    min_characters: int = 1
+    min_characters: int | None = None
     max_characters: int | None = None
     min_letters: float = 0.0
 
     def __post_init__(self) -> None:
         splitter_of(self.sentences)
-        if self.max_characters is not None and self.max_characters < max(1, self.min_characters):
+        if self.max_characters is not None and self.max_characters < max(1, self.shortest):
             raise ValueError(
-                f"--max-characters {self.max_characters} leaves nothing beside --min-characters {self.min_characters}"
+                f"--max-characters {self.max_characters} leaves nothing beside --min-characters {self.shortest}"
             )
         if not 0.0 <= self.min_letters <= 1.0:
             raise ValueError(
                 f"--min-letters must lie in [0, 1], got {self.min_letters}: 0.5 keeps what is half letters"
             )
 
+    @property
+    def shortest(self) -> int:
+        """Return the length from which on a sentence is kept, in characters."""
+        if self.min_characters is None:
+            return LONGER_THAN + 1 if self.sentences == "regex" else 1
+        return self.min_characters
+
     def __call__(self, texts: Sequence[str]) -> tuple[list[str], Counter[str]]:
         """The sentences of these texts, in order, and how many were left out for which reason."""
-        split = splitter_of(self.sentences)
+        split, shortest = splitter_of(self.sentences), self.shortest
         kept: list[str] = []
         dropped: Counter[str] = Counter()
         for text in texts:
             for part in (text,) if split is None else split(text):
                 sentence = part.strip()
-                if len(sentence) < self.min_characters:
+                if len(sentence) < shortest:
                     if sentence:
-                        dropped[f"of fewer than {self.min_characters} characters"] += 1
+                        dropped[f"of fewer than {shortest} characters"] += 1
                     elif split is None or not text.strip():  # what follows a document's last stop is not a blank line
                         dropped["blank"] += 1
                 elif self.max_characters is not None and len(sentence) > self.max_characters:

@@ -14,16 +14,18 @@ from tsdae.config import TextConfig
 from tsdae.text.building import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.corpus import HELDOUT, Corpus, in_memory
-from tsdae.text.formats import TABLES, check_file, suffix_of
 from tsdae.text.reading import (
+    TABLES,
     Texts,
+    check_file,
     check_source,
-    cleaning_for,
-    left_out,
+    in_words,
     limit_for,
     load_sentences,
-    nothing_left,
+    no_sentence,
     open_texts,
+    split_for,
+    suffix_of,
     what_was_read,
 )
 from tsdae.text.word_boundaries import AUTO, Words
@@ -44,7 +46,8 @@ def check_text(source: str, text: TextConfig) -> None:
 
 
 def cleaning_of(source: str, text: TextConfig) -> Cleaning:
-    return cleaning_for(source, text.sentences, text.min_characters, text.max_characters, text.min_letters)
+    split = split_for(source, text.sentences)
+    return Cleaning(split, text.min_characters, text.max_characters, text.min_letters or 0.0)
 
 
 def check_heldout(heldout: str | None) -> None:
@@ -140,8 +143,8 @@ def gather(
         )
     if not store.rows and not counts.dropped[WORDLESS]:
         if counts.dropped[APART]:
-            raise ValueError(f"all sentences of the corpus are held out ({left_out(counts.dropped)})")
-        raise nothing_left(source, counts.dropped)
+            raise ValueError(f"all sentences of the corpus are held out ({in_words(counts.dropped)})")
+        raise no_sentence(source, counts.dropped)
     if source:
         print_note(what_was_read(source, store.rows, limit, counts.dropped))
     return counts

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tsdae.packing import Packed, ranges
-from tsdae.text.building import OF_TOKENS, WORDLESS, Counts, Store, Work
+from tsdae.text.building import OF_TOKENS, WORDLESS, Rows, Work
 from tsdae.text.marks import BEGINS_WORD, SPECIAL
 from tsdae.text.tokenization import fingerprint_of
 from tsdae.text.word_boundaries import Figures, notes
@@ -27,7 +27,6 @@ from tsdae.utils.files import read_json, replace_folder, write_json
 from tsdae.utils.progress import progress_bar
 
 CHUNK = 2048  # sentences tokenised in one call
-ROWS_AT_ONCE = 2**16  # rows that are copied in one go
 STRETCH = 2**20  # rows whose boundaries are looked at in one go
 FORMAT = 1  # of the folder; one that is read differently gets another number
 DESCRIPTION, HELDOUT = "corpus.json", "heldout"  # in the folder, beside the arrays
@@ -84,43 +83,45 @@ class Corpus:
         cls, sentences: Sequence[str], tokenizer: Any, words: str = "auto", show_progress: bool = False
     ) -> Corpus:
         """Tokenises; ValueError if nothing is left, or if the user's segmenter among ``words`` does not do its work."""
-        work, store, counts = Work(tokenizer, words), Store(), Counts()
+        work, rows = Work(tokenizer, words), Rows(tokenizer.unk_token_id)
         with progress_bar(len(sentences), "tokenising", " sentences", show_progress) as bar:
             for start in range(0, len(sentences), CHUNK):
-                piece = work(sentences[start : start + CHUNK])
-                store.append(piece)
-                counts.add(piece, tokenizer.unk_token_id)
-                bar.update(piece.texts)
-        return cls.of(store, counts, work)
+                rows.append(work(sentences[start : start + CHUNK]))
+                bar.update(rows.texts - start)
+        return cls.of(rows, work)
 
     @classmethod
-    def of(cls, store: Store, counts: Counts, work: Work) -> Corpus:
-        """All rows of a store; ValueError if it has none."""
-        if not store.rows:
-            raise ValueError(f"no sentence with a word in it among the {counts.texts:,} that were read")
-        boundaries = np.zeros(store.rows + 1, TYPES["boundaries"])
-        np.cumsum(store.column("lengths"), out=boundaries[1:])
-        arrays = store.column("token_ids"), store.column("marks"), boundaries
-        tokenizer = fingerprint_of(work.tokenizer)
-        return cls(*arrays, counts.dropped[WORDLESS], tokenizer, work.words, counts.figures)
+    def of(
+        cls,
+        rows: Rows,
+        work: Work,
+        row_K: np.ndarray | None = None,
+        new: Callable[[str, int], np.ndarray] = in_memory,
+    ) -> Corpus:
+        """Return a corpus of the K different rows ``row_K`` in this order; None: all rows.
 
-    def take(self, row_B: np.ndarray, new: Callable[[str, int], np.ndarray] = in_memory) -> Corpus:
-        """A corpus of these rows, in this order.
-
-        new: makes the arrays that are filled, of a name and a size; they need not lie in memory.
+        new: makes the arrays that are filled, from name and size, in memory or on disk.
+        ValueError if there are no rows.
         """
-        boundaries = new("boundaries", len(row_B) + 1)
+        rows.check()
+        if row_K is None:
+            row_K = np.arange(len(rows))
+        boundaries = new("boundaries", len(row_K) + 1)
         boundaries[0] = 0
-        stretches = [(start, row_B[start : start + ROWS_AT_ONCE]) for start in range(0, len(row_B), ROWS_AT_ONCE)]
-        for start, rows in stretches:
-            lengths_B = self.boundaries[rows + 1] - self.boundaries[rows]
-            boundaries[start + 1 : start + 1 + len(rows)] = boundaries[start] + np.cumsum(lengths_B)
+        np.cumsum(rows.lengths[row_K], out=boundaries[1:])
         columns = {name: new(name, int(boundaries[-1])) for name in OF_TOKENS}
-        for start, rows in stretches:
-            places_T = ranges(self.boundaries[rows], self.boundaries[rows + 1] - self.boundaries[rows])
+        place_R = np.full(len(rows), -1)  # in the corpus
+        place_R[row_K] = np.arange(len(row_K))
+        first = 0
+        for piece in rows:
+            place_B = place_R[first : first + len(piece)]
+            first += len(piece)
+            chosen = piece.at(np.flatnonzero(place_B >= 0))
+            places_T = ranges(boundaries[place_B[place_B >= 0]], chosen.columns["lengths"])
             for name, column in columns.items():
-                column[boundaries[start] : boundaries[start + len(rows)]] = getattr(self, name)[places_T]
-        return dataclasses.replace(self, boundaries=boundaries, token_ids=columns["token_ids"], marks=columns["marks"])
+                column[places_T] = chosen.columns[name]
+        arrays = columns["token_ids"], columns["marks"], boundaries
+        return cls(*arrays, rows.dropped[WORDLESS], fingerprint_of(work.tokenizer), work.words, rows.figures)
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:

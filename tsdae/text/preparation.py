@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tsdae.config import TextConfig
-from tsdae.text.building import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
+from tsdae.text.building import APART, WORDLESS, Rows, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.corpus import HELDOUT, Corpus, in_memory
 from tsdae.text.reading import (
@@ -97,9 +97,9 @@ def build_corpora(texts: Texts, source: str, text: TextConfig, tokenizer: Any) -
     source: what the texts are called in notes; empty: they are sentences already, and spoken of elsewhere.
     """
     work = Work(tokenizer, text.words or AUTO, cleaning_of(source, text) if source else None)
-    store, apart = Store(), read_apart(text)
-    counts = gather(texts, source, text, apart, work, store, Counts(), default_workers())
-    return divide(Corpus.of(store, counts, work), store.column("hashes"), source, text, apart, work)
+    rows, apart = Rows(tokenizer.unk_token_id), read_apart(text)
+    gather(texts, source, text, apart, work, rows, default_workers())
+    return divide(rows, source, text, apart, work)
 
 
 def default_workers() -> int:
@@ -109,73 +109,55 @@ def default_workers() -> int:
 
 
 def gather(
-    texts: Texts,
-    source: str,
-    text: TextConfig,
-    apart: list[str] | None,
-    work: Work,
-    store: Store,
-    counts: Counts,
-    workers: int,
-    save: Callable[[Counts], None] = lambda counts: None,
-) -> Counts:
-    """Fills the store with what is kept of the texts, with a bar, and a note on what was left out."""
+    texts: Texts, source: str, text: TextConfig, apart: list[str] | None, work: Work, rows: Rows, workers: int
+) -> None:
+    """Append what is kept of the texts to ``rows``, with a progress bar, and print what was left out."""
     limit = limit_for(source, text.limit)
     size = texts.meter.size
-    bar = progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1)
-
-    def after_piece(counts: Counts) -> None:
-        bar.set_postfix_str(f"{counts.rows:,} sentences", refresh=False)
-        bar.update((texts.meter.done if size else counts.rows) - bar.n)
-        save(counts)
-
-    with bar:
-        counts = collect(
+    with progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1) as bar:
+        for _ in collect(
             texts,
             work,
-            store,
-            counts,
+            rows,
             limit=None if text.shuffle else limit,
             keep_repeated=text.keep_repeated,
             apart_hashes=hashes_of(apart) if apart else None,
             workers=workers,
-            after_piece=after_piece,
-        )
-    if not store.rows and not counts.dropped[WORDLESS]:
-        if counts.dropped[APART]:
-            raise ValueError(f"all sentences of the corpus are held out ({in_words(counts.dropped)})")
-        raise no_sentence(source, counts.dropped)
+        ):
+            bar.set_postfix_str(f"{len(rows):,} sentences", refresh=False)
+            bar.update((texts.meter.done if size else len(rows)) - bar.n)
+    if not len(rows) and not rows.dropped[WORDLESS]:
+        if rows.dropped[APART]:
+            raise ValueError(f"all sentences of the corpus are held out ({in_words(rows.dropped)})")
+        raise no_sentence(source, rows.dropped)
+    rows.check()
     if source:
-        print_note(what_was_read(source, store.rows, limit, counts.dropped))
-    return counts
+        print_note(what_was_read(source, len(rows), limit, rows.dropped))
 
 
 def divide(
-    whole: Corpus,
-    hash_R: np.ndarray,
+    rows: Rows,
     source: str,
     text: TextConfig,
     apart: list[str] | None,
     work: Work,
     new: Callable[[str, int], np.ndarray] = in_memory,
 ) -> tuple[Corpus, Corpus | None]:
-    """(to train on, held out or None). new: makes the arrays of the first."""
-    rows = None
+    """Return (corpus to train on, held-out corpus or None). new: makes the arrays of the first, see `Corpus.of`."""
+    hash_R = rows.hashes
+    chosen = np.arange(len(rows))
     if text.shuffle:
-        keys = (hash_R, np.arange(len(hash_R))) if text.keep_repeated else (hash_R,)  # equal ones are not neighbours
-        rows = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[: limit_for(source, text.limit)]
-        hash_R = hash_R[rows]
-    heldout: Corpus | None
-    if apart is not None:
-        training = np.arange(len(hash_R))
-        try:
-            heldout = Corpus.build(apart, work.tokenizer, work.words)
-        except ValueError as error:
-            raise ValueError(f"--heldout {text.heldout}: {error}") from error
-    else:
-        training, held_out = split_heldout(hash_R, None if text.heldout is None else int(text.heldout))
-        heldout = whole.take(held_out if rows is None else rows[held_out]) if len(held_out) else None
-    return whole.take(training if rows is None else rows[training], new), heldout
+        keys = (hash_R, chosen) if text.keep_repeated else (hash_R,)  # equal sentences are not neighbours
+        chosen = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[: limit_for(source, text.limit)]
+    if apart is None:
+        training, held_out = split_heldout(hash_R[chosen], None if text.heldout is None else int(text.heldout))
+        heldout = Corpus.of(rows, work, chosen[held_out]) if len(held_out) else None
+        return Corpus.of(rows, work, chosen[training], new), heldout
+    try:
+        heldout = Corpus.build(apart, work.tokenizer, work.words)
+    except ValueError as error:
+        raise ValueError(f"--heldout {text.heldout}: {error}") from error
+    return Corpus.of(rows, work, chosen, new), heldout
 
 
 def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, np.ndarray]:

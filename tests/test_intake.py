@@ -93,8 +93,8 @@ def test_what_is_kept_and_why_the_rest_is_not() -> None:
 
 def test_counts_are_those_of_the_kept_sentences() -> None:
     distinct = [line for line in dict.fromkeys(LINES) if line.strip("\u200d")]
-    found = collected(LINES).figures
-    built = Corpus.build(distinct, tiny.tokenizer()).figures
+    found = collected(LINES).counts
+    built = Corpus.build(distinct, tiny.tokenizer()).counts
     assert built is not None
     assert found._replace(met={}) == built._replace(met={})
     assert found.words == sum(
@@ -136,8 +136,8 @@ def test_chunks_and_files_leave_no_trace(monkeypatch: pytest.MonkeyPatch, at_onc
     collected(LINES, tmp_path)
     for rows in (collected(LINES), Rows(tiny.tokenizer().unk_token_id, tmp_path)):
         assert columns(rows) == columns(whole)
-        assert (rows.texts, rows.dropped, rows.figures) == (whole.texts, whole.dropped, whole.figures)
-        assert "1 sentences with Han" in notes(Words().name, rows.figures)[0]
+        assert (rows.texts, rows.dropped, rows.counts) == (whole.texts, whole.dropped, whole.counts)
+        assert "1 sentences with Han" in notes(Words().name, rows.counts)[0]
 
 
 @pytest.mark.slow  # two more processes that import torch
@@ -155,7 +155,7 @@ def test_workers_leave_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     rows = collected(LINES, workers=2)
     assert len(here) == 2, "the rest was done elsewhere"
     assert columns(rows) == columns(whole)
-    assert (rows.texts, rows.dropped, rows.figures) == (whole.texts, whole.dropped, whole.figures)
+    assert (rows.texts, rows.dropped, rows.counts) == (whole.texts, whole.dropped, whole.counts)
     with pytest.raises(ValueError, match="sentence 3 holds half of a surrogate pair"):
         collected([*LINES[:10], "a cat", "half \ud83d"], workers=2)
 
@@ -440,7 +440,7 @@ def test_the_report_says_what_became_of_the_text(run: Run, place: Path) -> None:
     lengths = Counter("8" if n <= 8 else "16" if n <= 16 else "32" for n in corpus.lengths.tolist())
     assert {name: count for name, count in report["tokens_at_most"].items() if count} == lengths
     assert len(lengths) == 3, "the premise"
-    figures = corpus.figures
+    figures = corpus.counts
     assert figures is not None
     assert report["unknown_tokens"] == figures.unknown / figures.tokens > 0
     shares = ", ".join(f"{100 * lengths[most] / len(corpus):.0f} % to {most}" for most in ("8", "16", "32"))

@@ -23,12 +23,11 @@ import numpy as np
 from tsdae.config import PrepareConfig, TextConfig
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.text.added_tokens import add_words
-from tsdae.text.building import Rows, Work
+from tsdae.text.building import Rows
 from tsdae.text.corpus import HELDOUT, REPORT, check_corpus_output, in_folder
-from tsdae.text.preparation import check_text, cleaning_of, default_workers, divide, gather, names_file, read_apart
+from tsdae.text.preparation import build_corpora, check_text, names_file
 from tsdae.text.reading import check_file, files_of, limit_for, load_sentences, open_texts
 from tsdae.text.tokenization import fingerprint_of, vocabulary_of
-from tsdae.text.word_boundaries import AUTO
 from tsdae.utils import distributed
 from tsdae.utils.files import locked, read_json, remove, replace_folder, write_json
 from tsdae.utils.imports import file_of
@@ -118,20 +117,17 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     if config.add_tokens is not None:
         add_words(tokenizer, load_sentences(config.add_tokens))
 
-    work = Work(tokenizer, config.words or AUTO, cleaning_of(source, config))
-    workers = config.workers or default_workers()
     outside = (*outside, output, part_of(output), lock_of(output))
-    files = [*_files(source, outside), *_files_named(config)]
-    made_of = {"source": source, "tokenizer": fingerprint_of(tokenizer)} | config.of_text
-    made_of["files"] = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    text_files = [] if source == "-" or source.startswith("hub:") else files_of(source, outside)
+    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in text_files + _files_named(config)]
+    made_of = {"source": source, "tokenizer": fingerprint_of(tokenizer), "files": files} | config.of_text
     with unfinished(output, source, made_of, tokenizer.unk_token_id) as rows:
         texts = open_texts(source, config.column, outside)
-        apart = read_apart(config)
-        gather(texts, source, config, apart, work, rows, workers)
         staged = part_of(output) / WHOLE
         remove(staged)
         staged.mkdir()
-        training, heldout = divide(rows, source, config, apart, work, in_folder(staged))
+        new = in_folder(staged)
+        training, heldout = build_corpora(texts, source, config, tokenizer, rows, new, config.workers)
         held_out = len(heldout) if heldout else 0
         made_from = {"source": source, "model": config.model, "add_tokens": config.add_tokens}
         made_from |= {"heldout_sentences": held_out} | config.of_text
@@ -140,7 +136,8 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
         if heldout:
             dataclasses.replace(heldout, made_from=made_from).save(staged / HELDOUT)
         drawn = min(len(rows), limit_for(source, config.limit) or len(rows))
-        report = report_of(corpus.lengths, rows, drawn, len(corpus) + (held_out if apart is None else 0))
+        kept = len(corpus) + (0 if names_file(config.heldout) else held_out)
+        report = report_of(corpus.lengths, rows, drawn, kept)
         write_json(staged / REPORT, report)
         replace_folder(staged, output)
     for line in [*corpus.notes(), report_line(report)]:
@@ -155,13 +152,9 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     print(f"train from it: {shlex.join(command)}")
 
 
-def _files(source: str, outside: Sequence[Path]) -> list[Path]:
-    return [] if source == "-" or source.startswith("hub:") else files_of(source, outside)
-
-
 def _files_named(text: TextConfig) -> list[Path]:
     """Return the user's files beside the text on which the rows depend: held-out sentences and functions."""
-    heldout = Path(text.heldout) if text.heldout is not None and names_file(text.heldout) else None
+    heldout = Path(text.heldout) if names_file(text.heldout) else None
     code = [file_of(name) for name in (text.words, text.sentences) if name is not None]
     return [path for path in (heldout, *code) if path is not None and path.is_file()]
 

@@ -31,7 +31,7 @@ from tsdae.packing import ranges
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.marks import BEGINS_WORD, SPECIAL, tokenize
 from tsdae.text.reading import TEXTS_AT_ONCE, Texts
-from tsdae.text.word_boundaries import Figures, Words
+from tsdae.text.word_boundaries import WordCounts, Words
 from tsdae.utils.signals import when_parent_ends
 
 # The columns of a piece: one value per token, or one per sentence (characters: without spaces).
@@ -273,9 +273,9 @@ class Rows:
         return np.concatenate([np.zeros(0, np.uint64), *(piece.columns["hashes"] for piece in self)])
 
     @property
-    def figures(self) -> Figures:
+    def counts(self) -> WordCounts:
         """Counts of all rows."""
-        return Figures(self.words, self.tokens, self.characters, self.unknown, dict(self.met))
+        return WordCounts(self.words, self.tokens, self.characters, self.unknown, dict(self.met))
 
 
 def collect(

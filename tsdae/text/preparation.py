@@ -1,4 +1,4 @@
-"""Text made ready for training: read, some sentences held out, the rest tokenised; on disk where it is asked for."""
+"""Prepare a text for training: read it, hold some sentences out, tokenise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -38,7 +38,7 @@ SHUFFLED = 0x5F1E  # a word in the key that draws an order
 
 
 def check_text(source: str, text: TextConfig) -> None:
-    """ValueError for what can be known to fail before anything is read."""
+    """Raise ValueError for what can be known to fail before anything is read."""
     check_source(source, text.limit)
     cleaning_of(source, text)
     Words(text.words or AUTO)
@@ -46,32 +46,34 @@ def check_text(source: str, text: TextConfig) -> None:
 
 
 def cleaning_of(source: str, text: TextConfig) -> Cleaning:
+    """Return how the texts of this source are split and filtered."""
     split = split_for(source, text.sentences)
     return Cleaning(split, text.min_characters, text.max_characters, text.min_letters or 0.0)
 
 
 def check_heldout(heldout: str | None) -> None:
-    """ValueError unless it is None, a number or a file."""
-    if heldout is not None and names_file(heldout):
+    """Raise ValueError unless ``heldout`` is None, a number or an existing file."""
+    if names_file(heldout):
         check_file(Path(heldout))
 
 
-def names_file(heldout: str) -> bool:
-    return not heldout.isdecimal()
+def names_file(heldout: str | None) -> TypeGuard[str]:
+    """True if --heldout names a file; it can also be a number of sentences or None."""
+    return heldout is not None and not heldout.isdecimal()
 
 
-def read_apart(text: TextConfig) -> list[str] | None:
-    """The sentences of the file of held-out sentences; None: a number of the text's own are held out."""
-    if text.heldout is None or not names_file(text.heldout):
+def _read_apart(text: TextConfig) -> list[str] | None:
+    """Return the sentences of the file named by --heldout; None if a number of the text's own are held out."""
+    if not names_file(text.heldout):
         return None
     column = text.column if suffix_of(Path(text.heldout)) in TABLES else None
     return load_sentences(text.heldout, column, notes=print_note)
 
 
 def sentences_of(source: str, text: TextConfig, outside: Sequence[Path] = ()) -> Iterator[str]:
-    """The sentences of ``source``, cleaned and limited as ``text`` says, without holding more than are drawn.
+    """Yield the sentences of ``source``, cleaned and limited as ``text`` says, without holding more than are drawn.
 
-    Repeated ones too, unless --shuffle draws them. outside: see `files_of`.
+    Repeated ones are yielded too, unless --shuffle draws them. outside: see `files_of`.
     """
     texts, cleaning = open_texts(source, text.column, outside), cleaning_of(source, text)
     chunks = (cleaning(chunk)[0] for chunk in iter(texts.take, []))
@@ -82,7 +84,7 @@ def sentences_of(source: str, text: TextConfig, outside: Sequence[Path] = ()) ->
 
 
 def _drawn(chunks: Iterable[list[str]], limit: int) -> list[str]:
-    """Those that `divide` draws where none is repeated and no file holds sentences out."""
+    """Return the sentences that `build_corpora` draws if none is repeated and no file holds sentences out."""
     drawn: dict[int, str] = {}
     for chunk in chunks:
         drawn.update(zip(keyed(SHUFFLED, hashes_of(chunk)).tolist(), chunk, strict=True))
@@ -91,29 +93,25 @@ def _drawn(chunks: Iterable[list[str]], limit: int) -> list[str]:
     return [sentence for _, sentence in sorted(drawn.items())[:limit]]
 
 
-def build_corpora(texts: Texts, source: str, text: TextConfig, tokenizer: Any) -> tuple[Corpus, Corpus | None]:
-    """Tokenises what is chosen of the texts, in memory: (to train on, held out or None).
+def build_corpora(
+    texts: Texts,
+    source: str,
+    text: TextConfig,
+    tokenizer: Any,
+    rows: Rows | None = None,
+    new: Callable[[str, int], np.ndarray] = in_memory,
+    workers: int | None = None,
+) -> tuple[Corpus, Corpus | None]:
+    """Clean, choose and tokenise texts as ``text`` says; return (corpus to train on, held-out corpus or None).
 
-    source: what the texts are called in notes; empty: they are sentences already, and spoken of elsewhere.
+    source: name of the texts in notes; empty: they are sentences already, and no note is printed.
+    rows: takes what is kept, and may hold the first rows already; None: in memory. new: makes the arrays to train on,
+    see `Corpus.of`. workers: number of processes; None: one for each core.
     """
     work = Work(tokenizer, text.words or AUTO, cleaning_of(source, text) if source else None)
-    rows, apart = Rows(tokenizer.unk_token_id), read_apart(text)
-    gather(texts, source, text, apart, work, rows, default_workers())
-    return divide(rows, source, text, apart, work)
-
-
-def default_workers() -> int:
-    """The cores that this process may use, shared with the other processes of a run."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // distributed.count())
-
-
-def gather(
-    texts: Texts, source: str, text: TextConfig, apart: list[str] | None, work: Work, rows: Rows, workers: int
-) -> None:
-    """Append what is kept of the texts to ``rows``, with a progress bar, and print what was left out."""
-    limit = limit_for(source, text.limit)
-    size = texts.meter.size
+    rows = Rows(tokenizer.unk_token_id) if rows is None else rows
+    apart = _read_apart(text)
+    limit, size = limit_for(source, text.limit), texts.meter.size
     with progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1) as bar:
         for _ in collect(
             texts,
@@ -122,7 +120,7 @@ def gather(
             limit=None if text.shuffle else limit,
             keep_repeated=text.keep_repeated,
             apart_hashes=hashes_of(apart) if apart else None,
-            workers=workers,
+            workers=workers or default_workers(),
         ):
             bar.set_postfix_str(f"{len(rows):,} sentences", refresh=False)
             bar.update((texts.meter.done if size else len(rows)) - bar.n)
@@ -134,37 +132,32 @@ def gather(
     if source:
         print_note(what_was_read(source, len(rows), limit, rows.dropped))
 
-
-def divide(
-    rows: Rows,
-    source: str,
-    text: TextConfig,
-    apart: list[str] | None,
-    work: Work,
-    new: Callable[[str, int], np.ndarray] = in_memory,
-) -> tuple[Corpus, Corpus | None]:
-    """Return (corpus to train on, held-out corpus or None). new: makes the arrays of the first, see `Corpus.of`."""
-    hash_R = rows.hashes
-    chosen = np.arange(len(rows))
+    hash_R, chosen = rows.hashes, np.arange(len(rows))
     if text.shuffle:
         keys = (hash_R, chosen) if text.keep_repeated else (hash_R,)  # equal sentences are not neighbours
-        chosen = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[: limit_for(source, text.limit)]
-    if apart is None:
-        training, held_out = split_heldout(hash_R[chosen], None if text.heldout is None else int(text.heldout))
-        heldout = Corpus.of(rows, work, chosen[held_out]) if len(held_out) else None
-        return Corpus.of(rows, work, chosen[training], new), heldout
-    try:
-        heldout = Corpus.build(apart, work.tokenizer, work.words)
-    except ValueError as error:
-        raise ValueError(f"--heldout {text.heldout}: {error}") from error
-    return Corpus.of(rows, work, chosen, new), heldout
+        chosen = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[:limit]
+    if apart is not None:
+        try:
+            heldout = Corpus.build(apart, tokenizer, work.words)
+        except ValueError as error:
+            raise ValueError(f"--heldout {text.heldout}: {error}") from error
+        return Corpus.of(rows, work, chosen, new), heldout
+    training, held_out = split_heldout(hash_R[chosen], None if text.heldout is None else int(text.heldout))
+    small = Corpus.of(rows, work, chosen[held_out]) if len(held_out) else None
+    return Corpus.of(rows, work, chosen[training], new), small
+
+
+def default_workers() -> int:
+    """Return the number of cores of this process: those of the machine, shared among the processes of a run."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // distributed.count())
 
 
 def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """(training, held-out) rows, chosen by the hashes of the text, so that equal sentences stay on one side.
+    """Return (training, held-out) rows, chosen by the hashes of the text, so that equal sentences stay on one side.
 
-    wanted: how many distinct sentences are held out, those of the smallest hashes, each once; None: 1,000 or 10 % of
-    them, whichever is less.
+    wanted: number of distinct sentences to hold out, those of the smallest hashes, each once; None: 1,000 or 10 % of
+    all, whichever is less. ValueError if nothing is left to train on.
     """
     distinct = np.sort(hash_R)  # np.unique without an index is a table of its own, five times as large
     distinct = distinct[np.append(True, distinct[1:] != distinct[:-1])]
@@ -179,13 +172,13 @@ def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, n
 
 
 def open_prepared(folder: str | Path) -> tuple[Corpus, Corpus | None]:
-    """What `prepare` wrote: (to train on, held out or None), mapped."""
+    """Map what scripts/prepare.py wrote: (corpus to train on, held-out corpus or None)."""
     corpus = Corpus.open(folder)
     held_out = corpus.made_from.get("heldout_sentences", 0)
     heldout = Corpus.open(Path(folder) / HELDOUT) if held_out else None
     if heldout is not None and len(heldout) != held_out:
         raise ValueError(
-            f"{folder} is damaged: {HELDOUT}/ holds {len(heldout):,} sentences, and {held_out:,} were held out; "
+            f"{folder} is damaged: {HELDOUT}/ holds {len(heldout):,} sentences instead of {held_out:,}; "
             "prepare it again"
         )
     return corpus, heldout

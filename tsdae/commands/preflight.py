@@ -14,9 +14,8 @@ from tsdae.objectives import OBJECTIVES, HoldOn, MaskedLanguageModel, TSDAEAndML
 from tsdae.objectives.interface import check_batch_size, check_counts
 from tsdae.run.folder import check_output, summary_writer
 from tsdae.text.corpus import is_corpus
-from tsdae.text.formats import check_file
 from tsdae.text.preparation import check_heldout, check_text, open_prepared
-from tsdae.text.reading import is_stream
+from tsdae.text.reading import check_file, is_stream
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.imports import named_function, names_function

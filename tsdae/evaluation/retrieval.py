@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tsdae.evaluation.sts import Encode, Figure, interval, json_row, resamples, text_of, unit
-from tsdae.text.formats import check_file, read_records
+from tsdae.text.reading import check_file, read_records
 
 BLOCK = 2**23  # cosines held in memory at a time: 32 MB
 TIE = 1e-6  # cosines of float32 vectors that lie closer are equal but for rounding

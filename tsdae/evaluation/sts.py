@@ -18,8 +18,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from tsdae.hub import downloads as assets
-from tsdae.text.formats import TABLES, check_file, numbered_lines, read_records
-from tsdae.text.reading import reach_hub
+from tsdae.text.reading import TABLES, check_file, numbered_lines, reach_hub, read_records
 from tsdae.utils.files import first_line
 
 Encode = Callable[[list[str]], np.ndarray]

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from tests.runs import assert_equal, wait_until
 from tests.scripts import SCRIPTS, Run
 from tsdae.ablation import runner as ablation
-from tsdae.ablation.grid import AblationConfig, Arm, arms_of, parse_grid
+from tsdae.ablation.grid import Arm, arms_of, parse_grid
 from tsdae.commands.evaluate import load_encoder
-from tsdae.config import DataConfig, MethodConfig, TrainConfig
-from tsdae.evaluation.sts import evaluate_sts, load_pairs
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
+from tsdae.evaluation.pairs import load_pairs
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.run.folder import LOCK
 
 FLAGS = (

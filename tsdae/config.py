@@ -13,6 +13,7 @@ from typing import Any, Literal
 from tsdae.utils import distributed
 
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
+FEWEST_SEEDS = 3  # of an interval over seeds: two give a t value of 12.7, which nothing passes
 # What masked-language modelling has no use for: it does not delete, and it has no decoder.
 MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")
 
@@ -217,3 +218,24 @@ class PrepareConfig(TextConfig):
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers must be at least 1, got {self.workers}")
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which settings to compare. --output is the folder of all runs, --seed the first of the seeds."""
+
+    grid: list[str] = field(metadata={"help": "axes, as field=value,value or field=first:last:step; see train.py"})
+    seeds: int = flag(5, "runs of each setting; intervals over seeds need 3")
+    intervals: bool = flag(True, "intervals over seeds; without them 1 or 2 seeds will do")
+    product: bool = flag(False, "all combinations; default: one axis at a time")
+    jobs: int = flag(1, "runs at once, which share the CPU's threads")
+    dry_run: bool = flag(False, "print the runs and the estimated hours, and stop")
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.intervals and self.seeds < FEWEST_SEEDS:
+            raise ValueError(
+                f"--seeds {self.seeds}: an interval over seeds needs {FEWEST_SEEDS}; --no-intervals does without"
+            )

@@ -19,7 +19,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.validation import BestSoFar, check_names, measure
+from tsdae.evaluation.validation import BestSoFar, check_names, validate
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, check_loss, step_counts, tsdae, views_of
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
@@ -104,7 +104,7 @@ def train(
     def evaluate_after(step: int) -> None:
         give_back_freed_memory()
         if distributed.is_first():
-            measures = measure(model, objective, evaluate, heldout)
+            measures = validate(model, objective, evaluate, heldout)
             _report(run, model, step, measures, best, early_stop)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsdae.ablation.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
+from tsdae.ablation.grid import Arm, Configs, arms_of, parse_grid
 from tsdae.ablation.report import write_report
 from tsdae.ablation.rows import (
     CODE_OF,
@@ -48,8 +48,9 @@ from tsdae.commands.evaluate import load_encoder
 from tsdae.commands.preflight import check
 from tsdae.commands.recipes import with_recipe
 from tsdae.commands.train import run_training
-from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
-from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, TextConfig, TrainConfig
+from tsdae.evaluation.pairs import load_pairs, load_stsb
+from tsdae.evaluation.sts import correlations, cosines, resampled_correlations
 from tsdae.hub.downloads import MINI
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.utils import distributed

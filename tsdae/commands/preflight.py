@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
 from tsdae.dataset import check_lengths_and_words, find_noise
-from tsdae.evaluation.sts import load_pairs
+from tsdae.evaluation.pairs import load_pairs
 from tsdae.hub.model_folder import model_folder
 from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
 from tsdae.run.folder import check_output, summary_writer

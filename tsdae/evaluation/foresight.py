@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION
-from tsdae.evaluation.sts import RESAMPLES, correlations, interval
-from tsdae.evaluation.validation import lower_is_better
+from tsdae.evaluation.statistics import RESAMPLES, interval
+from tsdae.evaluation.sts import correlations
+from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, lower_is_better
 
 LABELLED = ("stsb_dev", "pairs")  # measures of the log that are taken with labels
 MEASURES = ("heldout_loss", *RECONSTRUCTION, *GEOMETRY)

@@ -26,7 +26,7 @@ RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
 BUFFERS, TORCHRUN = f"{DISTRIBUTED} -mslow -kbuffers", f"{DISTRIBUTED} -mslow -ktorchrun"
 MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_validation.py"
 ABLATION, GRIDS = "tests/test_ablation.py", "tests/test_ablation.py -mslow -krows"
-COMPARISONS, REPORT = "tests/test_statistics.py", "tests/test_report.py"
+COMPARISONS, REPORT, GUIDES = "tests/test_statistics.py", "tests/test_report.py", "tests/test_label_free.py"
 WORDS = "tests/test_words.py"
 DECODING = "tests/test_decoding.py"
 WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
@@ -286,13 +286,13 @@ MUTANTS = (
            COMPARISONS),
     Mutant("no-correction-for-many", "tsdae/evaluation/statistics.py", "p[order] * np.arange(len(p), 0, -1)",
            "p[order]", COMPARISONS),
-    Mutant("guides-without-their-sign", "tsdae/evaluation/foresight.py", "sign = -1.0 if lower_is_better(measure) else 1.0", "sign = 1.0",
-           COMPARISONS),
-    Mutant("test-chooses", "tsdae/ablation/report.py", 'best = max(trained, key=lambda arm: _mean(arm.scores("dev")))',
-           'best = max(trained, key=lambda arm: _mean(arm.scores("test")))', REPORT),
+    Mutant("guides-without-their-sign", "benchmarks/label_free.py", "sign = -1.0 if lower_is_better(metric) else 1.0", "sign = 1.0",
+           GUIDES),
+    Mutant("test-chooses", "tsdae/ablation/report.py", 'key=lambda setting: _mean(setting.scores("dev")))',
+           'key=lambda setting: _mean(setting.scores("test")))', REPORT),
     Mutant("a-baseline-by-its-own-pooling", "tsdae/ablation/report.py", 'self.config["objective"] != "mlm"', "True", REPORT),
     Mutant("rows-of-other-grids", "tsdae/ablation/report.py", 'if _belongs(row["settings"], grid)]', "]", REPORT),
-    Mutant("one-collapsed-run-hides-the-guides", "tsdae/evaluation/foresight.py", "if not math.isnan(s[-1]):", "if True:", COMPARISONS),
+    Mutant("one-collapsed-run-hides-the-guides", "benchmarks/label_free.py", "if not math.isnan(s[-1]):", "if True:", GUIDES),
     Mutant("the-base-compared-with-itself", "tsdae/ablation/report.py", "sum(value != config[axis] for value in values)", "len(values)", REPORT),
     Mutant("texts-of-a-pattern-unnoticed", "tsdae/ablation/rows.py", "if is_pattern(name):", "if False:", RESULTS),
     Mutant("weights-below-checkpoints-unnoticed", "tsdae/ablation/rows.py", "file.relative_to(path).parts", "file.parts", RESULTS),
@@ -301,7 +301,7 @@ MUTANTS = (
     Mutant("late-failures-not-tried", "tsdae/ablation/runner.py", '"objective", "decoder_layers",', '"objective",', ABLATION),
     Mutant("a-count-stays-a-tensor", "tsdae/losses.py", "count = int(count)  #", "pass  #", OBJECTIVES),
     Mutant("a-weight-stays-a-tensor", "tsdae/evaluation/validation.py", "float(term.weight)", "term.weight", OPTIONS),
-    Mutant("guides-over-other-texts", "tsdae/ablation/report.py", "if not apart & arm.settings.keys()]", "]", REPORT),
+    Mutant("guides-over-other-texts", "benchmarks/label_free.py", "if one.is_trained and not apart & one.settings.keys()]", "if one.is_trained]", REPORT),
     Mutant("other-pairs-unnoticed", "tsdae/ablation/rows.py", 'if row.get("pairs") != base["pairs"]:', "if False:", GRIDS),
     Mutant("intervals-of-two-seeds", "tsdae/config.py", "self.intervals and self.seeds < FEWEST_SEEDS", "False", ABLATION),
     Mutant("swaps-a-vector-with-itself", "scripts/walkthrough.py", "own_BD.roll(1, 0)", "own_BD.roll(0, 0)",

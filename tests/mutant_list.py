@@ -24,16 +24,16 @@ OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
 OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
 RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
 BUFFERS, TORCHRUN = f"{DISTRIBUTED} -mslow -kbuffers", f"{DISTRIBUTED} -mslow -ktorchrun"
-MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_probes.py"
+MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_validation.py"
 ABLATION, GRIDS = "tests/test_ablation.py", "tests/test_ablation.py -mslow -krows"
-COMPARISONS, REPORT = "tests/test_comparisons.py", "tests/test_report.py"
+COMPARISONS, REPORT, GUIDES = "tests/test_statistics.py", "tests/test_report.py", "tests/test_label_free.py"
 WORDS = "tests/test_words.py"
 DECODING = "tests/test_decoding.py"
 WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
 SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
-RESULTS, FUNCTIONS = "tests/test_results.py", "tests/test_functions.py"
+RESULTS, FUNCTIONS = "tests/test_rows.py", "tests/test_functions.py"
 OPS = "tests/test_ops.py"
 FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
 HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
@@ -279,35 +279,35 @@ MUTANTS = (
            OPTIONS),
     Mutant("the-trial-changes-the-objective", "tsdae/objectives/interface.py", "copy.deepcopy(objective)(model, batch)",
            "objective(model, batch)", OPTIONS),
-    Mutant("probes-under-the-runs-own-noise", "tsdae/evaluation/probes.py", "return heldout if same else probe", "return heldout",
+    Mutant("validated-under-the-runs-own-noise", "tsdae/evaluation/validation.py", "return heldout if same else fixed", "return heldout",
            PROBES),
-    Mutant("a-pair-with-itself", "tsdae/evaluation/probes.py", "different_BB = ~torch.eye(size, dtype", "different_BB = torch.ones(size, size, dtype", PROBES),
-    Mutant("rows-of-other-settings", "tsdae/ablation/rows.py", "arm.flat.get(key) != value and not", "False and not", GRIDS),
+    Mutant("a-pair-with-itself", "tsdae/evaluation/validation.py", "different_BB = ~torch.eye(size, dtype", "different_BB = torch.ones(size, size, dtype", PROBES),
+    Mutant("rows-of-other-settings", "tsdae/ablation/rows.py", "            pairs += [", "            [", GRIDS),
     Mutant("arms-do-not-share-seeds", "tsdae/ablation/grid.py", '{**settings, "seed": seed}',
            '{**settings, "seed": seed + len(settings)}', GRIDS),
     # comparisons, the report, the walkthrough
     Mutant("verdict-by-the-surer-interval", "tsdae/evaluation/statistics.py", "max(p_seeds, _p_of(mean_S))", "min(p_seeds, _p_of(mean_S))",
            COMPARISONS),
-    Mutant("no-correction-for-many", "tsdae/evaluation/statistics.py", "comparisons[k].p * (len(order) - place)",
-           "comparisons[k].p * 1", COMPARISONS),
-    Mutant("guides-without-their-sign", "tsdae/evaluation/foresight.py", "sign = -1.0 if lower_is_better(measure) else 1.0", "sign = 1.0",
-           COMPARISONS),
-    Mutant("test-chooses", "tsdae/ablation/report.py", 'best = max(trained, key=lambda arm: _mean(arm.scores("dev")))',
-           'best = max(trained, key=lambda arm: _mean(arm.scores("test")))', REPORT),
+    Mutant("no-correction-for-many", "tsdae/evaluation/statistics.py", "p[order] * np.arange(len(p), 0, -1)",
+           "p[order]", COMPARISONS),
+    Mutant("guides-without-their-sign", "benchmarks/label_free.py", "sign = -1.0 if lower_is_better(metric) else 1.0", "sign = 1.0",
+           GUIDES),
+    Mutant("test-chooses", "tsdae/ablation/report.py", 'key=lambda setting: _mean(setting.scores("dev")))',
+           'key=lambda setting: _mean(setting.scores("test")))', REPORT),
     Mutant("a-baseline-by-its-own-pooling", "tsdae/ablation/report.py", 'self.config["objective"] != "mlm"', "True", REPORT),
     Mutant("rows-of-other-grids", "tsdae/ablation/report.py", 'if _belongs(row["settings"], grid)]', "]", REPORT),
-    Mutant("one-collapsed-run-hides-the-guides", "tsdae/evaluation/foresight.py", "if not math.isnan(s[-1]):", "if True:", COMPARISONS),
+    Mutant("one-collapsed-run-hides-the-guides", "benchmarks/label_free.py", "if not math.isnan(s[-1]):", "if True:", GUIDES),
     Mutant("the-base-compared-with-itself", "tsdae/ablation/report.py", "sum(value != config[axis] for value in values)", "len(values)", REPORT),
     Mutant("texts-of-a-pattern-unnoticed", "tsdae/ablation/rows.py", "if is_pattern(name):", "if False:", RESULTS),
     Mutant("weights-below-checkpoints-unnoticed", "tsdae/ablation/rows.py", "file.relative_to(path).parts", "file.parts", RESULTS),
     Mutant("two-precisions-together", "tsdae/ablation/rows.py", "choose_precision(train.precision, choose_device(train.device))",
            "train.precision", RESULTS),
-    Mutant("late-failures-not-tried", "tsdae/ablation/runner.py", '"objective", "decoder_layers",', '"objective",', ABLATION),
+    Mutant("late-failures-not-tried", "tsdae/ablation/trials.py", '"objective", "decoder_layers",', '"objective",', ABLATION),
     Mutant("a-count-stays-a-tensor", "tsdae/losses.py", "count = int(count)  #", "pass  #", OBJECTIVES),
     Mutant("a-weight-stays-a-tensor", "tsdae/evaluation/validation.py", "float(term.weight)", "term.weight", OPTIONS),
-    Mutant("guides-over-other-texts", "tsdae/ablation/report.py", "if not apart & arm.settings.keys()]", "]", REPORT),
-    Mutant("other-pairs-unnoticed", "tsdae/ablation/rows.py", 'if row.get("pairs") != base["pairs"]:', "if False:", GRIDS),
-    Mutant("intervals-of-two-seeds", "tsdae/ablation/grid.py", "self.intervals and self.seeds < FEWEST_SEEDS", "False", ABLATION),
+    Mutant("guides-over-other-texts", "benchmarks/label_free.py", "if one.is_trained and not apart & one.settings.keys()]", "if one.is_trained]", REPORT),
+    Mutant("other-pairs-unnoticed", "tsdae/ablation/rows.py", '("code", "versions", "pairs")', '("code", "versions")', RESULTS),
+    Mutant("intervals-of-two-seeds", "tsdae/config.py", "self.intervals and self.seeds < FEWEST_SEEDS", "False", ABLATION),
     Mutant("swaps-a-vector-with-itself", "scripts/walkthrough.py", "own_BD.roll(1, 0)", "own_BD.roll(0, 0)",
            f"{WALK}::test_training_makes_the_decoder_use_s"),
     Mutant("any-notebook-will-do", "scripts/make_notebook.py", 'NOTEBOOK.read_text(encoding="utf-8") == made',
@@ -321,21 +321,23 @@ MUTANTS = (
            WORDS),
     Mutant("segmenter-not-checked", "tsdae/text/word_boundaries.py", 'if "".join(parts) != sentence:', "if not parts:", WORDS),
     # differences between models, retrieval, a user's own pairs
-    Mutant("differences-not-paired", "tsdae/evaluation/sts.py", "difference_S = self.value_S - other.value_S",
-           "difference_S = self.value_S - other.value_S[::-1]", EVALUATION),
+    Mutant("differences-not-paired", "tsdae/evaluation/scores.py", "self.values_S[name] - other.values_S[name]",
+           "self.values_S[name] - other.values_S[name][::-1]", EVALUATION),
     Mutant("ties-help-the-model", "tsdae/evaluation/retrieval.py", "best_B[:, None] - TIE", "best_B[:, None] + TIE",
            "tests/test_retrieval.py"),
     Mutant("one-answer-twice-among-candidates", "tsdae/evaluation/retrieval.py",
            "list(dict.fromkeys(pairs.first)), list(dict.fromkeys(pairs.second))",
            "list(dict.fromkeys(pairs.first)), pairs.second", "tests/test_retrieval.py"),
-    Mutant("its-own-neighbour", "tsdae/evaluation/retrieval.py", "        hide(cosine_BC, own_B[rows])\n        nearest_BK",
-           "        nearest_BK", "tests/test_retrieval.py"),
+    Mutant("its-own-neighbour", "tsdae/evaluation/retrieval.py", "        hide(cosine_BC, own_B[rows])\n        farness_BC",
+           "        farness_BC", "tests/test_retrieval.py"),
+    Mutant("any-of-the-equally-near", "tsdae/evaluation/retrieval.py", "np.flatnonzero(~(farness_C > last))",
+           "np.argpartition(farness_C, count - 1)[:count]", "tests/test_retrieval.py"),
     Mutant("a-sheet-of-agreement", "tsdae/commands/neighbours.py", "np.argsort(-above_MP, axis=1", "np.argsort(above_MP, axis=1",
            "tests/test_trust.py"),
     Mutant("a-sheet-that-betrays", "tsdae/commands/neighbours.py", "chosen[drawn(count, count, SHUFFLE)]", "chosen",
            "tests/test_trust.py"),
-    Mutant("verdict-without-interval", "tsdae/commands/evaluate.py", 'return "better" if low > 0 else',
-           'return "better" if difference.value > 0 else', "tests/test_inference.py::test_a_verdict_rests_on_the_interval"),
+    Mutant("verdict-without-interval", "tsdae/evaluation/scores.py", 'return "better" if low > 0 else',
+           'return "better" if self.values[metric] > 0 else', EVALUATION),
     # what the decoder writes
     Mutant("reconstruct-normalised", "tsdae/autoencoder.py",
            "self.encoder.encode(sentences_or_vectors, batch_size, normalize=False)",
@@ -357,16 +359,17 @@ MUTANTS = (
     Mutant("text-of-another-day", "tsdae/ablation/rows.py", "not in (None, row[\"corpus_fingerprint\"])", "in ()", RESULTS),
     Mutant("text-of-another-day-is-a-row", "tsdae/ablation/runner.py", "if line := other_text(row, done):",
            "if (line := None):", ABLATION),
-    Mutant("a-run-of-two-codes", "tsdae/ablation/rows.py", "return (folder / ROWS).is_file() or has_run", "return (folder / ROWS).is_file()",
-           RESULTS),
-    Mutant("versions-together", "tsdae/ablation/rows.py", 'if row.get("versions") != base["versions"]:', "if False:", RESULTS),
+    Mutant("a-run-of-two-codes", "tsdae/ablation/rows.py", "(started | rows).items()", "rows.items()", RESULTS),
+    Mutant("versions-together", "tsdae/ablation/rows.py", '("code", "versions", "pairs")', '("code", "pairs")', RESULTS),
+    Mutant("code-in-folders-unnoticed", "tsdae/ablation/rows.py", 'package.rglob("*.py")', 'package.glob("*.py")', RESULTS),
+    Mutant("the-start-timed-as-steps", "tsdae/ablation/trials.py", "times[WARM]) / TIMED", "times[0]) / TIMED", ABLATION),
     Mutant("disks-without-locks-refused", "tsdae/utils/files.py", "if error.errno not in WITHOUT_LOCKS:", "if True:",
            "tests/test_files.py"),
-    Mutant("steps-of-the-base-for-all", "tsdae/ablation/runner.py", "sentences.get(_of_trial(arm), of_base[0].sentences)",
-           "of_base[0].sentences", ABLATION),
-    Mutant("hours-of-one-job", "tsdae/ablation/runner.py", "return total / jobs, steps_of", "return total, steps_of", ABLATION),
-    Mutant("trials-outlive", "tsdae/ablation/runner.py", "            process.kill()\n", "", ABLATION),
-    Mutant("runs-outlive-their-parent", "tsdae/ablation/runner.py", "        when_parent_ends(when_left_alone)\n",
+    Mutant("steps-of-the-base-for-all", "tsdae/ablation/trials.py", "train, trial = arm.configs[2], tried[size_class(arm)]",
+           "train, trial = arm.configs[2], tried[size_class(waiting[0])]", ABLATION),
+    Mutant("hours-of-one-job", "tsdae/ablation/trials.py", "return seconds / jobs, steps", "return seconds, steps", ABLATION),
+    Mutant("trials-outlive", "tsdae/ablation/trials.py", "            process.kill()\n", "", ABLATION),
+    Mutant("runs-outlive-their-parent", "tsdae/ablation/processes.py", "        when_parent_ends(when_left_alone)\n",
            "", "tests/test_ablation.py -mslow -kbegan"),
     Mutant("a-detached-vector-unnoticed", "tsdae/objectives/interface.py", "all(vector_BD.grad is None for vector_BD in vectors)",
            "False", "tests/test_objective_options.py"),
@@ -469,8 +472,7 @@ MUTANTS = (
     Mutant("stopped-early-in-the-dip", "tsdae/training.py", "if early_stop and step < config.min_steps:", "if early_stop and step < 0:", RECIPES),
     Mutant("the-best-by-a-loss-that-sees-no-harm", "tsdae/training.py", 'return "noisy_retrieval" if retrieves', 'return "heldout_loss" if retrieves', RECIPES),
     Mutant("a-rise-is-harm", "tsdae/commands/summary.py", "rows[-1][name] < rows[0][name]", "rows[-1][name] > rows[0][name]", RECIPES),
-    Mutant("the-loss-as-the-gain", "tsdae/commands/summary.py", 'after[split].figures()["spearman"].minus(before[split].figures()["spearman"])',
-           'before[split].figures()["spearman"].minus(after[split].figures()["spearman"])', RECIPES),
+    Mutant("the-loss-as-the-gain", "tsdae/commands/summary.py", "after[split].minus(before[split])", "before[split].minus(after[split])", RECIPES),
     Mutant("the-gain-on-dev", "tsdae/commands/summary.py", "split = list(after)[-1]", "split = list(after)[0]", RECIPES),
     Mutant("masks-at-the-default-ratio", "tsdae/commands/pretrain.py", "ratio = config.mlm_ratio if is_mlm else", "ratio = MethodConfig.mlm_ratio if is_mlm else", NEW_WORDS),
     # the field's objectives

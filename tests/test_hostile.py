@@ -24,7 +24,7 @@ from tests.runs import rows
 from tests.scripts import Run
 from tsdae import load_sentences
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.sts import load_pairs
+from tsdae.evaluation.pairs import load_pairs
 from tsdae.noise import NOISES
 from tsdae.text import reading
 from tsdae.text.corpus import Corpus

@@ -14,6 +14,7 @@ from tsdae.utils import distributed
 from tsdae.utils.checks import check_fields
 
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
+FEWEST_SEEDS = 3  # of an interval over seeds: two give a t value of 12.7, which nothing passes
 NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
 HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
     "tsdae": ("mlm_ratio",),
@@ -211,3 +212,22 @@ class PrepareConfig(TextConfig):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which settings to compare. --output is the folder of all runs, --seed the first of the seeds."""
+
+    grid: list[str] = field(metadata={"help": "axes, as field=value,value or field=first:last:step; see train.py"})
+    seeds: int = flag(5, "runs of each setting; intervals over seeds need 3", "[1, inf)")
+    intervals: bool = flag(True, "intervals over seeds; without them 1 or 2 seeds will do")
+    product: bool = flag(False, "all combinations; default: one axis at a time")
+    jobs: int = flag(1, "runs at once, which share the CPU's threads", "[1, inf)")
+    dry_run: bool = flag(False, "print the runs and the estimated hours, and stop")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.intervals and self.seeds < FEWEST_SEEDS:
+            raise ValueError(
+                f"--seeds {self.seeds}: an interval over seeds needs {FEWEST_SEEDS}; --no-intervals does without"
+            )

@@ -19,7 +19,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.validation import BestSoFar, check_names, collapse, measure
+from tsdae.evaluation.validation import BestSoFar, check_names, collapse, validate
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
 from tsdae.objectives.interface import build, check_batch_size, check_counts, check_loss, step_counts, views_of
@@ -115,7 +115,7 @@ def train(
     def evaluate_after(step: int) -> None:
         give_back_freed_memory()
         if distributed.is_rank_zero():
-            measures = measure(model, objective, evaluate, heldout, heldout_batch)
+            measures = validate(model, objective, evaluate, heldout, heldout_batch)
             _report(run, model, step, measures, best, early_stop)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0

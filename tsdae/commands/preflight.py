@@ -8,7 +8,7 @@ from typing import Any
 
 from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
 from tsdae.dataset import check_lengths_and_words, find_noise
-from tsdae.evaluation.sts import load_pairs
+from tsdae.evaluation.pairs import load_pairs
 from tsdae.hub.model_folder import model_folder
 from tsdae.objectives import OBJECTIVES, HoldOn, MaskedLanguageModel, TSDAEAndMLM
 from tsdae.objectives.interface import check_batch_size, check_counts

@@ -35,6 +35,7 @@ CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
 SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
 RESULTS, FUNCTIONS = "tests/test_results.py", "tests/test_functions.py"
 OPS = "tests/test_ops.py"
+FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
 HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
 
 MUTANTS = (
@@ -468,4 +469,30 @@ MUTANTS = (
            'before[split].figures()["spearman"].minus(after[split].figures()["spearman"])', RECIPES),
     Mutant("the-gain-on-dev", "tsdae/commands/summary.py", "split = list(after)[-1]", "split = list(after)[0]", RECIPES),
     Mutant("masks-at-the-default-ratio", "tsdae/commands/pretrain.py", "ratio = config.mlm_ratio if is_mlm else", "ratio = MethodConfig.mlm_ratio if is_mlm else", NEW_WORDS),
+    # the field's objectives
+    Mutant("negatives-of-one-process", "tsdae/objectives/simcse.py", "1 / self.temperature, self.training)",
+           "1 / self.temperature, False)", GATHERED),
+    Mutant("gathered-without-gradient", "tsdae/utils/distributed.py", "torch.cat(all_gather(rows_BX.contiguous()))",
+           "torch.cat(all_gather(rows_BX.contiguous())).detach()", GATHERED),
+    Mutant("own-row-of-the-first-process", "tsdae/utils/distributed.py", "number() * len(rows_BX)", "0 * len(rows_BX)", GATHERED),
+    Mutant("simcse-of-noisy-sentences", "tsdae/objectives/simcse.py", "self.head(model.encode(batch.target))",
+           "self.head(model.encode(batch.noisy))", f"{FIELD} -ksimcse"),
+    Mutant("simcse-by-dot-products", "tsdae/objectives/simcse.py", "F.normalize(each.to(wide), dim=1)", "each.to(wide)", f"{FIELD} -ksimcse"),
+    Mutant("ct-with-one-encoder", "tsdae/objectives/ct.py", "copy.deepcopy(model.encoder)", "model.encoder", f"{FIELD} -kct"),
+    Mutant("bag-with-special-tokens", "tsdae/objectives/bag_of_words.py", "(layout.position_T > 0) &", "(layout.position_T >= 0) &",
+           f"{FIELD} -kbag_of_words"),
+    Mutant("bag-with-repeated-words", "tsdae/objectives/bag_of_words.py", "pairs_T2.unique(dim=0).T", "pairs_T2.T", f"{FIELD} -kbag_of_words"),
+    Mutant("twins-weigh-the-diagonal-twice", "tsdae/objectives/barlow_twins.py", "(squared_DD.sum() - own)", "squared_DD.sum()",
+           f"{FIELD} -kbarlow_twins"),
+    Mutant("retromae-sees-itself", "tsdae/objectives/retromae.py", "    seen_BLL &= ~torch.eye(layout.longest, dtype=torch.bool, device=ids_T.device)\n",
+           "", f"{FIELD} -kretromae"),
+    Mutant("retromae-without-the-vector", "tsdae/objectives/retromae.py", "seen_BLL[:, :, 0] = True", "seen_BLL[:, 1:, 0] = False",
+           f"{FIELD} -kretromae"),
+    Mutant("objective-weights-by-chance", "tsdae/objectives/interface.py", "torch.manual_seed(seed)", "torch.seed()", f"{FIELD} -kseed"),
+    Mutant("late-parameters-pass", "tsdae/objectives/interface.py", "_parameters(tried) - _parameters(objective)",
+           "_parameters(objective) - _parameters(tried)", f"{FIELD} -kfirst_call"),
+    Mutant("heldout-at-64", "tsdae/training.py", "64 if alone else config.batch_size * distributed.count()", "64", f"{FIELD} -kheldout"),
+    Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine <= 0.99 and rank >= 2", "if cosine <= 1.99 and rank >= 2",
+           f"{FIELD} -kbecome"),
+    Mutant("noise-for-simcse", "tsdae/config.py", '"simcse": (*NOISE, *DECODER,', '"simcse": (*DECODER,', f"{FIELD} -kno_part"),
 )  # fmt: skip

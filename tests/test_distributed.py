@@ -27,7 +27,7 @@ from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
 from tsdae.config import TrainConfig
 from tsdae.losses import LossSum
-from tsdae.objectives import tsdae
+from tsdae.objectives import ContrastiveTension, SimCSE, tsdae
 from tsdae.optimisation import clip_gradients, gradient_norm, make_optimizer
 from tsdae.packing import Batch
 from tsdae.training import train
@@ -100,11 +100,13 @@ def process(rank: int, count: int, port: int, output: str, model: dict[str, Any]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     torch.set_num_threads(1)
     sys.stderr = open(f"{output}.{rank}.log", "a", buffering=1)  # noqa: SIM115  # open as long as the process
-    objectives = {
+    objectives: dict[str, Any] = {
         "partial": Partial(),
         "remembers": Remembers(),
         "seeds": print_seed,
         "stops": StopsAt(9 if rank == 1 else -1),
+        "simcse": SimCSE,
+        "ct": ContrastiveTension,
         "goes on": StopsAt(-1),  # its losses are summed in the same order
     }
     objective = objectives.get(settings.pop("objective", ""))
@@ -174,13 +176,15 @@ CASES: dict[str, dict[str, Any]] = {
     "mean": {"model": {"pooling": "mean"}},
     "micro-batches": {"accumulate": 2},
     "unused parameters": {"objective": "partial"},
+    "simcse": {"objective": "simcse"},  # the negatives are those of all processes
+    "ct": {"objective": "ct", "model": {"pooling": "mean"}},
 }
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, id=name, marks=() if name in ("the paper's", "unused parameters") else pytest.mark.slow)
+        pytest.param(case, id=name, marks=() if name in ("the paper's", "simcse") else pytest.mark.slow)
         for name, case in CASES.items()
     ],
 )

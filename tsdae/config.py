@@ -14,8 +14,17 @@ from tsdae.utils import distributed
 from tsdae.utils.checks import check_fields
 
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
-# What masked-language modelling has no use for: it does not delete, and it has no decoder.
-MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")
+NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
+HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
+    "tsdae": ("mlm_ratio",),
+    "tsdae_mlm": ("hold_on",),
+    "mlm": (*NOISE, *DECODER, "hold_on"),
+    "simcse": (*NOISE, *DECODER, "hold_on", "mlm_ratio"),
+    "ct": (*NOISE, *DECODER, "hold_on", "mlm_ratio"),
+    "retromae": (*NOISE, *DECODER, "hold_on", "mlm_ratio"),
+    "bag_of_words": (*DECODER, "hold_on", "mlm_ratio"),
+    "barlow_twins": (*DECODER, "hold_on", "mlm_ratio"),
+}
 
 
 def flag(default: Any, text: str, interval: str | None = None, hint: str = "") -> Any:
@@ -88,8 +97,14 @@ class MethodConfig:
     tie: bool = flag(True, "decoder on the encoder's own layers (paper: tied)")
     decoder_layers: int | None = flag(None, "layers of the decoder, the first ones; default: all")
     decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)", "[0, 1]")
-    objective: str = flag("tsdae", "tsdae, mlm (masked-language modelling), my_loss.py:function or module:function")
-    mlm_ratio: float = flag(0.15, "share of tokens that mlm predicts", "(0, 1]", "0.15 predicts 15 % of the tokens")
+    objective: str = flag(
+        "tsdae",
+        "tsdae, mlm (masked-language modelling), simcse, ct (contrastive tension), bag_of_words, retromae, "
+        "barlow_twins, tsdae_mlm, my_loss.py:function or module:function",
+    )
+    mlm_ratio: float = flag(
+        0.15, "share of tokens that mlm and tsdae_mlm predict", "(0, 1]", "0.15 predicts 15 % of the tokens"
+    )
     hold_on: float = flag(
         0.0,
         "weight of a term that keeps which sentences are alike to a model that is a sentence model already: 100",
@@ -107,8 +122,7 @@ class MethodConfig:
 
     def check_used(self, given: set[str]) -> None:
         """ValueError if one of these settings, which were given, has no part in the objective."""
-        unused = {"mlm": MLM_HAS_NO, "tsdae": ("mlm_ratio",)}.get(self.objective, ("mlm_ratio", "hold_on"))
-        for name in unused:
+        for name in HAS_NO_USE_FOR.get(self.objective, ("mlm_ratio", "hold_on")):
             if name in given:
                 has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
                 raise ValueError(f"--{name.replace('_', '-')}: the objective {self.objective} {has_no}")

@@ -26,7 +26,8 @@ from tsdae.evaluation.sts import table as table_of
 from tsdae.evaluation.validation import check_names
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
-from tsdae.objectives import HoldOn, try_out, tsdae, views_of
+from tsdae.objectives import HoldOn
+from tsdae.objectives.interface import build, try_out, views_of
 from tsdae.run.folder import held, holds_run, next_run_folder
 from tsdae.run.resume import finished_line, resume_command
 from tsdae.text.corpus import Corpus, model_in_words
@@ -117,20 +118,21 @@ def run_training(
             f'(scripts/evaluate.py, README, "When to use it"){advice}'
         )
 
-    objective = objective_of(method)
-    terms = ["reconstruction" if objective is tsdae else method.objective]
+    objective = build(objective_of(method), model, config.seed)
     if method.hold_on:
         if own_pooling is None:
             raise ValueError(f"--hold-on needs a sentence model, and the folder of {name} names no pooling")
         start = copy.deepcopy(encoder)
         start.pooling = own_pooling
-        objective, terms = HoldOn(start, method.hold_on), ["reconstruction", "holding_on"]
+        objective = HoldOn(start, method.hold_on)
         print_note(
             f"holding on to {name} as it is now, read by {own_pooling} pooling: its similarities between the sentences "
             "of one batch of one process"
         )
-    if names_function(method.objective):
-        batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
+    batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
+    if not names_function(method.objective):
+        terms = list(objective.counts(batch))  # type: ignore[attr-defined]  # ours have it
+    else:
         terms = list(try_out(objective, model, batch).terms)
         print_note(
             f"objective {method.objective} is your own and runs eagerly; its terms: {', '.join(terms)}. A term that "

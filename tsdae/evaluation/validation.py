@@ -12,7 +12,8 @@ from torch import nn
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import DenoisingDataset
 from tsdae.evaluation.probes import PROBED, THE_LOWER_THE_BETTER, label_free, probe_of
-from tsdae.objectives import Objective, tsdae, views_of
+from tsdae.objectives import Objective, tsdae
+from tsdae.objectives.interface import views_of
 
 
 @torch.no_grad()
@@ -54,6 +55,18 @@ def measure(
 def lower_is_better(name: str) -> bool:
     """Of losses, and of some of the measures without labels."""
     return name.endswith("loss") or name in THE_LOWER_THE_BETTER
+
+
+def collapse(measures: dict[str, float]) -> str | None:
+    """Return a warning if all sentences get nearly the same vector, or vectors along one line."""
+    cosine, rank = measures.get("mean_cosine", 0.0), measures.get("effective_rank", math.inf)
+    if cosine <= 0.99 and rank >= 2:
+        return None
+    return (
+        f"WARNING: the vectors of different sentences are nearly the same (mean_cosine {cosine:.4g}, effective_rank "
+        f"{rank:.4g}): the representation has collapsed; "
+        "try a lower --learning-rate, a larger --batch-size or another objective"
+    )
 
 
 class BestSoFar:

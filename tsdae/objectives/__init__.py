@@ -4,37 +4,53 @@
         sentence_BD = model.encode(batch.noisy)
         return model.reconstruction_loss(batch.target, sentence_BD)
 
-It may be a `torch.nn.Module`, whose parameters are trained too. Its attribute ``views`` is how many noisings of each
-sentence it reads (``batch.views``; 1 by default). Its attribute ``counts``, ``batch -> {term: count}``, tells what each
-term is divided by before the first forward pass; it is needed where a step has several batches or processes.
+It may be a `torch.nn.Module`, whose parameters are trained too; one that needs the model's sizes is given as a class,
+which is called with the model. Optional attributes:
+
+    views            how many noisings of each sentence it reads (``batch.views``); 1
+    counts           ``batch -> {term: count}``, what each term is divided by, known before the first forward pass;
+                     needed where a step has several batches or processes
+    smallest_batch   sentences that a batch must have; 1
 
 # B sentences, D width
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from tsdae.autoencoder import TSDAE
 from tsdae.losses import Counts, LossSum
+from tsdae.objectives.bag_of_words import BagOfWords
+from tsdae.objectives.barlow_twins import BarlowTwins
+from tsdae.objectives.ct import ContrastiveTension
 from tsdae.objectives.hold_on import HoldOn
-from tsdae.objectives.interface import Objective, check_counts, check_loss, step_counts, try_out, views_of
-from tsdae.objectives.mlm import MaskedLanguageModel
+from tsdae.objectives.mlm import MaskedLanguageModel, TSDAEAndMLM
+from tsdae.objectives.retromae import RetroMAE
+from tsdae.objectives.simcse import SimCSE
 from tsdae.packing import Batch
 
 __all__ = [
+    "OBJECTIVES",
+    "BagOfWords",
+    "BarlowTwins",
+    "ContrastiveTension",
     "HoldOn",
     "MaskedLanguageModel",
     "Objective",
-    "check_counts",
-    "check_loss",
-    "step_counts",
-    "try_out",
+    "RetroMAE",
+    "SimCSE",
+    "TSDAEAndMLM",
     "tsdae",
-    "views_of",
 ]
 
 
+Objective = Callable[[TSDAE, Batch], LossSum]
+
+
 def tsdae(model: TSDAE, batch: Batch) -> LossSum:
-    """Return the paper's loss, - sum_t log p(x_t | x_<t, s) over the tokens of the clean sentences (`TSDAE.forward`)."""
+    """Return the paper's loss, - sum_t log p(x_t | x_<t, s) over the tokens of the clean sentences."""
     return model(batch)
 
 
@@ -43,3 +59,15 @@ def _counts(batch: Batch) -> Counts:
 
 
 tsdae.counts = _counts  # type: ignore[attr-defined]  # functions carry attributes, their type does not
+
+# By the name that --objective takes; a class is called with the model.
+OBJECTIVES: dict[str, Any] = {
+    "tsdae": tsdae,
+    "mlm": MaskedLanguageModel(),
+    "simcse": SimCSE,
+    "ct": ContrastiveTension,
+    "bag_of_words": BagOfWords(),
+    "retromae": RetroMAE,
+    "barlow_twins": BarlowTwins(),
+    "tsdae_mlm": TSDAEAndMLM(),
+}

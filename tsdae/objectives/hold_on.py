@@ -28,6 +28,8 @@ class HoldOn:
     weight: of the term, above 0. A batch of one sentence has no pairs and no such term.
     """
 
+    smallest_batch = 2
+
     def __init__(self, start: SentenceEncoder, weight: float) -> None:
         self.start = start.eval().requires_grad_(False)
         self.weight = weight

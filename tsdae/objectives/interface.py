@@ -6,15 +6,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from tsdae.autoencoder import TSDAE
 from tsdae.losses import Counts, LossSum
+from tsdae.objectives import Objective
 from tsdae.packing import Batch
 
-Objective = Callable[[TSDAE, Batch], LossSum]
+
+def build(objective: Any, model: TSDAE, seed: int = 0) -> Objective:
+    """Return the objective itself, or what a class, or the function ``build`` of an object, makes from the model.
+
+    ``class Mine: def __init__(self, model)``. Its random weights are drawn from ``seed``.
+    """
+    make = objective if isinstance(objective, type) else getattr(objective, "build", lambda model: objective)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built: Objective = make(model)
+    return built
 
 
 def views_of(objective: Objective) -> int:
@@ -27,17 +39,24 @@ def try_out(objective: Objective, model: TSDAE, batch: Batch) -> LossSum:
     """The loss of one batch, after which no gradient is left; ValueError if it cannot be trained on.
 
     It must be a `LossSum` whose gradient reaches the encoder, and the objective's ``counts``, if it has any, must be
-    those of the loss. A module is tried as a copy: it may keep a queue, or count its calls. A note says if the sentence
+    those of the loss. A module is tried as a copy: it may keep a queue, or count its calls; it has all its parameters
+    before its first call, since the optimiser is given those alone. A note says if the sentence
     vectors get no gradient: under tying the decoder's own reaches the encoder all the same.
     """
     from tsdae.utils.progress import print_note
 
     vectors: list[Tensor] = []
     hook = model.encoder.register_forward_hook(lambda module, read, vector_BD: vectors.append(vector_BD))
+    tried = copy.deepcopy(objective)
     try:
-        loss = check_loss(copy.deepcopy(objective)(model, batch))
+        loss = check_loss(tried(model, batch))
     finally:
         hook.remove()
+    if late := sorted(_parameters(tried) - _parameters(objective)):
+        raise ValueError(
+            f"the objective made the parameters {', '.join(late)} in its first call, too late to be trained; make them "
+            "in __init__, of a class that is given the model: `def __init__(self, model)`"
+        )
     for vector_BD in vectors:
         if vector_BD.requires_grad:
             vector_BD.retain_grad()
@@ -61,6 +80,10 @@ def try_out(objective: Objective, model: TSDAE, batch: Batch) -> LossSum:
     return loss
 
 
+def _parameters(objective: Objective) -> set[str]:
+    return {name for name, _ in objective.named_parameters()} if isinstance(objective, nn.Module) else set()
+
+
 def check_loss(loss: object) -> LossSum:
     """What an objective has returned; ValueError if it is no LossSum."""
     if not isinstance(loss, LossSum):
@@ -68,7 +91,7 @@ def check_loss(loss: object) -> LossSum:
     return loss
 
 
-def check_counts(objective: Objective, batches: int) -> None:
+def check_counts(objective: Any, batches: int) -> None:
     """ValueError if a step of so many batches cannot be normalised by this objective."""
     if batches > 1 and not hasattr(objective, "counts"):
         raise ValueError(
@@ -76,6 +99,13 @@ def check_counts(objective: Objective, batches: int) -> None:
             "`counts(batch) -> {term: count}` as its attribute: what a step is divided by must be known before its "
             "first backward"
         )
+
+
+def check_batch_size(objective: Any, size: int, name: str = "the objective") -> None:
+    """ValueError if a batch has fewer sentences than ``objective.smallest_batch``."""
+    smallest: int = getattr(objective, "smallest_batch", 1)
+    if size < smallest:
+        raise ValueError(f"{name} compares the sentences of a batch: --batch-size must be at least {smallest}")
 
 
 def step_counts(objective: Objective, batches: list[Batch]) -> Counts | None:

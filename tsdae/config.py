@@ -178,7 +178,7 @@ class TrainConfig:
     @property
     def step_size(self) -> int:
         """Sentences in one optimiser step, over all batches and processes."""
-        return self.batch_size * self.accumulate * distributed.count()
+        return self.batch_size * self.accumulate * distributed.world_size()
 
     def steps_for(self, rows: int) -> int:
         """Optimiser steps: --steps, or as many as --epochs and --min-steps need on ``rows`` sentences."""

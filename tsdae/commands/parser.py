@@ -73,7 +73,7 @@ class Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2."""
-        which = f" (process {distributed.number()})" if distributed.number() else ""
+        which = f" (process {distributed.rank()})" if distributed.rank() else ""
         sys.stderr.write(f"{self.prog}: error{which}: {' '.join(message.split())}\n")
         sys.exit(2)
 
@@ -97,5 +97,5 @@ class Parser(HfArgumentParser):
             sys.exit(130)
         else:
             return
-        distributed.leave()  # only here: the error has held what was trained
+        distributed.destroy_process_group()  # only here: the error has held what was trained
         sys.exit(128 + stopped_by)

@@ -122,7 +122,7 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
 
     ValueError, before a minute is spent: text, shape or output that cannot be used.
     """
-    distributed.check_alone("pretrain.py")
+    distributed.check_single_process("pretrain.py")
     output, shape = Path(config.output), config.shape
     stages = {name: output / name for name in ("start", "corpus", "mlm", "raw", "tsdae")}
     _check_source(source)

@@ -68,13 +68,13 @@ def run_training(
         return Path(str(config.output))
     if config.threads is not None:
         torch.set_num_threads(config.threads)  # here already: the untrained model is scored before training
-    distributed.join()
+    distributed.init_process_group()
     name = method.model or MINI
     prepared = open_prepared(str(data.corpus)) if is_prepared(data) else None
     texts = Texts([]) if prepared or data.corpus is None else open_texts(data.corpus, data.column)
     with contextlib.closing(texts):
         texts.look()  # for the errors that it can have, before anything is downloaded
-        with distributed.first_goes_first():
+        with distributed.rank_zero_first():
             folder = model_folder(name)
             stsb = _stsb(data)
         as_published = SentenceEncoder.from_pretrained(folder)
@@ -142,22 +142,22 @@ def run_training(
     measures += _heldout_measures(heldout, terms)
     _check_measures(config, best_measure(config, objective, heldout), measures)
     rows: list[tuple[str, str, dict[str, Score]]] = []
-    if table and splits and distributed.is_first():
+    if table and splits and distributed.is_rank_zero():
         print_note("scoring the untrained model")
         for pooling in dict.fromkeys(("mean", own_pooling or method.pooling, method.pooling)):
             start = copy.copy(encoder)
             start.pooling = pooling
             rows.append((f"{name}, {pooling}, untrained", pooling, _score(start, splits)))
 
-    output = config.output or distributed.from_first(lambda: str(next_run_folder()))
+    output = config.output or distributed.broadcast_object(lambda: str(next_run_folder()))
     config = dataclasses.replace(config, output=output)
     command = resume_command(data, method, output)
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
     settings["words"] = data.words if prepared else corpus.words  # a prepared corpus says it itself
     try:
         with contextlib.ExitStack() as until_the_end:
-            with distributed.first_goes_first():  # so that nobody else writes what all of them read
-                if distributed.is_first():
+            with distributed.rank_zero_first():  # so that nobody else writes what all of them read
+                if distributed.is_rank_zero():
                     until_the_end.enter_context(held(Path(output)))
             train(model, dataset, config, objective, evaluate, heldout, settings)
     except Interrupted as stop:
@@ -166,8 +166,8 @@ def run_training(
         if not holds_run(Path(output)):
             raise
         raise OSError(f"{error}; what was saved before is whole, go on with: {command}") from error
-    distributed.leave()
-    if not distributed.is_first():
+    distributed.destroy_process_group()
+    if not distributed.is_rank_zero():
         return Path(output)
 
     _print_results(Path(output), name, data, method, rows, encoder, splits)
@@ -252,8 +252,8 @@ def _print_plan(name: str, dataset: DenoisingDataset, heldout: DenoisingDataset 
     advice = "" if share >= 100 or config.epochs is not None else "; --epochs 1 sees all"
     device = choose_device(config.device)
     print_note(describe(device, choose_precision(config.precision, device)))
-    if distributed.count() > 1:
-        print_note(f"{distributed.count()} processes, batches of {config.batch_size} in each")
+    if distributed.world_size() > 1:
+        print_note(f"{distributed.world_size()} processes, batches of {config.batch_size} in each")
     print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
     if config.epochs is not None:
         print_note(f"--epochs {config.epochs:g} makes {steps:,} steps, in place of --steps")
@@ -275,7 +275,7 @@ def _evaluation(
         splits, watched, measure = {split: stsb[split] for split in ("dev", "test")}, stsb["dev"], "stsb_dev"
     elif names_function(evaluate):
         function = named_function(evaluate, "evaluate")
-        return {}, function, distributed.from_first(lambda: _names_of(function, evaluate, encoder))
+        return {}, function, distributed.broadcast_object(lambda: _names_of(function, evaluate, encoder))
     else:
         watched, measure = load_pairs(evaluate), "pairs"
         splits = {"pairs": watched}

@@ -222,7 +222,7 @@ def test_the_tree_is_the_package() -> None:
 def test_every_file_that_the_guides_name_exists() -> None:
     for page in (README, CODE, GUIDE, TESTS, RESULTS):
         spans = re.findall(r"`([^`\n]+)`", without_blocks(page.read_text("utf-8")))
-        names = {name for span in spans for name in re.findall(r"^([\w./-]+\.(?:py|sh|ipynb))(?:::\w+)?$", span)}
+        names = {name for span in spans for name in re.findall(r"^([a-z_0-9./-]+\.(?:py|sh|ipynb))(?:::\w+)?$", span)}
         places = (ROOT, page.parent, ROOT / "tsdae", ROOT / "benchmarks")
         missing = [name for name in names if not any((place / name).exists() for place in places)]
         assert [name for name in missing if not name.startswith("my_")] == [], page

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import doctest
+from pathlib import Path
 
 import pytest
 import torch
 
 import tsdae
+from tests.test_evaluation import layout
 
 PUBLIC = {name: getattr(tsdae, name) for name in tsdae.__all__}
 
@@ -18,7 +20,10 @@ def examples(name: str) -> list[doctest.DocTest]:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_an_example_runs(name: str) -> None:
+def test_an_example_runs(name: str, place: Path) -> None:
+    """In a folder with a text and STS-B."""
+    (place / "stsb").mkdir()
+    layout(place / "stsb", "original")
     (example,) = examples(name)
     printed: list[str] = []
     assert doctest.DocTestRunner().run(example, out=printed.append).failed == 0, "".join(printed)

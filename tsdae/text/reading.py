@@ -48,6 +48,9 @@ def load_sentences(
 ) -> list[str]:
     """Read a text and return its sentences in order, without white space around them.
 
+    >>> load_sentences("text.txt", limit=2)
+    ['a man is playing a guitar in the morning .', 'dog']
+
     source: a text file; .jsonl, .csv, .tsv or .parquet; any of these but parquet with .gz or .zst; a pattern of such
         files ("texts/**/*.txt", in the order of their names); "-" for standard input; "hub:NAME" or "hub:NAME:CONFIG"
         for a dataset of the Hugging Face hub (its split "train", streamed); NAME may also be a folder that

@@ -433,7 +433,7 @@ MUTANTS = (
            "False", INTAKE),
     Mutant("other-held-out-sentences-go-on", "tsdae/commands/prepare.py", "for path in text_files + _files_named(config)]",
            "for path in text_files]", INTAKE),
-    Mutant("trouble-loses-all", "tsdae/commands/prepare.py", "            if not keep:\n", "            if True:\n", INTAKE),
+    Mutant("trouble-loses-all", "tsdae/commands/prepare.py", "folder / WHOLE if keep else folder", "folder", INTAKE),
     Mutant("a-lock-is-a-text", "tsdae/commands/prepare.py", "part_of(output), lock_of(output))", "part_of(output))", INTAKE),
     Mutant("repeats-called-not-drawn", "tsdae/commands/prepare.py", "min(len(rows), limit_for(source, config.limit) or len(rows))",
            "len(corpus) + held_out", INTAKE),

@@ -1,9 +1,8 @@
 """Trains in several settings with several seeds, paired, and writes a row a run and a report with intervals."""
 
-from tsdae.ablation.grid import AblationConfig
 from tsdae.ablation.runner import ablate
 from tsdae.commands.parser import Parser
-from tsdae.config import DataConfig, MethodConfig, TrainConfig
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from tests.scripts import SCRIPTS
 from tests.tolerances import FLOAT32
 from tsdae.commands.evaluate import load_encoder
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation.sts import evaluate_sts, load_stsb
+from tsdae.evaluation.pairs import load_stsb
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub import downloads as assets
 
 pytestmark = pytest.mark.real

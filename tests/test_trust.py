@@ -16,7 +16,8 @@ from tests import tiny
 from tests.scripts import Run, contents
 from tsdae.commands.evaluate import load_encoder
 from tsdae.commands.neighbours import beside, choose_pairs, display_width, drawn
-from tsdae.evaluation.sts import load_pairs, unit
+from tsdae.evaluation.pairs import load_pairs
+from tsdae.evaluation.sts import unit
 
 SHEET = "model other --make-pairs 12 --corpus corpus.jsonl --column body --sheet"
 

@@ -4,7 +4,8 @@ from tsdae.autoencoder import TSDAE
 from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation.sts import evaluate_sts, load_stsb
+from tsdae.evaluation.pairs import load_stsb
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.losses import LossSum
 from tsdae.packing import Batch
 from tsdae.text.reading import load_sentences

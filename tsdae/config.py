@@ -14,6 +14,7 @@ from tsdae.utils import distributed
 from tsdae.utils.checks import check_fields
 
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
+FEWEST_SEEDS = 3  # of an interval over seeds: two give a t value of 12.7, which nothing passes
 NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
 HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
     "tsdae": ("mlm_ratio",),
@@ -59,7 +60,7 @@ class TextConfig:
 
     @property
     def of_text(self) -> dict[str, Any]:
-        """These settings alone, of a class that has more."""
+        """Return these settings alone, of a class that has more."""
         return {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(TextConfig)}
 
 
@@ -130,7 +131,11 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are the recipe of the paper on the sample run."""
+    """How to train. The defaults are the recipe of the paper.
+
+    >>> TrainConfig(epochs=1, batch_size=32).steps_for(10_000)
+    313
+    """
 
     steps: int = flag(1000, "optimiser steps", "[1, inf)")
     epochs: float | None = flag(None, "passes over the corpus, instead of --steps", "(0, inf)")
@@ -177,17 +182,17 @@ class TrainConfig:
 
     @property
     def step_size(self) -> int:
-        """Sentences in one optimiser step, over all batches and processes."""
+        """Return the sentences in one optimiser step, over all batches and processes."""
         return self.batch_size * self.accumulate * distributed.world_size()
 
     def steps_for(self, rows: int) -> int:
-        """Optimiser steps: --steps, or as many as --epochs and --min-steps need on ``rows`` sentences."""
+        """Return the optimiser steps: --steps, or as many as --epochs and --min-steps need on ``rows`` sentences."""
         if self.epochs is None:
             return self.steps
         return max(1, self.min_steps, math.ceil(self.epochs * rows / self.step_size))
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """Of the step with this number, counted from 0."""
+        """Return the learning rate of the step with this number, counted from 0."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
         if self.schedule == "linear":
@@ -207,3 +212,22 @@ class PrepareConfig(TextConfig):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which settings to compare. --output is the folder of all runs, --seed the first of the seeds."""
+
+    grid: list[str] = field(metadata={"help": "axes, as field=value,value or field=first:last:step; see train.py"})
+    seeds: int = flag(5, "runs of each setting; intervals over seeds need 3", "[1, inf)")
+    intervals: bool = flag(True, "intervals over seeds; without them 1 or 2 seeds will do")
+    product: bool = flag(False, "all combinations; default: one axis at a time")
+    jobs: int = flag(1, "runs at once, which share the CPU's threads", "[1, inf)")
+    dry_run: bool = flag(False, "print the runs and the estimated hours, and stop")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.intervals and self.seeds < FEWEST_SEEDS:
+            raise ValueError(
+                f"--seeds {self.seeds}: an interval over seeds needs {FEWEST_SEEDS}; --no-intervals does without"
+            )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,21 +19,18 @@ from torch.nn import functional as F
 
 from tsdae.config import flag
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
-from tsdae.evaluation.sts import (
-    LABELS,
-    Figure,
+from tsdae.evaluation.pairs import (
     Pairs,
-    Score,
-    Scored,
-    bracketed,
+    TextPairs,
     check_labels,
-    evaluate_sts,
-    json_row,
+    columns_without_score,
     load_pairs,
     load_stsb,
-    table,
+    load_text_pairs,
 )
+from tsdae.evaluation.retrieval import evaluate_retrieval
+from tsdae.evaluation.scores import Scores, table
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub.conversion import UnsupportedArchitecture
 from tsdae.hub.downloads import model_asset
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
@@ -187,7 +183,7 @@ class CompareConfig:
                 raise ValueError(f"--{name} is about STS-B, and --pairs {self.pairs} takes its place")
 
 
-def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Scored]]]:
+def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Scores]]]:
     """Prints a table row per model and the differences from the first; writes the figures to ``config.json``."""
     if config.json is not None:
         check_writable(Path(config.json), "--json")
@@ -196,10 +192,10 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
     splits = _splits(config) if config.pairs or config.stsb else None
     check_models(models)
     splits = splits or _splits(config)
-    rows: list[tuple[str, dict[str, Scored]]] = []
+    rows: list[tuple[str, dict[str, Scores]]] = []
     entries = []
     for name, encoder in load_encoders(models, config.pooling, device):
-        scores: dict[str, Scored] = {}
+        scores: dict[str, Scores] = {}
         for split, pairs in splits.items():
             print(f"{name} ({encoder.pooling}): {split}, {len(pairs):,} pairs", file=sys.stderr)
             note_truncated(pairs.first + pairs.second, encoder)
@@ -210,49 +206,15 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
         rows.append((f"{name} ({encoder.pooling})", scores))
         entries.append(entry(name, encoder.pooling, scores))
         if len(rows) > 1:
-            from_first = {split: json_row(of_split) for split, of_split in differences(scores, rows[0][1]).items()}
+            from_first = {split: scores[split].minus(rows[0][1][split]).row() for split in scores}
             entries[-1]["difference"] = {"from": models[0]} | from_first
-    print(table(rows))
-    if len(rows) > 1:
-        print(difference_table(rows))
+    print(table(rows, differences=True))
     if config.json is not None:
         write_json(Path(config.json), entries)
     return rows
 
 
-def differences(scores: Mapping[str, Scored], first: Mapping[str, Scored]) -> dict[str, dict[str, Figure]]:
-    """One model's figures minus another's, {split: {name: difference}}: those by which models are compared, paired."""
-    return {
-        split: {name: scored.figures()[name].minus(first[split].figures()[name]) for name in scored.compared}
-        for split, scored in scores.items()
-    }
-
-
-def difference_table(rows: Sequence[tuple[str, Mapping[str, Scored]]]) -> str:
-    """How each further model differs from the first: value, interval and a verdict in words."""
-    first, scores_of_first = rows[0]
-    lines = [f"Difference from {first}; [95 % interval, both models on the same resamples of the pairs]"]
-    width = max(len(name) for name, _ in rows[1:])
-    for name, scores in rows[1:]:
-        for split, of_split in differences(scores, scores_of_first).items():
-            for figure, difference in of_split.items():
-                value, ends = f"{difference.value:+.2f}", bracketed(difference.ci95, "+")
-                lines.append(
-                    f"{name:<{width}}  {split} {LABELS[figure]:<10} {value:>7} {ends:>18}  {verdict(difference)}"
-                )
-    lines.append("(of these models as they are: another seed of training is another model; see scripts/ablate.py)")
-    return "\n".join(lines)
-
-
-def verdict(difference: Figure) -> str:
-    """What a difference between two models shows: its interval decides."""
-    low, high = difference.ci95
-    if math.isnan(difference.value):
-        return "not defined"
-    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-
-
-def score(encoder: Encoder, pairs: Pairs) -> Score:
+def score(encoder: Encoder, pairs: Pairs) -> Scores:
     """`evaluate_sts` with a progress bar."""
     return evaluate_sts(functools.partial(encoder.encode, show_progress=True), pairs)
 
@@ -270,7 +232,7 @@ def _splits(config: CompareConfig) -> Mapping[str, Pairs | TextPairs]:
     return splits
 
 
-def entry(name: str, pooling: str, scores: Mapping[str, Scored]) -> dict[str, Any]:
+def entry(name: str, pooling: str, scores: Mapping[str, Scores]) -> dict[str, Any]:
     """One model's figures for JSON."""
     return {"model": name, "pooling": pooling} | {split: score.row() for split, score in scores.items()}
 

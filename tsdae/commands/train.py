@@ -20,10 +20,11 @@ from tsdae.commands.recipes import cut_in_the_dip, with_recipe
 from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION
-from tsdae.evaluation.sts import Pairs, Score, evaluate_sts, load_pairs, load_stsb
-from tsdae.evaluation.sts import table as table_of
-from tsdae.evaluation.validation import check_names
+from tsdae.evaluation.pairs import Pairs, load_pairs, load_stsb
+from tsdae.evaluation.scores import Scores
+from tsdae.evaluation.scores import table as table_of
+from tsdae.evaluation.sts import evaluate_sts
+from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, check_names
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.objectives import HoldOn
@@ -141,7 +142,7 @@ def run_training(
     splits, evaluate, measures = _evaluation(data, stsb, encoder)
     measures += _heldout_measures(heldout, terms)
     _check_measures(config, best_measure(config, objective, heldout), measures)
-    rows: list[tuple[str, str, dict[str, Score]]] = []
+    rows: list[tuple[str, str, dict[str, Scores]]] = []
     if table and splits and distributed.is_rank_zero():
         print_note("scoring the untrained model")
         for pooling in dict.fromkeys(("mean", own_pooling or method.pooling, method.pooling)):
@@ -181,7 +182,7 @@ def _print_results(
     name: str,
     data: DataConfig,
     method: MethodConfig,
-    rows: list[tuple[str, str, dict[str, Score]]],
+    rows: list[tuple[str, str, dict[str, Scores]]],
     encoder: SentenceEncoder,
     splits: dict[str, Pairs],
 ) -> None:
@@ -292,7 +293,7 @@ def _names_of(function: Callable[[Any], dict[str, float]], name: str, encoder: S
 
 
 def _heldout_measures(heldout: DenoisingDataset | None, terms: list[str]) -> list[str]:
-    """The names of what `measures.measure` takes on held-out sentences, of an objective with these terms."""
+    """The names of what `validation.validate` takes on held-out sentences, of an objective with these terms."""
     if heldout is None:
         return []
     names = ["heldout_loss", *(f"heldout_{term}_loss" for term in terms if len(terms) > 1)]
@@ -313,5 +314,5 @@ def _check_measures(config: TrainConfig, best: str, measures: list[str]) -> None
         print_note(f"measured before the first step and every {config.eval_every:,} steps: {', '.join(measures)}{kept}")
 
 
-def _score(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Score]:
+def _score(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Scores]:
     return {split: score(encoder, pairs) for split, pairs in splits.items()}

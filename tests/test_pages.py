@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("tsdae", "scripts", "tests", "benchmarks")
 PAGES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
 README, CODE, GUIDE, TESTS, RESULTS = (ROOT / folder / "README.md" for folder in (".", *FOLDERS))
-REPORTS = [ROOT / "benchmarks" / "ablation" / start / "report.md" for start in ("minilm", "raw")]
+REPORTS = [RESULTS.parent / name for name in ("ablation/minilm/report.md", "ablation/raw/report.md", "label_free.md")]
 
 
 def blocks(page: Path) -> list[str]:

@@ -63,4 +63,4 @@ def test_what_is_replaced_is_whole_at_any_moment(name: str, unique: bool, tmp_pa
         with pytest.raises(KeyboardInterrupt) if fail else contextlib.nullcontext():
             write(text, fail)
         assert written.read_text() == found
-    assert len(list(tmp_path.iterdir())) == 1 + unique  # what another process may be writing is left alone
+        assert len(list(tmp_path.iterdir())) == 1 + unique, "what another process may be writing is left alone"

@@ -278,11 +278,8 @@ def summary_writer() -> Callable[..., Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions that decide about the last bits of a result."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-    }
+    found = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    return {name: str(version) for name, version in found.items()}
 
 
 def size_of(state: Any) -> int:

@@ -26,7 +26,11 @@ def choose_device(name: str) -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if not available.get(torch.device(name).type if _is_device(name) else name, False):
+    try:
+        is_available = available.get(torch.device(name).type, False)
+    except RuntimeError:  # PyTorch knows no such name
+        is_available = False
+    if not is_available:
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise ValueError(f"--device {name} is not available; here: auto, {there}")
     device = torch.device(name)
@@ -39,14 +43,6 @@ def choose_device(name: str) -> torch.device:
     device = torch.device("cuda", distributed.local_rank())
     torch.cuda.set_device(device)
     return device
-
-
-def _is_device(name: str) -> bool:
-    try:
-        torch.device(name)
-    except RuntimeError:
-        return False
-    return True
 
 
 def choose_precision(name: str, device: torch.device) -> str:

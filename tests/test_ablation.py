@@ -169,7 +169,7 @@ def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch:
 
     assert run("ablate", f"{flags} --output ablation").code == 0
     logs = [(runs / f"{name}.log").read_text(encoding="utf-8") for name in names]
-    assert any("going on after step" in log for log in logs)
+    assert any("resuming after step" in log for log in logs)
     for name, row in rows(Path("whole")).items():
         assert (rows()[name]["scores"], rows()[name]["curve"]) == (row["scores"], row["curve"])
 

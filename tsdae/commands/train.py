@@ -30,11 +30,11 @@ from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.objectives import HoldOn
 from tsdae.objectives.interface import build, try_out, views_of
 from tsdae.run.folder import holds_run, locked_run, next_run_folder
-from tsdae.run.resume import finished_line, resume_command
+from tsdae.run.resume import best_metric, finished_line, resume_command
 from tsdae.text.corpus import Corpus, model_in_words
 from tsdae.text.preparation import build_corpora, open_prepared
 from tsdae.text.reading import Texts, load_sentences, open_texts
-from tsdae.training import best_measure, train
+from tsdae.training import train
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision, describe
 from tsdae.utils.files import write_json
@@ -141,7 +141,7 @@ def run_training(
         )
     splits, evaluate, measures = _evaluation(data, stsb, encoder)
     measures += _heldout_measures(heldout, terms)
-    _check_measures(config, best_measure(config, objective, heldout), measures)
+    _check_measures(config, best_metric(config, objective, heldout), measures)
     rows: list[tuple[str, str, dict[str, Scores]]] = []
     if table and splits and distributed.is_rank_zero():
         print_note("scoring the untrained model")

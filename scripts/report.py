@@ -1,4 +1,4 @@
-"""Writes report.md and report.html of an ablation again, from its rows; --check only compares."""
+"""Writes report.md and report.html of an ablation again, from its rows; --check only compares report.md."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from tsdae.config import flag
 class ReportConfig:
     """What to do with the report."""
 
-    check: bool = flag(False, "write nothing; fail if the report is not the one that the rows make")
+    check: bool = flag(False, "write nothing; fail if report.md is not the one that the rows make")
 
 
 def main() -> None:

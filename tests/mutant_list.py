@@ -25,7 +25,7 @@ OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
 RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
 BUFFERS, TORCHRUN = f"{DISTRIBUTED} -mslow -kbuffers", f"{DISTRIBUTED} -mslow -ktorchrun"
 MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_validation.py"
-ABLATION, GRIDS = "tests/test_ablation.py", "tests/test_ablation.py -mslow -krows"
+ABLATION = "tests/test_ablation.py"
 COMPARISONS, REPORT, GUIDES = "tests/test_statistics.py", "tests/test_report.py", "tests/test_label_free.py"
 WORDS = "tests/test_words.py"
 DECODING = "tests/test_decoding.py"
@@ -282,9 +282,9 @@ MUTANTS = (
     Mutant("validated-under-the-runs-own-noise", "tsdae/evaluation/validation.py", "return heldout if same else fixed", "return heldout",
            PROBES),
     Mutant("a-pair-with-itself", "tsdae/evaluation/validation.py", "different_BB = ~torch.eye(size, dtype", "different_BB = torch.ones(size, size, dtype", PROBES),
-    Mutant("rows-of-other-settings", "tsdae/ablation/rows.py", "            pairs += [", "            [", GRIDS),
+    Mutant("rows-of-other-settings", "tsdae/ablation/rows.py", "            pairs += [", "            [", RESULTS),
     Mutant("arms-do-not-share-seeds", "tsdae/ablation/grid.py", '{**settings, "seed": seed}',
-           '{**settings, "seed": seed + len(settings)}', GRIDS),
+           '{**settings, "seed": seed + len(settings)}', ABLATION),
     # comparisons, the report, the walkthrough
     Mutant("verdict-by-the-surer-interval", "tsdae/evaluation/statistics.py", "max(p_seeds, _p_of(mean_S))", "min(p_seeds, _p_of(mean_S))",
            COMPARISONS),

@@ -476,7 +476,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(bad: Bad, run: Run, place: P
     lines = [line.strip() for line in result.err.replace("\r", "\n").splitlines()]
     lines = [line for line in lines if line and not line.startswith(("read ", "fetching "))]
     assert len(lines) == 1, result.err
-    assert lines[0].startswith(f"{bad.script}.py: error: ")
+    assert lines[0].startswith(f"tsdae {bad.script}: error: ")
     assert bad.message in lines[0]
     assert contents(place) == before
 
@@ -487,7 +487,7 @@ def test_in_a_process_of_its_own(place: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "train.py"), "--corpus", "nowhere.txt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "train.py: error: no file nowhere.txt\n"
+    assert done.stderr == "tsdae train: error: no file nowhere.txt\n"
 
 
 @pytest.mark.parametrize("failing", [(np, "save"), (os, "replace")], ids=["writing", "renaming"])
@@ -506,7 +506,7 @@ def test_nothing_half_written_if_writing_fails(
         patch.setattr(*failing, full_disk)
         failed = run("encode", "model --input text.txt --output a.npy")
     assert failed.code == 2
-    assert failed.err.splitlines()[-1] == "encode.py: error: [Errno 28] No space left on device"
+    assert failed.err.splitlines()[-1] == "tsdae encode: error: [Errno 28] No space left on device"
     assert contents(place) == before
     assert run("encode", "model --input text.txt --output a.npy").code == 0
     assert np.load(place / "a.npy").shape == (8, 24)

@@ -15,7 +15,8 @@ from tests import tiny
 from tests.scripts import Run as Script
 from tsdae import TSDAE, Batch, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert
-from tsdae.commands.reconstruct import ReconstructConfig, show
+from tsdae.commands.reconstruct import show
+from tsdae.commands.settings import ReconstructConfig
 from tsdae.packing import Packed
 from tsdae.run.folder import Run
 from tsdae.text.tokenization import decoded
@@ -315,7 +316,7 @@ def test_bad_arguments_get_one_line(arguments: str, message: str, trained: TSDAE
     Run("stopped", SETTINGS)
     result = run("reconstruct", arguments)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("reconstruct.py: error: ")
+    assert result.err.startswith("tsdae reconstruct: error: ")
     assert message in result.err
     assert result.err.count("\n") == 1
 

@@ -94,7 +94,7 @@ def test_under_autocast_similarities_are_not_rounded_to_bfloat16() -> None:
 def test_a_run_holds_on_to_its_start_and_goes_on_so_after_a_stop(run: Run, place: Path) -> None:
     whole = run("train", f"{FLAGS}{EVERY} --hold-on 50 --steps 8 --output whole")
     assert whole.code == 0, whole.err
-    assert "holding on to model as it is now, read by cls pooling" in whole.err
+    assert "similarity distillation from model as it is now, read by cls pooling" in whole.err
     assert run("train", f"{FLAGS}{EVERY} --hold-on 50 --steps 4 --output other").code == 0
     assert run("train", "--resume --output other --steps 8").code == 0
     assert_same_run(place / "whole", place / "other")

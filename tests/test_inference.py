@@ -19,10 +19,13 @@ from transformers import AutoModel, ElectraConfig, MPNetConfig, MPNetModel, T5Co
 from tests import tiny
 from tests.scripts import Run
 from tests.tolerances import FLOAT32
-from tsdae.commands.evaluate import AutoModelEncoder, CompareConfig, compare, encoder_folder, load_encoder, verdict
+from tsdae.commands.evaluate import compare, verdict
+from tsdae.commands.settings import CompareConfig
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import sts as evaluation
 from tsdae.evaluation.sts import Figure, load_pairs
+from tsdae.hub.auto_encoder import AutoModelEncoder, load_encoder
+from tsdae.hub.model_folder import encoder_folder
 
 CPU = torch.device("cpu")
 LONG = "the dog runs very slowly on " * 12

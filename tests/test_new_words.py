@@ -19,7 +19,7 @@ from tests.scripts import Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import TSDAE, SentenceEncoder, TrainConfig, train
 from tsdae.commands import pretrain as pretraining
-from tsdae.commands.pretrain import train_tokenizer
+from tsdae.commands.tokenizer import train_tokenizer
 from tsdae.config import TextConfig
 from tsdae.text.added_tokens import add_words
 from tsdae.text.corpus import Corpus
@@ -233,7 +233,7 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     older = run("pretrain", command.replace(" --mlm-ratio 0.3 --mlm-learning-rate 0.002", ""))
     assert older.code == 0, older.err
     other = run("pretrain", command.replace("--mlm-steps 40", "--mlm-steps 5"))
-    assert (other.code, "was begun with --mlm-steps 40, now it is 5" in other.err) == (2, True), other.err
+    assert (other.code, "was started with --mlm-steps 40, now it is 5" in other.err) == (2, True), other.err
 
 
 def test_a_drawn_text_makes_the_tokenizer_too(place: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_sentence_without_spaces_is_not_unknown_and_keeps_its_vowel_signs() ->
         ("--vocabulary-size 5000", "the text supports"),
         ("--mlm-ratio 1", "--mlm-ratio must lie between 0 and 1, got 1.0"),
         ("--mlm-learning-rate 0", "--mlm-learning-rate must be positive, got 0.0"),
-        ("--tsdae-steps -1", "--tsdae-steps at least 0"),
+        ("--tsdae-steps -1", "--tsdae-steps must be at least 0"),
         ("--output model", "is there and holds no pretraining"),
         ("--width -64", "--width must be a multiple of 64, got -64"),
         ("--evaluate no.tsv", "no file no.tsv"),

@@ -96,7 +96,7 @@ def test_a_finished_sentence_model_is_held_on_to(place: Path, run: Run) -> None:
     result = run("train", f"{flags} --steps 2 --output run")
     assert result.code == 0, result.err
     assert "recipe adapt (model is a finished sentence model)" in result.err
-    assert "holding on to model" in result.err
+    assert "similarity distillation from model" in result.err
     assert settings_of(place / "run")["hold_on"] == 100
     result = run("train", f"{flags} --steps 2 --hold-on 0 --output plain")
     assert "given instead of the recipe's: --hold-on 0 --steps 2" in result.err

@@ -501,7 +501,7 @@ def test_nothing_to_go_on_with_is_not_promised(run: Run, place: Path, monkeypatc
     monkeypatch.setattr(Path, "mkdir", read_only)
     result = run("train", f"{FLAGS} --output run")
     assert result.code == 2
-    assert result.err.splitlines()[-1] == "train.py: error: [Errno 30] Read-only file system: 'run'"
+    assert result.err.splitlines()[-1] == "tsdae train: error: [Errno 30] Read-only file system: 'run'"
 
 
 # ---------------------------------------------------------------------------------------------------------------

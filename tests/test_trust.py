@@ -14,9 +14,10 @@ from scipy.stats import rankdata
 
 from tests import tiny
 from tests.scripts import Run, contents
-from tsdae.commands.evaluate import load_encoder
-from tsdae.commands.neighbours import beside, choose_pairs, display_width, drawn
+from tsdae.commands.neighbours import beside, display_width, drawn
+from tsdae.commands.sheet import choose_pairs
 from tsdae.evaluation.sts import load_pairs, unit
+from tsdae.hub.auto_encoder import load_encoder
 
 SHEET = "model other --make-pairs 12 --corpus corpus.jsonl --column body --sheet"
 

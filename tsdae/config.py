@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tsdae.utils import distributed
-
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
 # What masked-language modelling has no use for: it does not delete, and it has no decoder.
 MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")
@@ -187,6 +185,8 @@ class TrainConfig:
     @property
     def step_size(self) -> int:
         """Sentences in one optimiser step, over all batches and processes."""
+        from tsdae.utils import distributed  # here: it brings PyTorch along, and flags are read before
+
         return self.batch_size * self.accumulate * distributed.count()
 
     def steps_for(self, rows: int) -> int:

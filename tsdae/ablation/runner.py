@@ -44,12 +44,12 @@ from tsdae.ablation.rows import (
     text_of,
     write_rows,
 )
-from tsdae.commands.evaluate import load_encoder
 from tsdae.commands.preflight import check
 from tsdae.commands.recipes import with_recipe
 from tsdae.commands.train import run_training
 from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
 from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
+from tsdae.hub.auto_encoder import load_encoder
 from tsdae.hub.downloads import MINI
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.utils import distributed

@@ -291,7 +291,7 @@ BAD = [
     Bad("train", "--corpus text.txt --model no-weights", "no-weights has no weights: neither model.safetensors nor"),
     Bad("train", "--corpus text.txt --model no-cls", "the tokenizer adds no special tokens such as [CLS] and [SEP]"),
     Bad("train", "--corpus text.txt --model no-mask --noise mask", "needs a mask token, and the tokenizer has none"),
-    Bad("train", f"{TRAIN} --decoder-layers 4", "decoder_layers must lie between 1 and the encoder's 3, got 4"),
+    Bad("train", f"{TRAIN} --decoder-layers 4", "decoder_layers must lie in [1, 3], got 4: the encoder's layers"),
     # settings
     Bad("train", f"{TRAIN} --noise-ratio 1", "--noise-ratio must lie in [0, 1), got 1.0"),
     Bad("train", f"{TRAIN} --noise-ratio -0.1", "--noise-ratio must lie in [0, 1), got -0.1"),

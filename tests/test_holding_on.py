@@ -16,7 +16,7 @@ from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
 from tsdae.config import MethodConfig
-from tsdae.objectives import HoldingOn, tsdae
+from tsdae.objectives import HoldOn, tsdae
 
 FLAGS = "--corpus text.txt --model model --batch-size 3 --heldout 2 --precision fp32"
 EVERY = " --eval-every 2 --save-every 2 --log-every 2"
@@ -31,7 +31,7 @@ def one_by_one(encoder: torch.nn.Module, batch: Batch) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("pooling", "own"), [("cls", "mean"), ("mean", "mean"), ("cls", "cls")])
 def test_the_term_is_a_loop_over_pairs(pooling: str, own: str) -> None:
     model, start, batch = tiny.model(pooling), tiny.encoder(own, seed=5), tiny.batch()
-    loss = HoldingOn(start, 300.0)(model, batch)
+    loss = HoldOn(start, 300.0)(model, batch)
     new, old = one_by_one(model.encoder, batch), one_by_one(start, batch)
     squares = [
         (F.cosine_similarity(new[i], new[j], 0) - F.cosine_similarity(old[i], old[j], 0)) ** 2
@@ -42,13 +42,13 @@ def test_the_term_is_a_loop_over_pairs(pooling: str, own: str) -> None:
     expected = tsdae(model, batch).mean + 300.0 * torch.stack(squares).mean()
     torch.testing.assert_close(loss.mean, expected, **FLOAT64)
     assert float(torch.stack(squares).detach().mean()) > 1e-3, "the premise: the two models differ"
-    assert HoldingOn(start, 300.0).counts(batch) == loss.counts
+    assert HoldOn(start, 300.0).counts(batch) == loss.counts
 
 
 def test_the_gradient_is_that_of_the_loop_and_leaves_the_start_alone() -> None:
     model, start, batch = tiny.model(), tiny.encoder("mean", seed=5), tiny.batch(4)
     before = copy.deepcopy(start.state_dict())
-    HoldingOn(start, 2.0)(model, batch).mean.backward()
+    HoldOn(start, 2.0)(model, batch).mean.backward()
     got = {name: weight.grad for name, weight in model.encoder.named_parameters()}
     model.zero_grad()
     new, old = one_by_one(model.encoder, batch), one_by_one(start, batch)
@@ -70,21 +70,21 @@ def test_the_gradient_is_that_of_the_loop_and_leaves_the_start_alone() -> None:
 
 
 def test_a_sentence_alone_has_no_pairs() -> None:
-    objective, batch = HoldingOn(tiny.encoder("mean", seed=5), 1.0), tiny.batch(1)
+    objective, batch = HoldOn(tiny.encoder("mean", seed=5), 1.0), tiny.batch(1)
     loss = objective(tiny.model(), batch)
     assert loss.counts == objective.counts(batch) == tsdae(tiny.model(), batch).counts
 
 
 def test_the_start_has_no_dropout() -> None:
     start = tiny.encoder("mean", seed=5, dropout=0.5).train()
-    objective, model, batch = HoldingOn(start, 1.0), tiny.model(), tiny.batch()
+    objective, model, batch = HoldOn(start, 1.0), tiny.model(), tiny.batch()
     assert len({float(objective(model, batch).mean.detach()) for _ in range(3)}) == 1
 
 
 def test_under_autocast_similarities_are_not_rounded_to_bfloat16() -> None:
     model, start, batch = tiny.model(dtype=torch.float32), tiny.encoder("mean", 5, torch.float32), tiny.batch()
     with torch.autocast("cpu", torch.bfloat16):
-        total = HoldingOn(start, 1.0)(model, batch).terms["holding_on"].total
+        total = HoldOn(start, 1.0)(model, batch).terms["holding_on"].total
         new_BD, old_BD = model.encode(batch.noisy).double(), start(batch.noisy).double()
     new_BD, old_BD = F.normalize(new_BD, dim=1), F.normalize(old_BD, dim=1)
     expected = (new_BD @ new_BD.T - old_BD @ old_BD.T).square().sum()
@@ -122,8 +122,8 @@ def test_the_start_is_read_by_its_own_pooling(run: Run, place: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--hold-on -1", "--hold-on must not be negative, got -1.0"),
-        ("--hold-on nan", "--hold-on must not be negative, got nan"),
+        ("--hold-on -1", "--hold-on must be at least 0, got -1.0"),
+        ("--hold-on nan", "--hold-on must be at least 0, got nan"),
         ("--hold-on 1 --batch-size 1", "--hold-on compares the sentences of a batch: --batch-size must be at least 2"),
         ("--hold-on 1 --objective mlm", "--hold-on: the objective mlm"),
         ("--hold-on 1 --objective mine.py:loss", "--hold-on: the objective mine.py:loss has no use for it"),

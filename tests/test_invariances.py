@@ -22,7 +22,8 @@ from tests import tiny
 from tests.tolerances import FLOAT32, FLOAT64
 from tsdae import TSDAE, Batch, DenoisingDataset, SentenceEncoder
 from tsdae.bert import Bert, Pretrained
-from tsdae.objectives import step_counts, tsdae
+from tsdae.objectives import tsdae
+from tsdae.objectives.interface import step_counts
 from tsdae.packing import Packed
 from tsdae.run.folder import Run
 

@@ -14,7 +14,8 @@ from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
 from tsdae.config import MethodConfig, TrainConfig
-from tsdae.objectives import MaskedLanguageModel, step_counts
+from tsdae.objectives import MaskedLanguageModel
+from tsdae.objectives.interface import step_counts
 from tsdae.packing import Packed
 from tsdae.text.tokenization import Vocabulary, vocabulary_of
 from tsdae.training import train
@@ -112,7 +113,7 @@ def test_what_it_cannot_do_is_said() -> None:
         MaskedLanguageModel()(tiny.model(tie=False), batch)
     with pytest.raises(ValueError, match="needs a mask token"):
         MaskedLanguageModel().noised(batch.target, Vocabulary(9, None, VOCABULARY.ordinary_ids, 1), True)
-    with pytest.raises(ValueError, match=r"--mlm-ratio must lie in \(0, 1\], got 0.0"):
+    with pytest.raises(ValueError, match=r"ratio must lie in \(0, 1\], got 0.0"):
         MaskedLanguageModel(0.0)
 
 

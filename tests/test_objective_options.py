@@ -17,7 +17,8 @@ from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, LossSum
 from tsdae.config import TrainConfig
 from tsdae.evaluation.validation import measure
-from tsdae.objectives import MaskedLanguageModel, try_out, tsdae
+from tsdae.objectives import MaskedLanguageModel, tsdae
+from tsdae.objectives.interface import try_out
 from tsdae.packing import Packed
 from tsdae.training import train
 

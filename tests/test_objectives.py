@@ -9,7 +9,8 @@ from torch import Tensor
 from tests import tiny
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, LossSum
-from tsdae.objectives import step_counts, tsdae
+from tsdae.objectives import tsdae
+from tsdae.objectives.interface import step_counts
 
 
 def number(value: float) -> Tensor:

@@ -371,13 +371,13 @@ def test_epochs_replace_steps() -> None:
     [
         ({"steps": 0}, "--steps must be at least 1"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
-        ({"learning_rate": 0.0}, "--learning-rate must be positive"),
-        ({"learning_rate": math.nan}, "--learning-rate must be positive"),
-        ({"clip": -1.0}, "--clip must not be negative"),
+        ({"learning_rate": 0.0}, "--learning-rate must be above 0"),
+        ({"learning_rate": math.nan}, "--learning-rate must be above 0"),
+        ({"clip": -1.0}, "--clip must be at least 0"),
         ({"schedule": "cosine"}, "--schedule must be one of constant, linear"),
         ({"precision": "fp8"}, "--precision must be one of"),
-        ({"epochs": 0.0}, "--epochs must be positive"),
-        ({"log_every": 51}, "--log-every must lie between 1 and 50"),
+        ({"epochs": 0.0}, "--epochs must be above 0"),
+        ({"log_every": 51}, r"--log-every must lie in \[1, 50\]"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -6,7 +6,7 @@ In the order of the paper (section 3):
     s  = pool(Encoder(x~))                            `TSDAE.encode`
     h_t = Decoder(x_<t, s)                            `TSDAE.decode`
     p(x_t | x_<t, s) = softmax(E . head(h_t))         `TSDAE.logits`, E = the word-embedding matrix
-    J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, summed by `TSDAE.forward`
+    J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, `TSDAE.reconstruction_loss`
 
 # B sentences, T packed tokens, L tokens of each so far, D width, V vocabulary
 """
@@ -31,6 +31,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
 from tsdae.packing import Batch, Packed
 from tsdae.text.tokenization import decoded, token_ids
+from tsdae.utils.checks import check_range
 from tsdae.utils.rng import draws
 
 
@@ -60,15 +61,12 @@ class TSDAE(nn.Module):
     ) -> None:
         super().__init__()
         config = encoder.bert.config
-        if decoder_layers is not None and not 1 <= decoder_layers <= config.layers:
-            raise ValueError(
-                f"decoder_layers must lie between 1 and the encoder's {config.layers}, got {decoder_layers}"
-            )
-        if not 0.0 <= decoder_input_noise <= 1.0:
-            raise ValueError(f"decoder_input_noise must lie in [0, 1], got {decoder_input_noise}")
+        decoder_layers = config.layers if decoder_layers is None else decoder_layers
+        check_range("decoder_layers", decoder_layers, f"[1, {config.layers}]", "the encoder's layers")
+        check_range("decoder_input_noise", decoder_input_noise, "[0, 1]")
         if decoder_input_noise and encoder.vocabulary.mask_id is None:
             raise ValueError("decoder_input_noise needs a mask token, and the tokenizer has none")
-        self.tie, self.decoder_layers = tie, decoder_layers or config.layers
+        self.tie, self.decoder_layers = tie, decoder_layers
         self.decoder_input_noise = decoder_input_noise
         self.encoder = encoder
         self.untied: Bert | None = None
@@ -120,12 +118,15 @@ class TSDAE(nn.Module):
         """- log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
         return ops.cross_entropy(hidden_TD, self.head, self.decoder_bert.embeddings.words, target_T)
 
-    def forward(self, batch: Batch) -> LossSum:
+    def reconstruction_loss(self, target: Packed[Tensor], sentence_BD: Tensor) -> LossSum:
         """J = - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences, with their count."""
-        sentence_BD = self.encode(batch.noisy)
-        hidden_TD = self.decode(batch.target, sentence_BD)
-        loss_T = self.token_loss(hidden_TD, batch.target.without_first().token_ids_T)
+        hidden_TD = self.decode(target, sentence_BD)
+        loss_T = self.token_loss(hidden_TD, target.without_first().token_ids_T)
         return LossSum(loss_T.sum(), len(loss_T))
+
+    def forward(self, batch: Batch) -> LossSum:
+        """The paper's loss of a batch."""
+        return self.reconstruction_loss(batch.target, self.encode(batch.noisy))
 
     def reconstruct(
         self, sentences_or_vectors: Sequence[str] | np.ndarray | Tensor, max_length: int = 75, batch_size: int = 64
@@ -142,10 +143,8 @@ class TSDAE(nn.Module):
         """
         if isinstance(sentences_or_vectors, str):
             raise ValueError("reconstruct takes a list of sentences, not one string")
-        if max_length < 2:
-            raise ValueError(f"max_length must be at least 2 (the first token and one more), got {max_length}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_range("max_length", max_length, "[2, inf)", "the first token and one more")
+        check_range("batch_size", batch_size, "[1, inf)")
         config, parameter = self.encoder.bert.config, next(self.parameters())
         vectors: np.ndarray | Tensor
         if isinstance(sentences_or_vectors, (np.ndarray, Tensor)):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tsdae import ops
 from tsdae.packing import Layout, Packed
+from tsdae.utils.checks import check_range
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,11 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "width", "layers", "heads", "feed_forward", "positions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_range(name, getattr(self, name), "[1, inf)")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
         for name in ("dropout", "attention_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+            check_range(name, getattr(self, name), "[0, 1)")
 
     @property
     def longest_sentence(self) -> int:

@@ -10,14 +10,26 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tsdae.utils.checks import check_fields
+
 ADD_TOKENS = "file of words, one a line, that become tokens of their own"
-# What masked-language modelling has no use for: it does not delete, and it has no decoder.
-MLM_HAS_NO = ("noise", "noise_ratio", "tie", "decoder_layers", "decoder_input_noise", "hold_on")
+NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
+HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
+    "tsdae": ("mlm_ratio",),
+    "tsdae_mlm": ("hold_on",),
+    "mlm": (*NOISE, *DECODER, "hold_on"),
+    "simcse": (*NOISE, *DECODER, "hold_on", "mlm_ratio"),
+    "ct": (*NOISE, *DECODER, "hold_on", "mlm_ratio"),
+    "retromae": (*NOISE, *DECODER, "hold_on", "mlm_ratio"),
+    "bag_of_words": (*DECODER, "hold_on", "mlm_ratio"),
+    "barlow_twins": (*DECODER, "hold_on", "mlm_ratio"),
+}
 
 
-def flag(default: Any, text: str) -> Any:
-    """A field of a configuration whose ``text`` is the help of its command-line flag."""
-    return field(default=default, metadata={"help": text})
+def flag(default: Any, text: str, interval: str | None = None, hint: str = "") -> Any:
+    """Make a field of a configuration: ``text`` is the help of its command-line flag, ``interval`` its range."""
+    within = {} if interval is None else {"range": interval, "hint": hint}
+    return field(default=default, metadata={"help": text} | within)
 
 
 @dataclass(frozen=True)
@@ -77,38 +89,39 @@ class MethodConfig:
     )
     add_tokens: str | None = flag(None, ADD_TOKENS)
     noise: str = flag("delete", "delete, mask, replace, swap, insert, or module:function")
-    noise_ratio: float = flag(0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)")
+    noise_ratio: float = flag(
+        0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)", "[0, 1)", "0.6 changes 60 % of the words"
+    )
     pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become one (paper: cls)")
     tie: bool = flag(True, "decoder on the encoder's own layers (paper: tied)")
     decoder_layers: int | None = flag(None, "layers of the decoder, the first ones; default: all")
-    decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)")
-    objective: str = flag("tsdae", "tsdae, mlm (masked-language modelling), my_loss.py:function or module:function")
-    mlm_ratio: float = flag(0.15, "share of tokens that mlm predicts")
-    hold_on: float = flag(
-        0.0, "weight of a term that keeps which sentences are alike to a model that is a sentence model already: 100"
+    decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)", "[0, 1]")
+    objective: str = flag(
+        "tsdae",
+        "tsdae, mlm (masked-language modelling), simcse, ct (contrastive tension), bag_of_words, retromae, "
+        "barlow_twins, tsdae_mlm, my_loss.py:function or module:function",
     )
-    dropout: float | None = flag(None, "default: as in the checkpoint")
-    attention_dropout: float | None = flag(None, "default: as in the checkpoint")
+    mlm_ratio: float = flag(
+        0.15, "share of tokens that mlm and tsdae_mlm predict", "(0, 1]", "0.15 predicts 15 % of the tokens"
+    )
+    hold_on: float = flag(
+        0.0,
+        "weight of a term that keeps which sentences are alike to a model that is a sentence model already: 100",
+        "[0, inf)",
+        "100 holds on, 0 does not",
+    )
+    dropout: float | None = flag(None, "default: as in the checkpoint", "[0, 1)")
+    attention_dropout: float | None = flag(None, "default: as in the checkpoint", "[0, 1)")
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.noise_ratio < 1.0:
-            raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
-        if not 0.0 <= self.decoder_input_noise <= 1.0:
-            raise ValueError(f"--decoder-input-noise must lie in [0, 1], got {self.decoder_input_noise}")
-        if not 0.0 <= self.hold_on < math.inf:
-            raise ValueError(f"--hold-on must not be negative, got {self.hold_on}: 100 holds on, 0 does not")
+        check_fields(self)
         self.check_used(
             {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
         )
-        for name in ("dropout", "attention_dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value < 1.0:
-                raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1), got {value}")
 
     def check_used(self, given: set[str]) -> None:
         """ValueError if one of these settings, which were given, has no part in the objective."""
-        unused = {"mlm": MLM_HAS_NO, "tsdae": ("mlm_ratio",)}.get(self.objective, ("mlm_ratio", "hold_on"))
-        for name in unused:
+        for name in HAS_NO_USE_FOR.get(self.objective, ("mlm_ratio", "hold_on")):
             if name in given:
                 has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
                 raise ValueError(f"--{name.replace('_', '-')}: the objective {self.objective} {has_no}")
@@ -118,63 +131,42 @@ class MethodConfig:
 class TrainConfig:
     """How to train. The defaults are the recipe of the paper on the sample run."""
 
-    steps: int = flag(1000, "optimiser steps")
-    epochs: float | None = flag(None, "passes over the corpus, instead of --steps")
-    min_steps: int = flag(0, "with --epochs: make at least so many steps; --early-stop does not count those before")
-    batch_size: int = flag(8, "sentences in a batch (paper: 8)")
-    accumulate: int = flag(1, "batches in one optimiser step, normalised by their tokens")
-    learning_rate: float = flag(3e-5, "AdamW's learning rate (paper: 3e-5)")
+    steps: int = flag(1000, "optimiser steps", "[1, inf)")
+    epochs: float | None = flag(None, "passes over the corpus, instead of --steps", "(0, inf)")
+    min_steps: int = flag(
+        0, "with --epochs: make at least so many steps; --early-stop does not count those before", "[0, inf)"
+    )
+    batch_size: int = flag(8, "sentences in a batch (paper: 8)", "[1, inf)")
+    accumulate: int = flag(1, "batches in one optimiser step, normalised by their tokens", "[1, inf)")
+    learning_rate: float = flag(3e-5, "AdamW's learning rate (paper: 3e-5)", "(0, inf)")
     schedule: Literal["constant", "linear"] = flag("constant", "learning rate over time; linear falls to 0")
-    warmup_steps: int = flag(0, "steps over which the learning rate rises from 0")
-    weight_decay: float = flag(0.0, "of matrices, not of biases and layer norms")
-    clip: float = flag(1.0, "largest gradient norm; 0: no clipping")
-    seed: int = flag(0, "of noise, order, new weights and dropout")
+    warmup_steps: int = flag(0, "steps over which the learning rate rises from 0", "[0, inf)")
+    weight_decay: float = flag(0.0, "of matrices, not of biases and layer norms", "[0, inf]")
+    clip: float = flag(1.0, "largest gradient norm; 0: no clipping", "[0, inf]")
+    seed: int = flag(0, "of noise, order, new weights and dropout", "[0, 9223372036854775808)")
     precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", "of the forward and backward pass")
     device: str = flag("auto", "auto, cuda, cpu or mps")
-    threads: int | None = flag(None, "CPU threads; default: PyTorch's choice")
+    threads: int | None = flag(None, "CPU threads; default: PyTorch's choice", "[1, inf)")
     deterministic: bool = flag(False, "only algorithms that repeat bit for bit")
     compile: bool = flag(False, "torch.compile of the layers: a minute to compile, and slower on CPUs")
     output: str | None = flag(None, "run folder; default: the next number under runs/")
     overwrite: bool = flag(False, "replace the run that --output holds")
     resume: bool = flag(False, "go on with the run that --output holds, from its newest checkpoint")
-    eval_every: int = flag(250, "steps between evaluations; 0: only the final table")
-    save_every: int = flag(500, "steps between checkpoints; 0: only when stopped by a signal")
-    keep: int = flag(2, "checkpoints that stay, the newest ones")
-    log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50")
+    eval_every: int = flag(250, "steps between evaluations; 0: only the final table", "[0, inf)")
+    save_every: int = flag(500, "steps between checkpoints; 0: only when stopped by a signal", "[0, inf)")
+    keep: int = flag(2, "checkpoints that stay, the newest ones", "[1, inf)")
+    log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50", "[1, 50]")
     best: str | None = flag(
         None, "measure by which best/ is chosen; default: noisy_retrieval, with --objective mlm heldout_loss"
     )
     early_stop: str | None = flag(None, "measure that ends the run when it gets no better; default: none does")
     patience: int = flag(
-        3, "evaluations without a better value, from --min-steps on, after which --early-stop ends the run"
+        3, "evaluations without a better value, from --min-steps on, after which --early-stop ends the run", "[1, inf)"
     )
     tensorboard: bool = flag(False, "send the log to TensorBoard as well")
 
     def __post_init__(self) -> None:
-        at_least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "eval_every": 0, "seed": 0}
-        at_least |= {"save_every": 0, "keep": 1, "patience": 1, "min_steps": 0}
-        for name, smallest in at_least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, got {getattr(self, name)}")
-        for name in ("weight_decay", "clip"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"--learning-rate must be positive, got {self.learning_rate}")
-        if self.seed >= 2**63:
-            raise ValueError(f"--seed must be below 2**63, got {self.seed}")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise ValueError(f"--epochs must be positive, got {self.epochs}")
-        if not 1 <= self.log_every <= 50:
-            raise ValueError(f"--log-every must lie between 1 and 50, got {self.log_every}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {self.threads}")
-        for name, allowed in (
-            ("schedule", ("constant", "linear")),
-            ("precision", ("auto", "fp64", "fp32", "bf16", "fp16")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"--{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        check_fields(self)
         if self.early_stop is not None and self.eval_every == 0:
             raise ValueError("--early-stop needs evaluations: --eval-every is 0")
         if self.resume and self.overwrite:
@@ -212,8 +204,7 @@ class PrepareConfig(TextConfig):
     output: str = field(metadata={"help": "folder to write; give it to scripts/train.py as --corpus"})
     overwrite: bool = flag(False, "replace the prepared corpus that --output holds")
     add_tokens: str | None = flag(None, ADD_TOKENS)
-    workers: int | None = flag(None, "processes that tokenise; default: one a core")
+    workers: int | None = flag(None, "processes that tokenise; default: one a core", "[1, inf)")
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers must be at least 1, got {self.workers}")
+        check_fields(self)

@@ -15,6 +15,7 @@ from tsdae.packing import Batch, Packed
 from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import Vocabulary, decoded, truncate, vocabulary_of
 from tsdae.text.word_boundaries import AUTO, Words
+from tsdae.utils.checks import check_range
 from tsdae.utils.imports import named_function
 from tsdae.utils.rng import keyed, permuted
 
@@ -59,8 +60,7 @@ class DenoisingDataset:
     ) -> None:
         if isinstance(sentences, str):
             raise ValueError("sentences is one string; give a list of sentences, or read a file with load_sentences")
-        if not 0.0 <= noise_ratio < 1.0:
-            raise ValueError(f"noise_ratio must lie in [0, 1), got {noise_ratio}: 0.6 changes 60 % of the words")
+        check_range("noise_ratio", noise_ratio, "[0, 1)", "0.6 changes 60 % of the words")
         check_lengths_and_words(max_length, None if isinstance(sentences, Corpus) else words)
         self.noise: Noise = find_noise(noise) if isinstance(noise, str) else noise
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)

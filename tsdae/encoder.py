@@ -18,6 +18,7 @@ from tsdae import ops
 from tsdae.bert import Bert, LanguageModelHead, Pretrained
 from tsdae.packing import Layout, Packed, ranges
 from tsdae.text.tokenization import token_ids, vocabulary_of
+from tsdae.utils.checks import check_range
 
 # What loads, saves and shows progress is imported where it is called: an encoder that is only used needs none of it.
 POOLINGS = ("cls", "mean", "max")
@@ -75,10 +76,8 @@ class SentenceEncoder(nn.Module):
                 f"the tokenizer has ids up to {self.vocabulary.size - 1}, "
                 f"the model has {config.vocabulary_size} word embeddings"
             )
-        if max_length is not None and not 3 <= max_length <= config.longest_sentence:
-            raise ValueError(
-                f"max_length must lie between 3 and the model's {config.longest_sentence}, got {max_length}"
-            )
+        longest = config.longest_sentence
+        check_range("max_length", longest if max_length is None else max_length, f"[3, {longest}]", "the positions")
         self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
         self.max_length = max_length or config.longest_sentence
 
@@ -172,8 +171,7 @@ class SentenceEncoder(nn.Module):
         """
         if isinstance(sentences, str):
             raise ValueError("encode takes a list of sentences, not one string")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_range("batch_size", batch_size, "[1, inf)")
         if len(sentences) == 0:
             return np.zeros((0, self.bert.config.width), dtype=np.float32)
         tokens = token_ids(sentences, self.tokenizer, self.max_length)

@@ -116,6 +116,11 @@ class Batch(NamedTuple):
         """All noisings of these sentences, the first of them ``noisy``."""
         return (self.noisy, *self.more_views)
 
+    @property
+    def reconstructed(self) -> int:
+        """How many tokens the decoder has to predict: all but the first of each sentence."""
+        return self.target.token_count - len(self.target)
+
     @classmethod
     def from_texts(
         cls, noisy: Sequence[str], target: Sequence[str], tokenizer: Any, max_length: int | None = None

@@ -21,7 +21,8 @@ from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.evaluation.validation import BestSoFar, check_names, measure
 from tsdae.losses import Counts
-from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, check_loss, step_counts, tsdae, views_of
+from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
+from tsdae.objectives.interface import build, check_batch_size, check_counts, check_loss, step_counts, views_of
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
 from tsdae.packing import Batch
 from tsdae.run.folder import Checkpoints, Run, check_same, holds_run, stored_settings
@@ -48,15 +49,15 @@ def train(
     model: TSDAE,
     dataset: DenoisingDataset,
     config: TrainConfig,
-    objective: Objective | None = None,
+    objective: Objective | type[nn.Module] | None = None,
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     heldout: DenoisingDataset | None = None,
     settings: dict[str, Any] | None = None,
 ) -> TSDAE:
     """Trains ``model`` in place and returns it.
 
-    objective: ``(model, batch) -> LossSum``, a function or a module (whose parameters are then trained too); None: the
-        paper's, `objectives.tsdae`.
+    objective: ``(model, batch) -> LossSum``, a function, a module (whose parameters are then trained too), or a class
+        that is called with the model; None: the paper's, `objectives.tsdae`.
     evaluate: ``encoder -> {measure: value}``, called before the first step, every ``config.eval_every`` steps and
         at the end, in the first of several processes.
     heldout: sentences that are not trained on; their loss under fixed noise is the measure ``heldout_loss``.
@@ -67,6 +68,7 @@ def train(
     objective = objective or tsdae
     distributed.join()
     check_counts(objective, config.accumulate * distributed.count())
+    check_batch_size(objective, config.batch_size)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     if config.threads is not None:
@@ -78,8 +80,10 @@ def train(
     torch.use_deterministic_algorithms(config.deterministic)
     steps = config.steps_for(len(dataset))
 
-    model.to(device=device, dtype=torch.float64 if precision == "fp64" else torch.float32)
-    trained = _Trained(model, objective.to(device) if isinstance(objective, nn.Module) else objective)
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    model.to(device, dtype)
+    objective = build(objective, model, config.seed)
+    trained = _Trained(model, objective.to(device, dtype) if isinstance(objective, nn.Module) else objective)
     optimizer = make_optimizer(trained, config.learning_rate, config.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     window, best = Window(device), BestSoFar(best_measure(config, objective, heldout))

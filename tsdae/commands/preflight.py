@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
 from tsdae.dataset import check_lengths_and_words, find_noise
 from tsdae.evaluation.sts import load_pairs
 from tsdae.hub.model_folder import model_folder
-from tsdae.objectives import MaskedLanguageModel, Objective, check_counts, tsdae
+from tsdae.objectives import OBJECTIVES, HoldOn, MaskedLanguageModel, TSDAEAndMLM
+from tsdae.objectives.interface import check_batch_size, check_counts
 from tsdae.run.folder import check_output, summary_writer
 from tsdae.text.corpus import is_corpus
 from tsdae.text.formats import check_file
@@ -44,9 +46,11 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         check_file(Path(method.add_tokens))
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
-    check_counts(objective_of(method), config.accumulate * distributed.count())
-    if method.hold_on and config.batch_size < 2:
-        raise ValueError("--hold-on compares the sentences of a batch: --batch-size must be at least 2")
+    objective = objective_of(method)
+    check_counts(objective, config.accumulate * distributed.count())
+    if method.hold_on:
+        check_batch_size(HoldOn, config.batch_size, "--hold-on")
+    check_batch_size(objective, config.batch_size, f"--objective {method.objective}")
     choose_precision(config.precision, choose_device(config.device))
     check_heldout(data.heldout)
     evaluate = data.evaluate
@@ -87,12 +91,14 @@ def _check_prepared(data: DataConfig, method: MethodConfig) -> None:
         raise ValueError(f"--evaluate heldout needs held-out sentences, and {data.corpus} was prepared without any")
 
 
-def objective_of(method: MethodConfig) -> Objective:
-    """ValueError if there is none of that name."""
-    if method.objective == "mlm":
-        return MaskedLanguageModel(method.mlm_ratio)
-    if method.objective == "tsdae":
-        return tsdae
+def objective_of(method: MethodConfig) -> Any:
+    """Return the objective that is named, or the class that makes it from the model; ValueError if there is none."""
+    if method.objective in ("mlm", "tsdae_mlm"):
+        return (MaskedLanguageModel if method.objective == "mlm" else TSDAEAndMLM)(method.mlm_ratio)
+    if method.objective in OBJECTIVES:
+        return OBJECTIVES[method.objective]
     if ":" not in method.objective:
-        raise ValueError(f"unknown objective {method.objective!r}; there are tsdae, mlm and file.py:function")
+        raise ValueError(
+            f"unknown objective {method.objective!r}; there are {', '.join(OBJECTIVES)} and file.py:function"
+        )
     return named_function(method.objective, "objective")

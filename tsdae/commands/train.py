@@ -24,7 +24,8 @@ from tsdae.evaluation.sts import Pairs, Score, load_stsb
 from tsdae.evaluation.sts import table as table_of
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
-from tsdae.objectives import HoldingOn, Objective, try_out, tsdae, views_of
+from tsdae.objectives import HoldOn, Objective
+from tsdae.objectives.interface import build, try_out, views_of
 from tsdae.run.folder import held, holds_run, next_run_folder
 from tsdae.run.resume import finished_line, resume_command, resumed
 from tsdae.text.corpus import Corpus, model_in_words
@@ -246,20 +247,20 @@ def _objective(
     config: TrainConfig,
 ) -> tuple[Objective, list[str]]:
     """Return the objective and the names of the terms of its loss. own_pooling: of the model as it came."""
-    objective = objective_of(method)
+    objective = build(objective_of(method), model, config.seed)
     if method.hold_on:
         if own_pooling is None:
             raise ValueError(f"--hold-on needs a sentence model, and the folder of {name} names no pooling")
         start = copy.deepcopy(model.encoder)
         start.pooling = own_pooling
+        objective = HoldOn(start, method.hold_on)
         print_note(
             f"similarity distillation from {name} as it is now, read by {own_pooling} pooling: between the sentences "
             "of one batch of one process"
         )
-        return HoldingOn(start, method.hold_on), ["reconstruction", "holding_on"]
-    if not names_function(method.objective):
-        return objective, ["reconstruction" if objective is tsdae else method.objective]
     batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
+    if not names_function(method.objective):
+        return objective, list(objective.counts(batch))  # type: ignore[attr-defined]  # ours have it
     terms = list(try_out(objective, model, batch).terms)
     print_note(
         f"objective {method.objective} is your own and runs eagerly; its terms: {', '.join(terms)}. A term that "

@@ -12,7 +12,8 @@ from torch import nn
 from tsdae.autoencoder import TSDAE
 from tsdae.dataset import DenoisingDataset
 from tsdae.evaluation.probes import PROBED, THE_LOWER_THE_BETTER, label_free, probe_of
-from tsdae.objectives import Objective, tsdae, views_of
+from tsdae.objectives import Objective, tsdae
+from tsdae.objectives.interface import views_of
 
 
 @torch.no_grad()

@@ -98,6 +98,18 @@ def of_first(value: Tensor) -> Tensor:
     return value
 
 
+def all_gather_rows(rows_BX: Tensor) -> tuple[Tensor, int]:
+    """Return the rows of all processes, rank by rank, [G, X], and the place of this process's first one among them.
+
+    Each process must have as many rows. Gradients flow back to the process that a row came from.
+    """
+    if count() == 1:
+        return rows_BX, 0
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(rows_BX.contiguous())), number() * len(rows_BX)
+
+
 def any_of_them(flag: bool) -> bool:
     """Whether ``flag`` is true in any process. All have to call it."""
     return bool(summed(torch.tensor(float(flag))).item()) if count() > 1 else flag

@@ -1,0 +1,45 @@
+"""Barlow Twins (Zbontar et al. 2021, ICML, equation 1) on two noisings of a sentence.
+
+# B sentences, D width
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tsdae.autoencoder import TSDAE
+from tsdae.losses import Counts, LossSum
+from tsdae.packing import Batch
+
+
+class BarlowTwins:
+    """The dimensions of the vectors of two noisings shall agree, and not repeat each other:
+
+        J = sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2,    C_ij = corr over the batch of s_i and s'_j
+
+    No negatives are needed, and no decoder. C is of one batch of one process: give it as many sentences as fit.
+
+    Recipe: batch 64 and more, weight 0.005 (section 2.1), mean. No published figure on STS-B for this form.
+    """
+
+    views = 2  # noisings of each sentence
+    smallest_batch = 2
+
+    def __init__(self, weight: float = 0.005) -> None:
+        self.weight = weight
+
+    def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
+        vectors = [model.encode(view) for view in batch.views]
+        with torch.autocast(vectors[0].device.type, enabled=False):
+            wide = torch.promote_types(vectors[0].dtype, torch.float32)
+            first_BD, second_BD = (
+                (each - each.mean(0)) / (each.var(0, unbiased=False) + 1e-5).sqrt()
+                for each in (vector.to(wide) for vector in vectors)
+            )
+            squared_DD = (first_BD.T @ second_BD / len(first_BD) - torch.eye(first_BD.shape[1]).to(first_BD)).square()
+            own = squared_DD.diagonal().sum()
+            loss = own + self.weight * (squared_DD.sum() - own)
+        return LossSum(loss * len(batch.target), len(batch.target), "twins")  # a batch weighs as much as its sentences
+
+    def counts(self, batch: Batch) -> Counts:
+        return {"twins": len(batch.target)}

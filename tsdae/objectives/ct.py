@@ -1,0 +1,46 @@
+"""Contrastive tension with in-batch negatives (Carlsson et al. 2021, ICLR): two encoders agree on a sentence.
+
+# B sentences, D width
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from tsdae.autoencoder import TSDAE
+from tsdae.losses import Counts, LossSum
+from tsdae.objectives.simcse import pick_own
+from tsdae.packing import Batch
+
+
+class ContrastiveTension(nn.Module):
+    """Two encoders start from the same weights; the vectors of one sentence shall have the larger dot product.
+
+        J = - sum_i log softmax_j(s_i . s'_j)_i
+
+    s is of the encoder that is kept, s' of a second copy, which is trained too and thrown away. The paper draws 7
+    negatives for each pair and uses a binary loss; here all other sentences of the batch, over all processes, are
+    negatives, as in sentence-transformers' ContrastiveTensionLossInBatchNegatives.
+
+    Recipe: batch 128, 5e-5, mean. bert-base by the binary loss, STS-B test: 74.31 (Gao et al. 2021, table 5).
+    With --accumulate a micro-batch sees only its own negatives.
+    """
+
+    smallest_batch = 2
+
+    def __init__(self, model: TSDAE) -> None:
+        super().__init__()
+        self.second = copy.deepcopy(model.encoder)
+
+    def forward(self, model: TSDAE, batch: Batch) -> LossSum:
+        first_BD, second_BD = model.encode(batch.target), self.second(batch.target)
+        with torch.autocast(first_BD.device.type, enabled=False):
+            wide = torch.promote_types(first_BD.dtype, torch.float32)
+            loss_B = pick_own(first_BD.to(wide), second_BD.to(wide), 1.0, self.training)
+        return LossSum(loss_B.sum(), len(loss_B), "tension")
+
+    def counts(self, batch: Batch) -> Counts:
+        return {"tension": len(batch.target)}

@@ -1,0 +1,121 @@
+"""What training asks of an objective, and the checks of one that a user has written.
+
+# B sentences, D width
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tsdae.autoencoder import TSDAE
+from tsdae.losses import Counts, LossSum
+from tsdae.objectives import Objective
+from tsdae.packing import Batch
+
+
+def build(objective: Any, model: TSDAE, seed: int = 0) -> Objective:
+    """Return the objective itself, or what a class, or the function ``build`` of an object, makes from the model.
+
+    ``class Mine: def __init__(self, model)``. Its random weights are drawn from ``seed``.
+    """
+    make = objective if isinstance(objective, type) else getattr(objective, "build", lambda model: objective)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built: Objective = make(model)
+    return built
+
+
+def views_of(objective: Objective) -> int:
+    """How many noisings of each sentence it reads: its attribute ``views``, else one."""
+    views: int = getattr(objective, "views", 1)
+    return views
+
+
+def try_out(objective: Objective, model: TSDAE, batch: Batch) -> LossSum:
+    """The loss of one batch, after which no gradient is left; ValueError if it cannot be trained on.
+
+    It must be a `LossSum` whose gradient reaches the encoder, and the objective's ``counts``, if it has any, must be
+    those of the loss. A module is tried as a copy: it may keep a queue, or count its calls; it has all its parameters
+    before its first call, since the optimiser is given those alone. A note says if the sentence
+    vectors get no gradient: under tying the decoder's own reaches the encoder all the same.
+    """
+    from tsdae.utils.progress import print_note
+
+    vectors: list[Tensor] = []
+    hook = model.encoder.register_forward_hook(lambda module, read, vector_BD: vectors.append(vector_BD))
+    tried = copy.deepcopy(objective)
+    try:
+        loss = check_loss(tried(model, batch))
+    finally:
+        hook.remove()
+    if late := sorted(_parameters(tried) - _parameters(objective)):
+        raise ValueError(
+            f"the objective made the parameters {', '.join(late)} in its first call, too late to be trained; make them "
+            "in __init__, of a class that is given the model: `def __init__(self, model)`"
+        )
+    for vector_BD in vectors:
+        if vector_BD.requires_grad:
+            vector_BD.retain_grad()
+    total = loss.mean
+    if total.requires_grad:
+        total.backward()
+    if vectors and all(vector_BD.grad is None for vector_BD in vectors):
+        print_note(
+            "the objective gives no gradient to the vectors of model.encode: is one of them detached on purpose?"
+        )
+    reached = [parameter for parameter in model.encoder.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    if not reached:
+        raise ValueError(
+            "the objective's loss has no gradient for the encoder: something was detached, computed without gradients, "
+            "or does not depend on model.encode"
+        )
+    counted = getattr(objective, "counts", lambda batch: loss.counts)(batch)
+    if dict(counted) != loss.counts:
+        raise ValueError(f"the objective's counts(batch) says {dict(counted)}, its loss was divided by {loss.counts}")
+    return loss
+
+
+def _parameters(objective: Objective) -> set[str]:
+    return {name for name, _ in objective.named_parameters()} if isinstance(objective, nn.Module) else set()
+
+
+def check_loss(loss: object) -> LossSum:
+    """What an objective has returned; ValueError if it is no LossSum."""
+    if not isinstance(loss, LossSum):
+        raise ValueError(f"the objective must return a LossSum, it returned {type(loss).__name__}")
+    return loss
+
+
+def check_counts(objective: Any, batches: int) -> None:
+    """ValueError if a step of so many batches cannot be normalised by this objective."""
+    if batches > 1 and not hasattr(objective, "counts"):
+        raise ValueError(
+            "with --accumulate above 1, or several processes, an objective needs a function "
+            "`counts(batch) -> {term: count}` as its attribute: what a step is divided by must be known before its "
+            "first backward"
+        )
+
+
+def check_batch_size(objective: Any, size: int, name: str = "the objective") -> None:
+    """ValueError if a batch has fewer sentences than ``objective.smallest_batch``."""
+    smallest: int = getattr(objective, "smallest_batch", 1)
+    if size < smallest:
+        raise ValueError(f"{name} compares the sentences of a batch: --batch-size must be at least {smallest}")
+
+
+def step_counts(objective: Objective, batches: list[Batch]) -> Counts | None:
+    """The counts of a whole step. None: one batch only, whose own counts are the step's."""
+    check_counts(objective, len(batches))
+    counts_of = getattr(objective, "counts", None)
+    if counts_of is None:
+        return None
+    totals: dict[str, int] = {}
+    for batch in batches:
+        for name, count in counts_of(batch).items():
+            totals[name] = totals.get(name, 0) + count
+    return totals

@@ -1,0 +1,83 @@
+"""Masked-language modelling, BERT's own objective and the paper's main baseline; and its sum with TSDAE's.
+
+# B sentences, T packed tokens, C chosen tokens, D width
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tsdae.autoencoder import TSDAE
+from tsdae.losses import Counts, LossSum
+from tsdae.packing import Batch, Layout, Packed
+from tsdae.text.tokenization import Vocabulary
+from tsdae.utils.checks import check_range
+from tsdae.utils.rng import draws
+
+MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stays (Devlin et al. 2019, section 3.1)
+
+
+class MaskedLanguageModel:
+    """BERT's own objective, the paper's main baseline: - sum_t log p(x_t | x~) over the chosen tokens x_t.
+
+    Of a sentence's L tokens round(ratio x L) are chosen, at least one and never its special tokens; of the chosen, 80 %
+    become the mask token, 10 % a random one and 10 % stay (Devlin et al. 2019, section 3.1). It reads the clean
+    sentences: the batch's own noise and the decoder have no part in it, but for the head, which is tied to E.
+
+    ratio: share of tokens to predict, in (0, 1]; the paper's 0.15.
+    """
+
+    def __init__(self, ratio: float = 0.15) -> None:
+        check_range("ratio", ratio, "(0, 1]", "0.15 predicts 15 % of the tokens")
+        self.ratio = ratio
+
+    def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
+        if not model.tie:
+            raise ValueError("masked-language modelling predicts by the encoder's words; an untied decoder has its own")
+        noisy, chosen_C = self.noised(batch.target, model.encoder.vocabulary, model.training)
+        hidden_CD = model.encoder.bert(noisy).index_select(0, chosen_C)
+        loss_C = model.token_loss(hidden_CD, batch.target.token_ids_T.index_select(0, chosen_C))
+        return LossSum(loss_C.sum(), len(loss_C), "mlm")
+
+    def counts(self, batch: Batch) -> Counts:
+        return {"mlm": int(self._chosen_B(batch.target).sum())}
+
+    def noised(self, clean: Packed[Tensor], vocabulary: Vocabulary, training: bool) -> tuple[Packed[Tensor], Tensor]:
+        """The sentences as the encoder reads them, and which of their tokens were chosen: their rows, [C]."""
+        if vocabulary.mask_id is None:
+            raise ValueError("masked-language modelling needs a mask token, and the tokenizer has none")
+        ids_T, device = clean.token_ids_T, clean.token_ids_T.device
+        layout = Layout(clean.boundaries, clean.token_count, clean.longest)
+        place_T, fate_T, other_T = draws(3 * len(ids_T), training, device).view(3, -1)
+        for special_B in (clean.boundaries[:-1], *(clean.boundaries[1:] - 1 - k for k in range(vocabulary.tail))):
+            place_T[special_B] += 1.0  # comes after all that may be chosen
+        order_T = place_T.argsort()
+        order_T = order_T[layout.sentence_T[order_T].argsort(stable=True)]  # sentence by sentence, by their draws
+        chosen_C = order_T[layout.position_T < self._chosen_B(clean)[layout.sentence_T]]
+        ordinary = torch.as_tensor(vocabulary.ordinary_ids, device=device)
+        random_C = ordinary[(other_T[chosen_C] * len(ordinary)).long()]
+        fate_C, clean_C = fate_T[chosen_C], ids_T[chosen_C]
+        read_C = torch.where(fate_C < MASKED, vocabulary.mask_id, clean_C)
+        read_C = torch.where(fate_C >= 1.0 - RANDOM, random_C, read_C)
+        return Packed(ids_T.index_copy(0, chosen_C, read_C), clean.boundaries, clean.longest), chosen_C
+
+    def _chosen_B(self, clean: Packed[Tensor]) -> Tensor:
+        lengths_B = clean.lengths_B
+        return torch.minimum((self.ratio * lengths_B).round().long().clamp(min=1), lengths_B - 2)
+
+
+class TSDAEAndMLM:
+    """J of the paper, and that of masked-language modelling on the clean sentences, weighed alike.
+
+    Recipe: that of TSDAE. No published figure.
+    """
+
+    def __init__(self, ratio: float = 0.15) -> None:
+        self.mlm = MaskedLanguageModel(ratio)
+
+    def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
+        return model(batch) + self.mlm(model, batch)
+
+    def counts(self, batch: Batch) -> Counts:
+        return {"reconstruction": batch.reconstructed, **self.mlm.counts(batch)}

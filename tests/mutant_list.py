@@ -29,6 +29,7 @@ ABLATION, GRIDS = "tests/test_ablation.py", "tests/test_ablation.py -mslow -krow
 COMPARISONS, REPORT = "tests/test_comparisons.py", "tests/test_report.py"
 WORDS = "tests/test_words.py"
 DECODING = "tests/test_decoding.py"
+COMMAND_LINE = "tests/test_command_line.py"
 WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
@@ -303,7 +304,7 @@ MUTANTS = (
     Mutant("a-weight-stays-a-tensor", "tsdae/evaluation/validation.py", "float(term.weight)", "term.weight", OPTIONS),
     Mutant("guides-over-other-texts", "tsdae/ablation/report.py", "if not apart & arm.settings.keys()]", "]", REPORT),
     Mutant("other-pairs-unnoticed", "tsdae/ablation/rows.py", 'if row.get("pairs") != base["pairs"]:', "if False:", GRIDS),
-    Mutant("intervals-of-two-seeds", "tsdae/ablation/grid.py", "self.intervals and self.seeds < FEWEST_SEEDS", "False", ABLATION),
+    Mutant("intervals-of-two-seeds", "tsdae/config.py", "self.intervals and self.seeds < FEWEST_SEEDS", "False", ABLATION),
     Mutant("swaps-a-vector-with-itself", "scripts/walkthrough.py", "own_BD.roll(1, 0)", "own_BD.roll(0, 0)",
            f"{WALK}::test_training_makes_the_decoder_use_s"),
     Mutant("any-notebook-will-do", "scripts/make_notebook.py", 'NOTEBOOK.read_text(encoding="utf-8") == made',
@@ -469,4 +470,10 @@ MUTANTS = (
     Mutant("the-gain-on-dev", "tsdae/commands/summary.py", "split = list(after)[-1]", "split = list(after)[0]", RECIPES),
     Mutant("masks-at-the-default-ratio", "tsdae/commands/pretrain.py", "mlm_ratio=config.mlm_ratio)",
            "mlm_ratio=MethodConfig.mlm_ratio)", NEW_WORDS),
+    # the command line
+    Mutant("pytorch-before-help", "tsdae/commands/main.py", "import re\n", "import re\nimport torch\n", COMMAND_LINE),
+    Mutant("initials-say-nothing", "tsdae/commands/parser.py", "near = short_for or difflib", "near = difflib", COMMAND_LINE),
+    Mutant("a-default-of-zero-is-not-shown", "tsdae/commands/parser.py", "elif default not in (None, dataclasses.MISSING)",
+           "elif default not in (None, 0, dataclasses.MISSING)", COMMAND_LINE),
+    Mutant("one-group-for-all", "tsdae/commands/parser.py", 'group = self.add_argument_group((owner', 'group = self.add_argument_group((config', COMMAND_LINE),
 )  # fmt: skip

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tests.runs import assert_equal, wait_until
 from tests.scripts import SCRIPTS, Run
 from tsdae.ablation import runner as ablation
-from tsdae.ablation.grid import AblationConfig, Arm, arms_of, parse_grid
-from tsdae.config import DataConfig, MethodConfig, TrainConfig
+from tsdae.ablation.grid import Arm, arms_of, parse_grid
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
 from tsdae.evaluation.sts import evaluate_sts, load_pairs
 from tsdae.hub.auto_encoder import load_encoder
 from tsdae.run.folder import LOCK

@@ -283,7 +283,7 @@ def test_differences_from_the_first_model(run: Run, place: Path, monkeypatch: py
         "no difference shown",
     ]
     assert of_model.split() == "model (cls) pairs Spearman +0.00 [+0.00, +0.00] no difference shown".split()
-    assert "scripts/ablate.py" in note
+    assert "tsdae ablate" in note
 
 
 def test_one_model_is_compared_with_nothing(run: Run, place: Path) -> None:

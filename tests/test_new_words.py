@@ -181,13 +181,13 @@ def test_a_tokenizer_of_ones_own(kind: str) -> None:
 
 def test_a_stopped_stage_says_what_goes_on(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object) -> None:
-        raise Interrupted(signal.SIGINT, "stopped after step 3; go on with: scripts/train.py")
+        raise Interrupted(signal.SIGINT, "stopped after step 3; resume with: scripts/train.py")
 
     monkeypatch.setattr(pretraining, "run_training", stopped)
     (place / "words.txt").write_text("\n".join(f"{word} {other}" for word in tiny.WORDS for other in tiny.WORDS))
     result = run("pretrain", "words.txt --output made --layers 1 --width 64 --vocabulary-size 100 --device cpu")
     assert result.code == 130, result.err
-    assert result.err.endswith("stopped in made/mlm; the same command goes on from there\n")
+    assert result.err.endswith("stopped in made/mlm; the same command resumes it\n")
 
 
 def test_from_nothing_but_text(place: Path, run: Run) -> None:
@@ -303,10 +303,10 @@ def test_a_sentence_without_spaces_is_not_unknown_and_keeps_its_vowel_signs() ->
         ("--width 100", "--width must be a multiple of 64, got 100"),
         ("--vocabulary-size 9", "--vocabulary-size must be at least 100, got 9"),
         ("--vocabulary-size 5000", "the text supports"),
-        ("--mlm-ratio 1", "--mlm-ratio must lie between 0 and 1, got 1.0"),
-        ("--mlm-learning-rate 0", "--mlm-learning-rate must be positive, got 0.0"),
+        ("--mlm-ratio 1", "--mlm-ratio must lie in (0, 1), got 1.0"),
+        ("--mlm-learning-rate 0", "--mlm-learning-rate must be above 0"),
         ("--tsdae-steps -1", "--tsdae-steps must be at least 0"),
-        ("--output model", "is there and holds no pretraining"),
+        ("--output model", "exists and is no output of"),
         ("--width -64", "--width must be a multiple of 64, got -64"),
         ("--evaluate no.tsv", "no file no.tsv"),
         ("--precision fp16 --device cpu", "fp16"),

@@ -59,7 +59,7 @@ def test_a_sheet_goes_round(
     assert {sentence for row in rows for sentence in row[:2]} <= set(corpus)
     assert all(row[0] != row[1] for row in rows)
     assert len({frozenset(row[:2]) for row in rows}) == 12
-    command = f"python scripts/evaluate.py model other --pairs {path.name} --pooling mean"
+    command = f"tsdae evaluate model other --pairs {path.name} --pooling mean"
     assert command in made.out.splitlines()
 
     before = contents(place)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tsdae.training import train as train
 
 __version__ = "0.1.0"
-# The public names and where they come from. They are imported when they are first used: PyTorch takes seconds, and
-# `tsdae --help` has no use for it.
+# The public names and where they come from. They are imported when they are first used: PyTorch takes seconds to
+# import, and `tsdae --help` does not need it.
 _MODULES = {
     "TSDAE": "autoencoder",
     "Batch": "packing",
@@ -34,6 +34,12 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'tsdae' has no attribute {name!r}")
-    return getattr(import_module(f"tsdae.{_MODULES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"tsdae.{_MODULES[name]}"), name)
+    if name in _MODULES.values():  # tsdae.packing and the like, without an import of their own
+        return import_module(f"tsdae.{name}")
+    raise AttributeError(f"module 'tsdae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

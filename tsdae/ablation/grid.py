@@ -7,11 +7,10 @@ import difflib
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tsdae.config import DataConfig, MethodConfig, TrainConfig
-from tsdae.evaluation.statistics import FEWEST_SEEDS
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
 
 # What decides nothing about a run, and what it is judged by.
 NO_AXES = {
@@ -29,27 +28,6 @@ NO_AXES = {
 NO_AXES |= {"evaluate", "recipe"}
 UNTRAINED = "untrained"
 Configs = tuple[DataConfig, MethodConfig, TrainConfig]
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """Which settings to compare. --output is the folder of them all, --seed the first of the seeds."""
-
-    grid: list[str] = field(metadata={"help": "axes, as field=value,value or field=first:last:step; see train.py"})
-    seeds: int = field(default=5, metadata={"help": "runs of each setting; intervals over seeds need 3"})
-    intervals: bool = field(default=True, metadata={"help": "intervals over seeds; without them 1 or 2 seeds will do"})
-    product: bool = field(default=False, metadata={"help": "all combinations; default: one axis at a time"})
-    jobs: int = field(default=1, metadata={"help": "runs at once, which share the CPU's threads"})
-    dry_run: bool = field(default=False, metadata={"help": "print the runs and the estimated hours, and stop"})
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "jobs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if self.intervals and self.seeds < FEWEST_SEEDS:
-            raise ValueError(
-                f"--seeds {self.seeds}: an interval over seeds needs {FEWEST_SEEDS}; --no-intervals does without"
-            )
 
 
 @dataclass(frozen=True)

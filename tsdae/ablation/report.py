@@ -20,10 +20,10 @@ import numpy as np
 from tsdae.ablation import charts
 from tsdae.ablation.pages import Section, Table, html, markdown
 from tsdae.ablation.rows import GRID, ROWS, read_rows
-from tsdae.config import TextConfig
+from tsdae.config import FEWEST_SEEDS, TextConfig
 from tsdae.evaluation.foresight import MEASURES, foresight, labelled
 from tsdae.evaluation.probes import RECONSTRUCTION
-from tsdae.evaluation.statistics import FEWEST_SEEDS, Comparison, compare, detectable, holm
+from tsdae.evaluation.statistics import Comparison, compare, detectable, holm
 from tsdae.hub.downloads import MINILM
 from tsdae.utils.files import read_json
 

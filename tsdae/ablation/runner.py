@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsdae.ablation.grid import AblationConfig, Arm, Configs, arms_of, parse_grid
+from tsdae.ablation.grid import Arm, Configs, arms_of, parse_grid
 from tsdae.ablation.report import write_report
 from tsdae.ablation.rows import (
     CODE_OF,
@@ -47,7 +47,7 @@ from tsdae.ablation.rows import (
 from tsdae.commands.preflight import check
 from tsdae.commands.recipes import with_recipe
 from tsdae.commands.train import run_training
-from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, TextConfig, TrainConfig
 from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
 from tsdae.hub.auto_encoder import load_encoder
 from tsdae.hub.downloads import MINI

@@ -47,7 +47,7 @@ def check_writable(path: Path, flag: str) -> None:
     if path.is_dir():
         raise ValueError(f"{flag} {path} is a folder; give the name of a file")
     if not path.resolve().parent.is_dir():
-        raise ValueError(f"{flag} {path}: there is no folder {path.resolve().parent}")
+        raise ValueError(f"{flag} {path}: the folder {path.resolve().parent} does not exist")
 
 
 def note_truncated(sentences: list[str], encoder: Encoder) -> None:
@@ -56,4 +56,4 @@ def note_truncated(sentences: list[str], encoder: Encoder) -> None:
     long = [sentence for sentence in sentences if len(sentence.encode()) > encoder.max_length - 2]
     cut = int((token_ids(long, encoder.tokenizer).lengths_B > encoder.max_length).sum()) if long else 0
     if cut:
-        print_note(f"{cut:,} sentences are longer than {encoder.max_length} tokens and lose their end")
+        print_note(f"{cut:,} sentences are longer than {encoder.max_length} tokens and are truncated")

@@ -115,7 +115,7 @@ def difference_table(rows: Sequence[tuple[str, Mapping[str, Scored]]]) -> str:
                 lines.append(
                     f"{name:<{width}}  {split} {LABELS[metric]:<10} {value:>7} {ends:>18}  {verdict(difference)}"
                 )
-    lines.append("(of these models as they are: another seed of training is another model; see scripts/ablate.py)")
+    lines.append("(of these trained models; how much results vary over training seeds: `tsdae ablate`)")
     return "\n".join(lines)
 
 

@@ -1,22 +1,23 @@
-"""The command line: ``tsdae COMMAND`` is ``scripts/COMMAND.py`` is a function of this file.
+"""The command line: ``tsdae COMMAND`` and ``scripts/COMMAND.py`` call the function COMMAND of this file.
 
-Its docstring is what --help says; without ``arguments`` it takes those of the process. What does the work is imported
-when the flags are right: it brings PyTorch along, which takes seconds, and --help and mistyped flags need none of it.
+Its docstring is shown by --help; ``arguments`` defaults to those of the process. The code that does the work is
+imported after the flags are parsed: it imports PyTorch, which takes seconds and which --help does not need.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from tsdae.commands import settings
 from tsdae.commands.parser import Parser, did_you_mean
-from tsdae.config import DataConfig, MethodConfig, PrepareConfig, TrainConfig
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, PrepareConfig, TrainConfig
 
 Command = Callable[[list[str] | None], None]
 A_MODEL = "run folder, model folder, or name on the Hugging Face hub"
-A_TEXT = "text file, pattern, jsonl, csv, tsv, parquet or hub:NAME[:CONFIG]"
+A_TEXT = "text file, quoted pattern, jsonl, csv, tsv, parquet or hub:NAME[:CONFIG]"
 
 
 def train(arguments: list[str] | None = None) -> None:
@@ -29,7 +30,7 @@ def train(arguments: list[str] | None = None) -> None:
 
 
 def prepare(arguments: list[str] | None = None) -> None:
-    """Tokenise a text once, into a folder that tsdae train takes as --corpus."""
+    """Tokenise a text once, into a folder for --corpus of `tsdae train`."""
     parser = _parser(prepare, PrepareConfig)
     parser.add_argument("corpus", metavar="CORPUS", help=f"{A_TEXT}, or - (standard input)")
     config, rest = parser.configs(arguments)
@@ -39,7 +40,7 @@ def prepare(arguments: list[str] | None = None) -> None:
 
 
 def pretrain(arguments: list[str] | None = None) -> None:
-    """Make a sentence encoder from nothing but text: a tokenizer, a BERT by masked-language modelling, then TSDAE."""
+    """Pretrain a sentence encoder from text alone: tokenizer, BERT by masked-language modelling, then TSDAE."""
     parser = _parser(pretrain, settings.PretrainConfig)
     parser.add_argument("corpus", metavar="CORPUS", help=A_TEXT)
     config, rest = parser.configs(arguments)
@@ -49,7 +50,7 @@ def pretrain(arguments: list[str] | None = None) -> None:
 
 
 def evaluate(arguments: list[str] | None = None) -> None:
-    """Compare models on STS-B, or on --pairs of your own: scores x 100 with intervals, differences from the first.
+    """Compare models on STS-B or on your own --pairs: scores x 100 with intervals, differences from the first.
 
     With --make-pairs: write a sheet of pairs to score by hand instead.
     """
@@ -63,7 +64,7 @@ def evaluate(arguments: list[str] | None = None) -> None:
 
 
 def encode(arguments: list[str] | None = None) -> None:
-    """Embed a text with a trained encoder: one float32 row per sentence, in the order of the input."""
+    """Embed a text with a trained encoder: one float32 row per sentence, in input order."""
     parser = _parser(encode, settings.EncodeConfig)
     parser.add_argument("model", metavar="MODEL", help=A_MODEL)
     config, rest = parser.configs(arguments)
@@ -73,9 +74,9 @@ def encode(arguments: list[str] | None = None) -> None:
 
 
 def reconstruct(arguments: list[str] | None = None) -> None:
-    """Show what sentence vectors hold: sentences are noised, encoded, and written again by the decoder."""
+    """Show what a sentence vector contains: sentences are noised, encoded, and reconstructed by the decoder."""
     parser = _parser(reconstruct, settings.ReconstructConfig)
-    parser.add_argument("run", metavar="RUN", help="run folder; or a model, which gets a new, untrained decoder")
+    parser.add_argument("run", metavar="RUN", help="run folder, or a model, which gets a new, untrained decoder")
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="sentences, each in quotes")
     config, rest = parser.configs(arguments)
     from tsdae.commands.reconstruct import show
@@ -84,7 +85,7 @@ def reconstruct(arguments: list[str] | None = None) -> None:
 
 
 def neighbours(arguments: list[str] | None = None) -> None:
-    """Show what two models find in a text: each query's nearest sentences side by side, and how many are shared."""
+    """Show each query's nearest neighbours under two models: side by side, and how many the models share."""
     parser = _parser(neighbours, settings.NeighboursConfig)
     for model in ("before", "after"):
         parser.add_argument(model, metavar=model.upper(), help=A_MODEL)
@@ -95,9 +96,7 @@ def neighbours(arguments: list[str] | None = None) -> None:
 
 
 def ablate(arguments: list[str] | None = None) -> None:
-    """Train in several settings with several seeds, paired, and write a row per run and a report with intervals."""
-    from tsdae.ablation.grid import AblationConfig
-
+    """Compare settings over several seeds, paired: one training run each, and a report with intervals."""
     parser = _parser(ablate, AblationConfig, DataConfig, MethodConfig, TrainConfig)
     config, data, method, base = parser.configs(arguments)
     from tsdae.ablation.runner import ablate as ablate_in
@@ -106,7 +105,7 @@ def ablate(arguments: list[str] | None = None) -> None:
 
 
 def report(arguments: list[str] | None = None) -> None:
-    """Write report.md and report.html of an ablation again, from its rows; with --check only compare."""
+    """Write the report of an ablation again from its rows; with --check only compare."""
     parser = _parser(report, settings.ReportConfig)
     parser.add_argument("folder", metavar="FOLDER", help="--output of `tsdae ablate`")
     config, rest = parser.configs(arguments)
@@ -125,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     """``tsdae COMMAND ...``. Exits with 2 on an unknown command."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
-        lines = (f"  {name:<13}{_first_sentence(command)}" for name, command in COMMANDS.items())
+        lines = (f"  {name:<13}{_first_clause(command)}" for name, command in COMMANDS.items())
         print("usage: tsdae COMMAND [flags]; tsdae COMMAND --help lists the flags\n", *lines, sep="\n")
     elif name in COMMANDS:
         COMMANDS[name](rest)
@@ -139,5 +138,5 @@ def _parser(command: Command, *configs: type) -> Parser:
     return Parser(*configs, description=command.__doc__, prog=f"tsdae {command.__name__}")
 
 
-def _first_sentence(command: Command) -> str:
-    return (command.__doc__ or "").strip().split(". ")[0].split("\n")[0].rstrip(".")
+def _first_clause(command: Command) -> str:
+    return re.split(r"[.:;]\s|[.]$", command.__doc__ or "")[0]

@@ -61,7 +61,7 @@ def check_metrics(config: TrainConfig, best: str, metrics: list[str]) -> None:
     if not (config.resume and holds_run(Path(str(config.output)))):
         check_names({"--best": config.best}, metrics)
     if best not in metrics:
-        print_note(f"no best/ is kept: its metric {best} needs held-out sentences")
+        print_note(f"best/ is not written: its metric {best} needs held-out sentences")
     if metrics and config.eval_every:
         kept = f"; best/ is chosen by {best}" if best in metrics else ""
-        print_note(f"measured before the first step and every {config.eval_every:,} steps: {', '.join(metrics)}{kept}")
+        print_note(f"evaluated before training and every {config.eval_every:,} steps: {', '.join(metrics)}{kept}")

@@ -38,7 +38,7 @@ def show_neighbours(before: str, after: str, config: NeighboursConfig) -> None:
     sentences = distinct_sentences(config.corpus, config.column, config.limit)
     size, count = len(sentences), config.neighbours
     if size <= count:
-        raise ValueError(f"--neighbours {count} needs {count + 1} different sentences at least; there are {size}")
+        raise ValueError(f"--neighbours {count} needs at least {count + 1} different sentences; there are {size}")
     queries = [" ".join(text.split()) for text in config.query or []]
     queries = queries or [sentences[row] for row in drawn(size, config.queries or 10, QUERIES)]
     texts = list(dict.fromkeys(sentences + queries))
@@ -86,7 +86,7 @@ def unit_vectors(name: str, encoder: Encoder, sentences: list[str]) -> np.ndarra
     note_truncated(sentences, encoder)
     unit_BD = unit(encoder.encode(sentences, show_progress=True)).astype(np.float32)
     if not np.isfinite(unit_BD).all():
-        raise ValueError(f"{name} gives vectors that are not finite")
+        raise ValueError(f"the vectors of {name} have NaN or infinite values")
     return unit_BD
 
 

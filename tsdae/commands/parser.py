@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -19,14 +19,15 @@ YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
 class Parser(argparse.ArgumentParser):
-    """Makes a flag of every field of some dataclasses, a group of flags per class, and fills the classes.
+    """Makes a flag of every field of some dataclasses, and fills the classes.
 
         parser = Parser(DataConfig, TrainConfig, description="Train.")
         data, config = parser.configs(["--corpus", "text.txt", "--steps", "10"])
 
     A field's type says how it is given: ``Literal`` as one of its values, ``list`` as several, ``bool`` as --x (and
-    --no-x where it is True by default), ``X | None`` as X. Its help is ``metadata["help"]``; a class's first sentence
-    is the heading of its group. Underscores in flags are understood, and not shown.
+    --no-x where it is True by default), ``X | None`` as X. Its help is ``metadata["help"]``. The flags of a class and
+    of each class that it inherits from are a group, with the first sentence of that class as the heading. Underscores
+    in flags are understood, and not shown.
     """
 
     def __init__(self, *settings: type, description: str | None, prog: str | None = None) -> None:
@@ -34,16 +35,19 @@ class Parser(argparse.ArgumentParser):
         self.settings = settings
         self.given: set[str] = set()  # after `configs`, the fields that were given on the command line
         for config in settings:
-            group = self.add_argument_group((config.__doc__ or "").partition(".")[0])
-            hints = get_type_hints(config)
-            for field in dataclasses.fields(config):
-                _add_flag(group, field, hints[field.name])
+            hints, fields = get_type_hints(config), dataclasses.fields(config)
+            for owner in config.__mro__[:-1]:
+                group = self.add_argument_group((owner.__doc__ or "").partition(".")[0])
+                for field in fields:
+                    if field.name in vars(owner)["__annotations__"]:
+                        _add_flag(group, field, hints[field.name])
 
     def configs(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
-        """The filled dataclasses, and a namespace if the parser has further arguments. Exits with 2 on an error.
+        """Return the filled dataclasses, and a namespace if the parser has further arguments. Exits with 2 on an error.
 
         arguments: default ``sys.argv[1:]``.
         """
+        self.usage = " ".join(["%(prog)s [flags]", *map(_shown, filter(lambda action: action.required, self._actions))])
         self._look_for_typos(sys.argv[1:] if arguments is None else arguments)
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
@@ -60,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         return (*filled, parsed) if values else tuple(filled)
 
     def _look_for_typos(self, arguments: list[str]) -> None:
-        """Before argparse asks for what a misspelt flag was to give."""
+        """Name a mistyped flag, before argparse asks for the required one that it stands for."""
         shown = [flag for action in self._actions for flag in action.option_strings]
         for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
             flag = argument.split("=")[0]
@@ -68,14 +72,14 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unknown argument {flag}; {did_you_mean(flag, shown) or 'see --help'}")
 
     def error(self, message: str) -> NoReturn:
-        """One line on stderr, exit code 2."""
+        """Print one line to stderr and exit with 2."""
         rank = int(os.environ.get("RANK", "0"))  # torchrun's; `distributed` would import PyTorch
         process = f" (process {rank})" if rank else ""
         sys.stderr.write(f"{self.prog}: error{process}: {' '.join(message.split())}\n")
         sys.exit(2)
 
     def run(self, command: Callable[[], object]) -> None:
-        """Calls ``command``; what the user can mend ends in one line and exit code 2, a signal in 128 + its number."""
+        """Call ``command``; an error of the user's ends in one line and exit code 2, a signal in 128 + its number."""
         from tsdae.run.step_metrics import NonFiniteLoss
         from tsdae.utils import distributed
         from tsdae.utils.signals import Interrupted
@@ -94,7 +98,7 @@ class Parser(argparse.ArgumentParser):
             sys.stderr.write(f"{stop}\n")
             stopped_by = stop.signal
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted at once: nothing more was written\n")
+            sys.stderr.write("interrupted: nothing more was written\n")
             sys.exit(130)
         else:
             return
@@ -102,29 +106,39 @@ class Parser(argparse.ArgumentParser):
         sys.exit(128 + stopped_by)
 
 
-def did_you_mean(word: str, known: list[str]) -> str | None:
-    """A question for a mistyped word; None if no known one is near."""
-    near = difflib.get_close_matches(word, known, n=1)
+def did_you_mean(word: str, known: Sequence[str]) -> str | None:
+    """Return a question for a mistyped word, or None if no known one is near; --lr is near --learning-rate."""
+    letters = word.strip("-")
+    short_for = [name for name in known if "".join(part[0] for part in name.strip("-").split("-")) == letters]
+    near = short_for or difflib.get_close_matches(word, known, n=1) or [name for name in known if word in name]
     return f"did you mean {near[0]}?" if near else None
 
 
+def _shown(action: argparse.Action) -> str:
+    """Return how an argument is given, as the usage line shows it."""
+    name = str(action.metavar or action.dest.upper())
+    return " ".join([*action.option_strings, f"{name} ..." if action.nargs == "+" else name])
+
+
 def _add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
-    """The flag of one field. One that is not given does not come out of the parser: the class has its default."""
+    """Add the flag of one field. One that is not given does not come out of the parser: the class has its default."""
     if get_origin(hint) in (Union, UnionType):
         (hint,) = set(get_args(hint)) - {NoneType}
-    kind: dict[str, Any] = {"type": hint}
+    kind: dict[str, Any] = {"type": hint, "metavar": {int: "N", float: "X"}.get(hint)}
     if get_origin(hint) is Literal:
         kind = {"choices": get_args(hint)}
     elif get_origin(hint) is list:
         kind = {"type": get_args(hint)[0], "nargs": "+"}
     elif hint is bool:
-        kind = {"type": _yes_or_no, "nargs": "?", "const": True}
-    text = field.metadata["help"]
-    flags = [(f"--{field.name}", text, kind | {"required": field.default is dataclasses.MISSING})]
-    if field.default is True:
-        flags.append((f"--no_{field.name}", f"not: {text}", {"action": "store_false"}))
-    elif field.default not in (None, False, dataclasses.MISSING) and "default" not in text:
-        flags = [(f"--{field.name}", f"{text} (default: {field.default})", kind)]
+        kind = {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "true|false"}
+    text, default = field.metadata["help"], field.default
+    flags = [(f"--{field.name}", text, kind | {"required": default is dataclasses.MISSING})]
+    if default is True:
+        flags.append((f"--no_{field.name}", f"do not {text.partition(' (')[0]}", {"action": "store_false"}))
+    elif default not in (None, dataclasses.MISSING) and hint is not bool:
+        shown = f"default: {f'{default:g}' if hint is float else default})"
+        text = f"{text[:-1]}; {shown}" if text.endswith(")") else f"{text} ({shown}"
+        flags = [(f"--{field.name}", text, kind)]
     for flag, text, kind in flags:
         shown = flag.replace("_", "-")
         action = group.add_argument(shown, flag, dest=field.name, default=argparse.SUPPRESS, help=text, **kind)

@@ -48,9 +48,11 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
     output = Path(config.output)
     start, corpus, mlm, raw, tsdae = (output / name for name in ("start", "corpus", "mlm", "raw", "tsdae"))
     if is_corpus(Path(source)):
-        raise ValueError(f"{source} is tokenised already, and a tokenizer is to be trained; give the text itself")
+        raise ValueError(f"{source} is a prepared corpus, which is tokenised already; give the text itself")
     if is_stream(source):
-        raise ValueError("the text is read twice, for the tokenizer and for the corpus; write it to a file first")
+        raise ValueError(
+            "the text is read twice (tokenizer, corpus), which a stream does not allow; write it to a file"
+        )
     train = TrainConfig(precision=config.precision, device=config.device, threads=config.threads)
     data = DataConfig(corpus=source, evaluate=config.evaluate, max_length=config.positions, **config.of_text)
     check(data, MethodConfig(model=str(start)), train)
@@ -93,7 +95,7 @@ def _check_same(output: Path, settings: dict[str, Any]) -> None:
     elif output.exists() and (
         not output.is_dir() or {path.name for path in output.iterdir()} - {SETTINGS, "start.part"}
     ):
-        raise ValueError(f"--output {output} is there and holds no pretraining; choose another folder")
+        raise ValueError(f"--output {output} exists and is no output of `tsdae pretrain`; choose another folder")
 
 
 def _new_bert(tokenizer: Any, config: PretrainConfig) -> Pretrained:
@@ -134,7 +136,7 @@ def _run_stage(config: PretrainConfig, model: Path, folder: Path, objective: Lit
     try:
         run_training(data, method, train)
     except Interrupted as stop:  # its own advice is for this stage alone
-        raise Interrupted(stop.signal, f"stopped in {folder}; the same command goes on from there") from stop
+        raise Interrupted(stop.signal, f"stopped in {folder}; the same command resumes it") from stop
 
 
 def _write_raw(run: Path, folder: Path) -> None:

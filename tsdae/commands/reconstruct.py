@@ -63,12 +63,12 @@ def show(name: str, sentences: Sequence[str], config: ReconstructConfig) -> None
     check_lengths_and_words(max_length, words)
     model = load_model(name, config.pooling, config.seed).to(device)
     if stored.get("objective") == "mlm":
-        print_note(f"{name} was trained by masked-language modelling: its decoder is untrained")
+        print_note(f"{name} was trained by masked-language modelling; its decoder is untrained")
     max_length = min(max_length, model.encoder.bert.config.longest_sentence)
     dataset = DenoisingDataset(sentences, model.encoder.tokenizer, noise, noise_ratio, config.seed, max_length, words)
     if dataset.corpus.without_words:
-        raise ValueError("a sentence has no word in it: it tokenises to nothing")
-    print(f"noise: {noise}, ratio {noise_ratio:g}. Loss: nats per target token, the decoder reading the clean prefix")
+        raise ValueError("a sentence has no words: it tokenises to nothing")
+    print(f"noise: {noise}, ratio {noise_ratio:g}. Loss: nats per target token, with the clean prefix as decoder input")
     for row, sentence in enumerate(sentences):
         print(f"\n{sentence}")
         for number, rebuilt in enumerate(rebuild(model, dataset, row, config.noisings)):
@@ -131,7 +131,7 @@ def _chosen(name: str, config: ReconstructConfig, stored: dict[str, Any]) -> Any
     if value is None:
         return DEFAULTS[name]
     if name in BUILT_IN and value not in BUILT_IN[name]:  # whatever the file says; it may be no text at all
-        raise ValueError(f"the run's --{name} is {value!r}, and code is run only if you name it: give --{name}")
+        raise ValueError(f"the run's --{name} is {value!r}, which is code and runs only if you name it: give --{name}")
     if not fits(value, type(DEFAULTS[name])):
-        raise ValueError(f"the run's {name} cannot be {value!r}; was its config.json edited?")
+        raise ValueError(f"the run's {name} is {value!r}, which is not valid; was its config.json edited?")
     return value

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tsdae.config import MethodConfig, TextConfig, flag
+from tsdae.config import COLUMN, DEVICE, NOISES, SEEDS, THREADS, MethodConfig, TextConfig, flag, required
+from tsdae.utils.checks import check_fields
 
-A_TEXT = "text file (a sentence a line), jsonl, csv, tsv, parquet, - or hub:NAME"
-COLUMN = "column of a table that holds the text"
-DEVICE = "auto, cuda, cpu or mps"
+A_TEXT = "text file (one sentence per line), jsonl, csv, tsv, parquet, - (standard input) or hub:NAME"
+POOLING = "default: as each model's folder says"
+LIMIT = "maximum number of sentences"
 SAMPLED = 2000  # sentences of a text among which --make-pairs looks, so that there are no more pairs
 FEWEST_PIECES = 100  # of a tokenizer: with fewer there are hardly enough for the letters
 
 
-def required(text: str) -> Any:
-    """A field without a default whose ``text`` is the help of its command-line flag."""
-    return field(metadata={"help": text})
-
-
-def at_least(smallest: int, **settings: int | None) -> None:
-    """ValueError that names the first of ``settings`` that is below ``smallest``; None is not compared."""
-    for name, value in settings.items():
-        if value is not None and value < smallest:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
-
-
 @dataclass(frozen=True)
 class CompareConfig:
-    """What to compare models on. Default: STS-B."""
+    """Evaluation: on which pairs."""
 
-    pooling: Literal["cls", "mean", "max"] | None = flag(None, "of all models; default: what each model's folder says")
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of all models; {POOLING}")
     split: Literal["dev", "test", "both"] | None = flag(None, "split of STS-B; default: both")
-    stsb: str | None = flag(None, "folder that holds STS-B; default: it is downloaded once")
+    stsb: str | None = flag(None, "folder with STS-B; default: it is downloaded once")
     pairs: str | None = flag(
         None,
         "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with the columns sentence1, sentence2 and score; "
-        "without score: how often sentence1 finds its sentence2 (retrieval)",
+        "without score: retrieval, how often sentence1 finds its sentence2",
     )
     json: str | None = flag(None, "also write the scores to this file")
     device: str = flag("auto", DEVICE)
@@ -46,97 +34,97 @@ class CompareConfig:
     def __post_init__(self) -> None:
         for name in ("split", "stsb"):
             if self.pairs is not None and getattr(self, name) is not None:
-                raise ValueError(f"--{name} is about STS-B, and --pairs {self.pairs} takes its place")
+                raise ValueError(f"--{name} is for STS-B; it cannot be used with --pairs {self.pairs}")
 
 
 @dataclass(frozen=True)
 class SheetConfig:
-    """Write a sheet of sentence pairs to score by hand, instead of comparing."""
+    """Labelling: write sentence pairs to score by hand, instead of evaluating."""
 
     make_pairs: int | None = flag(
-        None, "number of pairs to draw from your own text, most of them pairs about which the models disagree"
+        None,
+        "number of pairs to sample from your own text, most of them pairs on which the models disagree",
+        f"[3, {SAMPLED}]",
     )
     corpus: str | None = flag(None, f"with --make-pairs: {A_TEXT}")
     column: str | None = flag(None, f"with --make-pairs: {COLUMN}")
-    sheet: str | None = flag(None, "with --make-pairs: file to write, .tsv or .csv; give it to --pairs when scored")
+    sheet: str | None = flag(None, "with --make-pairs: .tsv or .csv file to write; pass it to --pairs when scored")
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("corpus", "column", "sheet"):
+            if self.make_pairs is None and getattr(self, name) is not None:
+                raise ValueError(f"--{name} is for --make-pairs; to evaluate on a scored sheet use --pairs")
         if self.make_pairs is None:
-            for name in ("corpus", "column", "sheet"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"--{name} is for --make-pairs; a sheet that has been filled in goes to --pairs")
             return
-        if not 3 <= self.make_pairs <= SAMPLED:
-            raise ValueError(f"--make-pairs must lie between 3 and {SAMPLED:,}, got {self.make_pairs}")
         if self.corpus is None:
-            raise ValueError("--make-pairs needs --corpus: the text from which the sentences come")
+            raise ValueError("--make-pairs needs --corpus, the text to take sentences from")
         if self.sheet is None or not self.sheet.endswith((".tsv", ".csv")):
-            raise ValueError("--make-pairs needs --sheet: the file to write, whose name ends in .tsv or .csv")
+            raise ValueError("--make-pairs needs --sheet, a file to write whose name ends in .tsv or .csv")
 
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """What to embed."""
+    """Encoding: input, output and batches."""
 
     input: str = required(A_TEXT)
-    output: str = required("NumPy file to write, float32 [sentences, hidden_size]; ends in .npy")
+    output: str = required("NumPy file to write (.npy): float32, one row per sentence")
     column: str | None = flag(None, COLUMN)
-    limit: int | None = flag(None, "largest number of sentences")
-    pooling: Literal["cls", "mean", "max"] | None = flag(None, "default: what the model's folder says")
-    batch_size: int = flag(64, "sentences per batch")
+    limit: int | None = flag(None, LIMIT)
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, POOLING)
+    batch_size: int = flag(64, "sentences per batch", "[1, inf)")
     device: str = flag("auto", DEVICE)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.output.endswith(".npy"):
             raise ValueError(f"--output {self.output} must end in .npy")
-        at_least(1, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeighboursConfig:
-    """What to look for in which text."""
+    """Search: queries and the text to search."""
 
     corpus: str = required(A_TEXT)
     column: str | None = flag(None, COLUMN)
-    limit: int | None = flag(None, "largest number of sentences")
-    queries: int | None = flag(None, "number of sentences of the text, drawn at random, to use as queries; default: 10")
-    query: list[str] | None = field(default=None, metadata={"help": "queries of your own, each in quotes"})
-    neighbours: int = flag(3, "neighbours shown per query")
-    pooling: Literal["cls", "mean", "max"] | None = flag(None, "of both models; default: what each model's folder says")
+    limit: int | None = flag(None, LIMIT)
+    queries: int | None = flag(
+        None, "number of random sentences of the text to use as queries; default: 10", "[1, inf)"
+    )
+    query: list[str] | None = field(default=None, metadata={"help": "your own queries, each in quotes"})
+    neighbours: int = flag(3, "nearest neighbours per query", "[1, inf)")
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of both models; {POOLING}")
     device: str = flag("auto", DEVICE)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.query is not None and self.queries is not None:
-            raise ValueError("--queries draws sentences and --query gives them; choose one")
+            raise ValueError("--query and --queries cannot be used together: the queries are either given or sampled")
         if self.query is not None and not all(text.strip() for text in self.query):
-            raise ValueError("--query holds an empty text")
-        at_least(1, queries=self.queries, neighbours=self.neighbours)
+            raise ValueError("--query has an empty text")
 
 
 @dataclass(frozen=True)
 class ReconstructConfig:
-    """How to noise the sentences."""
+    """Reconstruction: how the sentences are noised."""
 
-    noisings: int = flag(3, "different noisings of each sentence")
-    noise: str | None = flag(
-        None, "delete, mask, replace, swap, insert, or module:function; default: the run's, else delete"
+    noisings: int = flag(3, "noisy versions of each sentence", "[0, inf)")
+    noise: str | None = flag(None, f"{NOISES}; default: the run's, else delete")
+    noise_ratio: float | None = flag(
+        None, "share of words that are changed; default: the run's, else 0.6", "[0, 1)", "0.6 changes 60 % of the words"
     )
-    noise_ratio: float | None = flag(None, "share of words to change; default: the run's, else 0.6")
-    pooling: Literal["cls", "mean", "max"] | None = flag(None, "default: what the model's folder says")
-    seed: int = flag(0, "random seed of the noise, and of a new decoder where the model has none")
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, POOLING)
+    seed: int = flag(0, "random seed of the noise, and of a new decoder where the model has none", SEEDS)
     words: str | None = flag(
-        None, "what a word is: auto, tokens, characters, whitespace, or module:function; default: the run's, else auto"
+        None,
+        "what counts as a word: auto, tokens, characters, whitespace, or module:function; default: the run's, else "
+        "auto",
     )
-    max_length: int | None = flag(None, "longest sentence in tokens; default: the run's, else 75")
+    max_length: int | None = flag(None, "maximum tokens per sentence; default: the run's, else 75")
     device: str = flag("auto", DEVICE)
 
     def __post_init__(self) -> None:
-        if self.noisings < 0:
-            raise ValueError(f"--noisings must not be negative, got {self.noisings}")
-        if self.noise_ratio is not None and not 0.0 <= self.noise_ratio < 1.0:
-            raise ValueError(f"--noise-ratio must lie in [0, 1), got {self.noise_ratio}: 0.6 changes 60 % of the words")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"--seed must lie between 0 and 2**63 - 1, got {self.seed}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -167,51 +155,41 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TextConfig):
-    """What to build. The preset decides what is not given."""
+    """Pretraining: tokenizer, model and the two training runs."""
 
-    output: str = required("folder of all stages; the encoder will be OUTPUT/tsdae/encoder")
+    output: str = required("folder of all stages; the encoder is written to OUTPUT/tsdae/encoder")
     preset: Literal["cpu", "gpu"] = flag(
         "cpu", "cpu: 4 layers, hidden size 256, an hour on 2 cores; gpu: 12 layers, hidden size 512"
     )
-    tokenizer: Literal["wordpiece", "unigram"] = flag(
-        "wordpiece", "kind of tokenizer; unigram for scripts without spaces"
+    tokenizer: Literal["wordpiece", "unigram"] = flag("wordpiece", "tokenizer type; unigram for scripts without spaces")
+    vocabulary_size: int | None = flag(
+        None, "vocabulary size, special tokens included; default: the preset's", f"[{FEWEST_PIECES}, inf)"
     )
-    vocabulary_size: int | None = flag(None, "pieces of the tokenizer, special tokens included; default: the preset's")
-    cased: bool = flag(False, "keep capitals instead of lower-casing the text")
-    layers: int | None = flag(None, "layers of the BERT; default: the preset's")
-    width: int | None = flag(
-        None, "hidden size of the BERT, a multiple of 64 (one attention head per 64); default: the preset's"
-    )
-    positions: int = flag(128, "longest sentence in tokens")
-    mlm_steps: int | None = flag(None, "steps of masked-language modelling; default: the preset's")
+    cased: bool = flag(False, "keep upper case instead of lower-casing the text")
+    layers: int | None = flag(None, "number of layers; default: the preset's", "[1, inf)")
+    width: int | None = flag(None, "hidden size, a multiple of 64 (one attention head per 64); default: the preset's")
+    positions: int = flag(128, "maximum tokens per sentence", "[8, inf)")
+    mlm_steps: int | None = flag(None, "steps of masked-language modelling; default: the preset's", "[1, inf)")
     mlm_learning_rate: float | None = flag(
-        None, "highest learning rate of masked-language modelling; default: the preset's"
+        None, "peak learning rate of masked-language modelling; default: the preset's", "(0, inf)"
     )
-    mlm_ratio: float = flag(MethodConfig.mlm_ratio, "share of tokens that masked-language modelling predicts")
-    tsdae_steps: int | None = flag(None, "steps of TSDAE; 0: stop after the language model; default: the preset's")
+    mlm_ratio: float = flag(MethodConfig.mlm_ratio, "share of tokens that masked-language modelling predicts", "(0, 1)")
+    tsdae_steps: int | None = flag(
+        None, "steps of TSDAE; 0: stop after the language model; default: the preset's", "[0, inf)"
+    )
     pooling: Literal["cls", "mean", "max"] = flag("cls", "pooling of the sentence encoder")
-    evaluate: str | None = flag(
-        None, "as for `tsdae train`: stsb, heldout, FILE of labelled pairs, or none; default: heldout"
-    )
-    seed: int = flag(0, "random seed of weights, noise and order")
+    evaluate: str | None = flag(None, "as for `tsdae train`: stsb, heldout, FILE or none; default: heldout")
+    seed: int = flag(0, "random seed of weights, noise and data order", SEEDS)
     precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag(
-        "auto", "number format of the forward and backward pass"
+        "auto", "number format of training, the weights stay fp32"
     )
     device: str = flag("auto", DEVICE)
-    threads: int | None = flag(None, "CPU threads; default: PyTorch's choice")
+    threads: int | None = flag(None, THREADS)
 
     def __post_init__(self) -> None:
-        shape = self.shape
-        if shape.width < 64 or shape.width % 64:
-            raise ValueError(f"--width must be a multiple of 64, got {shape.width}")
-        at_least(1, layers=shape.layers, mlm_steps=shape.mlm.steps)
-        at_least(0, tsdae_steps=shape.tsdae.steps)
-        at_least(FEWEST_PIECES, vocabulary_size=shape.vocabulary_size)
-        at_least(8, positions=self.positions)
-        if not 0 < shape.mlm.learning_rate < math.inf:
-            raise ValueError(f"--mlm-learning-rate must be positive, got {self.mlm_learning_rate}")
-        if not 0 < self.mlm_ratio < 1:
-            raise ValueError(f"--mlm-ratio must lie between 0 and 1, got {self.mlm_ratio}")
+        check_fields(self)
+        if self.shape.width < 64 or self.shape.width % 64:
+            raise ValueError(f"--width must be a multiple of 64, got {self.width}")
 
     @property
     def shape(self) -> Preset:
@@ -230,6 +208,6 @@ def _with(config: Any, **changes: Any) -> Any:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What to do with the report."""
+    """Report."""
 
-    check: bool = flag(False, "write nothing; fail unless the report is what its rows make")
+    check: bool = flag(False, "write nothing; fail unless the report matches its rows")

@@ -35,13 +35,13 @@ def make_sheet(models: list[str], config: SheetConfig, compare: CompareConfig) -
     """
     for name in ("pairs", "stsb", "split", "json"):
         if getattr(compare, name) is not None:
-            raise ValueError(f"--make-pairs writes a sheet and scores nothing: it has no use for --{name}")
+            raise ValueError(f"--make-pairs writes a sheet and evaluates nothing; it cannot be used with --{name}")
     if len(set(models)) < 2:
-        raise ValueError("--make-pairs needs two models at least: it looks for pairs about which they disagree")
+        raise ValueError("--make-pairs needs at least two different models: it samples pairs on which they disagree")
     path = Path(str(config.sheet))
     check_writable(path, "--sheet")
     if path.exists():
-        raise ValueError(f"--sheet {path} is there already, perhaps with scores; choose another name")
+        raise ValueError(f"--sheet {path} exists, perhaps with scores; choose another name")
     device, count = choose_device(compare.device), config.make_pairs or 0
     sentences = distinct_sentences(str(config.corpus), config.column)
     if len(sentences) < count:
@@ -57,11 +57,11 @@ def make_sheet(models: list[str], config: SheetConfig, compare: CompareConfig) -
         writer.writerow(["sentence1", "sentence2", "score"])
         writer.writerows([sentences[first], sentences[second], ""] for first, second in chosen)
     pooling = ["--pooling", compare.pooling] if compare.pooling else []
-    command = shlex.join(["python", "scripts/evaluate.py", *models, "--pairs", str(path), *pooling])
+    command = shlex.join(["tsdae", "evaluate", *models, "--pairs", str(path), *pooling])
     print(
         f"wrote {len(chosen):,} pairs to {path}. Fill in the column score, from 0 (nothing in common) to 5 (the same "
-        f"meaning); what stays empty is left out. Then:\n{command}\n"
-        "Most pairs are those about which these models disagree: the scores say which is better, not how good it is."
+        f"meaning); rows without a score are skipped. Then:\n{command}\n"
+        "Most pairs are those on which these models disagree: the result tells which is better, not how good it is."
     )
 
 

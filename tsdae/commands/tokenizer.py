@@ -50,13 +50,13 @@ def train_tokenizer(sentences: Iterable[str], kind: str, vocabulary_size: int, c
         raise ValueError(f"no {kind} tokenizer of {vocabulary_size:,} pieces: {first_line(error)}") from error
     if backend.get_vocab_size() > vocabulary_size:
         raise ValueError(
-            f"the letters of the text alone make {backend.get_vocab_size():,} pieces, --vocabulary-size asks for "
-            f"{vocabulary_size:,}; give a larger one"
+            f"--vocabulary-size {vocabulary_size:,} is too small: the letters of the text alone take "
+            f"{backend.get_vocab_size():,} pieces"
         )
     if backend.get_vocab_size() < vocabulary_size:
         raise ValueError(
-            f"the text supports {backend.get_vocab_size():,} pieces, --vocabulary-size asks for {vocabulary_size:,}; "
-            "give a smaller one, or more text"
+            f"--vocabulary-size {vocabulary_size:,} is too large: the text supports {backend.get_vocab_size():,} pieces"
+            "; give a smaller one, or more text"
         )
     backend.post_processor = processors.TemplateProcessing(
         single=f"{SPECIAL['cls']} $A {SPECIAL['sep']}",

@@ -41,8 +41,8 @@ from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted
 
 ADVICE = (
-    "Train longer (--epochs 3), since the vectors of a raw model get worse before they get better; or read them by "
-    "--pooling mean; or, from a finished sentence model, --hold-on 100."
+    "Train longer (--epochs 3): the vectors of a raw model get worse before they get better. Or try --pooling mean, "
+    "or, from a sentence model, --hold-on 100."
 )
 SAMPLE = 0x5A3B  # a word in the key that draws a part of the sample corpus
 Row = tuple[str, str, dict[str, Score]]  # of the final table: what was scored, its pooling, {split: scores}
@@ -130,11 +130,11 @@ def run_training(
                     until_the_end.enter_context(held(Path(output)))
             train(model, dataset, config, objective, evaluate, heldout, settings)
     except Interrupted as stop:
-        raise Interrupted(stop.signal, f"{stop}; go on with: {command}") from stop
+        raise Interrupted(stop.signal, f"{stop}; resume with: {command}") from stop
     except OSError as error:
         if not holds_run(Path(output)):
             raise
-        raise OSError(f"{error}; what was saved before is whole, go on with: {command}") from error
+        raise OSError(f"{error}; the latest checkpoint is intact, resume with: {command}") from error
     distributed.leave()
 
     # results
@@ -158,7 +158,7 @@ def _stsb(data: DataConfig) -> dict[str, Pairs]:
     try:
         return load_stsb()
     except ValueError as error:
-        print_note(f"{error}; going on without it, with the held-out loss as the metric")
+        print_note(f"{error}; continuing without it, with metrics on held-out sentences")
         return {}
 
 
@@ -172,7 +172,7 @@ def sample_sentences(stsb: dict[str, Pairs], limit: int | None = None) -> list[s
     kept = [sentence for sentence in distinct if sentence not in seen]
     print_note(
         f"the sample corpus: {len(kept):,} of the {len(distinct):,} distinct sentences of STS-B train, those that "
-        "occur in neither dev nor test"
+        "are in neither dev nor test"
     )
     if limit is not None and limit < len(kept):
         chosen = np.sort(keyed(SAMPLE, np.arange(len(kept))).argsort()[:limit])
@@ -187,7 +187,7 @@ def _encoder(folder: Path, method: MethodConfig) -> SentenceEncoder:
     encoder.bert.set_dropout(method.dropout, method.attention_dropout)
     if method.add_tokens is not None:
         added = encoder.add_tokens(load_sentences(method.add_tokens))
-        print_note(f"{len(added):,} new tokens of {method.add_tokens}, each starting as the mean of its pieces")
+        print_note(f"{len(added):,} new tokens of {method.add_tokens}, each initialised with the mean of its pieces")
     return encoder
 
 
@@ -217,10 +217,10 @@ def _print_plan(
         print_note(f"{distributed.count()} processes, batches of {config.batch_size} in each")
     print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
     if config.epochs is not None:
-        print_note(f"--epochs {config.epochs:g} makes {steps:,} steps, in place of --steps")
+        print_note(f"--epochs {config.epochs:g} is {steps:,} steps")
     print_note(f"{steps:,} steps x {size} = {steps * size:,} of {rows:,} sentences ({share:.0f} %){advice}")
     if truncated := dataset.truncated:
-        print_note(f"{truncated:,} sentences are longer than {dataset.max_length} tokens and lose their end")
+        print_note(f"{truncated:,} sentences are longer than {dataset.max_length} tokens and are truncated")
     for line in dataset.corpus.notes():
         print_note(line)
     is_tsdae = method.objective == "tsdae"
@@ -229,8 +229,8 @@ def _print_plan(
     if own_pooling is not None:
         advice = "; --hold-on 100 keeps more of it" if is_tsdae and not method.hold_on else ""
         print_note(
-            f"{name} is a sentence model already, and adapting such a model can harm it: compare before and after "
-            f'(scripts/evaluate.py, README, "When to use it"){advice}'
+            f"{name} is a sentence model already, and further training can make it worse: compare before and after "
+            f'with `tsdae evaluate` (README, "When to use it"){advice}'
         )
 
 
@@ -250,21 +250,23 @@ def _objective(
     objective = build(objective_of(method), model, config.seed)
     if method.hold_on:
         if own_pooling is None:
-            raise ValueError(f"--hold-on needs a sentence model, and the folder of {name} names no pooling")
+            raise ValueError(
+                f"--hold-on needs a sentence model, but {name} is a raw model: its folder names no pooling"
+            )
         start = copy.deepcopy(model.encoder)
         start.pooling = own_pooling
         objective = HoldOn(start, method.hold_on)
         print_note(
-            f"similarity distillation from {name} as it is now, read by {own_pooling} pooling: between the sentences "
-            "of one batch of one process"
+            f"--hold-on: similarity distillation from the initial {name} ({own_pooling} pooling), between the "
+            "sentences of each process's batch"
         )
     batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
     if not names_function(method.objective):
         return objective, list(objective.counts(batch))  # type: ignore[attr-defined]  # ours have it
     terms = list(try_out(objective, model, batch).terms)
     print_note(
-        f"objective {method.objective} is your own and runs eagerly; its terms: {', '.join(terms)}. A term that "
-        "compares sentences with each other sees those of one batch of one process"
+        f"objective {method.objective} is not compiled; its terms: {', '.join(terms)}. Terms that compare sentences "
+        "see each process's batch"
     )
     return objective, terms
 

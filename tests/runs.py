@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -63,9 +64,19 @@ def assert_equal(first: Any, second: Any, where: str) -> None:
 
 
 def threads_of_gloo() -> list[str]:
-    """The names of this process's threads that send and receive."""
-    names = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
-    return [name for name in names if "gloo" in name]
+    """The names of this process's threads that send and receive, without those that are ending: Linux lists a thread
+    for a moment after it was joined.
+    """
+
+    def names() -> list[str]:
+        found = []
+        for name in Path("/proc/self/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # it has ended since
+                found.append(name.read_text().strip())
+        return [name for name in found if "gloo" in name]
+
+    wait_until(lambda: not names(), 2.0)
+    return names()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> bool:

@@ -254,7 +254,7 @@ def test_a_run_and_a_model(trained: TSDAE, run: Script, place: Path) -> None:
 
     Run("mlm", SETTINGS | {"objective": "mlm"}).save_best(trained, {})
     shown = run("reconstruct", "mlm/best dog --noisings 0 --device cpu")
-    assert shown.err == "mlm/best was trained by masked-language modelling: its decoder is untrained\n"
+    assert shown.err == "mlm/best was trained by masked-language modelling; its decoder is untrained\n"
     assert "noise: mask, ratio 0.5" in shown.out, "of the run whose best/ it is"
     assert "noisy" not in shown.out
 
@@ -278,7 +278,7 @@ def test_code_that_a_strangers_run_names_is_not_run(shadow: bool, trained: TSDAE
     Run("stranger", SETTINGS | {"noise": "evil.py:f"}).save_last(trained)
     refused = run("reconstruct", "stranger dog")
     assert refused.code == 2
-    assert "the run's --noise is 'evil.py:f', and code is run only if you name it: give --noise" in refused.err
+    assert "the run's --noise is 'evil.py:f', which is code and runs only if you name it: give --noise" in refused.err
     assert not (place / "ran").exists()
     assert run("reconstruct", "stranger dog --noise evil.py:f").code == 0
     assert (place / "ran").exists(), "the premise: it would have left a mark"
@@ -296,14 +296,14 @@ def test_code_that_a_strangers_run_names_is_not_run(shadow: bool, trained: TSDAE
         ("run dog --max-length 2", "max_length must be at least 3"),
         ("run dog --noise scramble", "unknown noise 'scramble'"),
         ("run dog --device abacus", "--device abacus is not available"),
-        ("run dog \u200d", "a sentence has no word in it"),
+        ("run dog \u200d", "a sentence has no words: it tokenises to nothing"),
         ("./nowhere dog", "the model ./nowhere does not exist"),
         ("text.txt dog", "the model text.txt is not a folder"),
         ("stopped dog", "stopped is a run without a trained model"),
         ("damaged dog", "damaged/decoder.safetensors cannot be read as a decoder"),
         ("other dog", "other/decoder.safetensors does not fit other/encoder: head.bias"),
-        ("edited dog", "the run's noise_ratio cannot be 'much'; was its config.json edited?"),
-        ("segmented dog", "the run's --words is 'evil.py:f', and code is run only if you name it: give --words"),
+        ("edited dog", "the run's noise_ratio is 'much', which is not valid; was its config.json edited?"),
+        ("segmented dog", "the run's --words is 'evil.py:f', which is code and runs only if you name it: give --words"),
     ],
 )
 def test_bad_arguments_get_one_line(arguments: str, message: str, trained: TSDAE, run: Script, place: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_raw_language_model_is_nothing_to_hold_on_to(run: Run, place: Path) ->
         (place / "model" / path).unlink()
     result = run("train", "--corpus text.txt --model model --output o --hold-on 1")
     assert result.code == 2
-    assert "--hold-on needs a sentence model, and the folder of model names no pooling" in result.err
+    assert "--hold-on needs a sentence model, but model is a raw model" in result.err
 
 
 def test_the_advice_of_a_run_names_it_once(run: Run, place: Path) -> None:

@@ -120,7 +120,7 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     assert "mean, untrained" in out
     assert "cls, untrained" in out
     assert "cls, after TSDAE" in out
-    assert "For orientation, STS-B test, published figures, not taken here" in out
+    assert "For orientation, published scores on STS-B test (not measured here)" in out
     assert "runs/001/encoder" in out.replace("\\", "/")
     assert "3 steps x 2 = 6 of 10 sentences (60 %); --epochs 1 sees all" in err
     assert "precision fp32" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -260,12 +261,23 @@ def test_a_second_ctrl_c_quits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(signals, "print_note", reentrant)
     before = signal.getsignal(signal.SIGINT)
-    with signals.catch_signals(True) as caught:
+    with contextlib.suppress(Interrupted), signals.catch_signals(True) as caught:
         signal.raise_signal(signal.SIGINT)
         assert caught == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        raise Interrupted(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_while_the_last_model_is_written_stops_what_comes_after() -> None:
+    done = []
+    with contextlib.suppress(KeyboardInterrupt):
+        with signals.catch_signals(True):
+            signal.raise_signal(signal.SIGINT)
+            done.append("written")
+        done.append("what comes after")
+    assert done == ["written"]
 
 
 def test_a_lower_loss_is_better_and_a_nan_never_is(tmp_path: Path) -> None:

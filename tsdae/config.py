@@ -221,7 +221,7 @@ class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
         """The sentences in one optimiser step, over all batches and processes."""
         from tsdae.utils import distributed  # imports PyTorch, which takes seconds: not before the flags are parsed
 
-        return self.batch_size * self.accumulate * distributed.count()
+        return self.batch_size * self.accumulate * distributed.world_size()
 
     def steps_for(self, rows: int) -> int:
         """Return the optimiser steps: --steps, or as many as --epochs and --min-steps need on ``rows`` sentences."""

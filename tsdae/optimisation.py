@@ -31,7 +31,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, largest_norm: float) -> Ten
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = distributed.of_first(gradient_norm(gradients))  # another number of threads sums in another order
+    norm = distributed.broadcast(gradient_norm(gradients))  # another number of threads sums in another order
     if largest_norm and (norm.dtype == torch.float64 or not optimizer.defaults["fused"]):  # grad_scale is fp32
         nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
     elif largest_norm:

@@ -19,7 +19,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.validation import BestSoFar, check_names, measure
+from tsdae.evaluation.validation import BestSoFar, check_names, collapse, measure
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
 from tsdae.objectives.interface import build, check_batch_size, check_counts, check_loss, step_counts, views_of
@@ -66,8 +66,8 @@ def train(
     step has touched the weights; Interrupted after a signal, when checkpoint and model have been written.
     """
     objective = objective or tsdae
-    distributed.join()
-    check_counts(objective, config.accumulate * distributed.count())
+    distributed.init_process_group()
+    check_counts(objective, config.accumulate * distributed.world_size())
     check_batch_size(objective, config.batch_size)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -92,7 +92,7 @@ def train(
     parts |= {"window": window, "best": best} | ({"early_stop": early_stop} if early_stop else {})
 
     run, done = None, 0
-    if config.output is not None or distributed.count() > 1:
+    if config.output is not None or distributed.world_size() > 1:
         settings = _resolved(config, device, precision, steps, dataset, heldout, best.name) | (settings or {})
         for name in SHARED:
             distributed.check_equal(str(settings[name]), name)
@@ -104,11 +104,14 @@ def train(
     stream = dataset.batches(done * config.step_size, config.batch_size, views_of(objective))
     stopping = done >= steps or (early_stop is not None and early_stop.since >= config.patience)
     signalled = False
+    # As many sentences as in training, if they may be compared with each other; else as many as are fast.
+    alone = objective is tsdae or isinstance(objective, MaskedLanguageModel)
+    heldout_batch = 64 if alone else config.batch_size * distributed.world_size()
 
     def evaluate_after(step: int) -> None:
         give_back_freed_memory()
-        if distributed.is_first():
-            measures = measure(model, objective, evaluate, heldout)
+        if distributed.is_rank_zero():
+            measures = measure(model, objective, evaluate, heldout, heldout_batch)
             _report(run, model, step, measures, best, early_stop)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0
@@ -119,25 +122,25 @@ def train(
         evaluate_after(0)
     trained.train()
     with (
-        catch_signals(config.output is not None) as caught,
+        catch_signals(config.output is not None, several=distributed.world_size() > 1) as caught,
         progress_bar(steps, "training", "step", leave=True, done=done) as bar,
     ):
         for step in range(done, done if stopping else steps):
             # batch: those of all processes are drawn, for their counts. Dropout's masks are keyed like the noise.
-            torch.manual_seed(int(keyed(config.seed, DROPOUT, step, distributed.number())[0]))
-            batches = [next(stream) for _ in range(config.accumulate * distributed.count())]
+            torch.manual_seed(int(keyed(config.seed, DROPOUT, step, distributed.rank())[0]))
+            batches = [next(stream) for _ in range(config.accumulate * distributed.world_size())]
             counts = step_counts(objective, batches)
-            own = [batch.to(device) for batch in batches[distributed.number() :: distributed.count()]]
+            own = [batch.to(device) for batch in batches[distributed.rank() :: distributed.world_size()]]
 
             # loss, backward
             step_loss = torch.zeros((), device=device)
             for batch in own:
-                with distributed.averaged(wrapped, now=batch is own[-1]):
+                with distributed.sync_gradients(wrapped, now=batch is own[-1]):
                     with torch.autocast(device.type, autocast_dtype(precision), enabled=precision in ("bf16", "fp16")):
                         loss = wrapped(batch, counts)
-                    scaler.scale(loss * distributed.count()).backward()  # they are averaged, and should be summed
+                    scaler.scale(loss * distributed.world_size()).backward()  # they are averaged, and should be summed
                 step_loss += loss.detach()
-            distributed.summed(step_loss)
+            distributed.all_reduce_sum(step_loss)
 
             # clip, step
             scaler.unscale_(optimizer)
@@ -169,27 +172,29 @@ def train(
             # evaluate, keep the best
             if config.eval_every and (done % config.eval_every == 0 or done == steps):
                 evaluate_after(done)
-                if early_stop and (stopping := distributed.any_of_them(early_stop.since >= config.patience)):
+                if early_stop and (stopping := distributed.any_rank(early_stop.since >= config.patience)):
                     print_note(f"stopping early: {early_stop.name} was not better in {config.patience} evaluations")
 
             # save
-            if at_row or device.type == "cpu" or distributed.count() == 1:  # asking the others takes time
-                signalled = distributed.any_of_them(bool(caught))
+            if at_row or device.type == "cpu" or distributed.world_size() == 1:  # asking the others takes time
+                signalled = distributed.any_rank(bool(caught))
             stopping = stopping or done == steps
             due = config.save_every and (done % config.save_every == 0 or stopping)
             if run and (signalled or due):
                 run.save_checkpoint(done, {name: part.state_dict() for name, part in parts.items()}, config.keep)
             if signalled or stopping:
                 break
-    trained.eval()
-    distributed.check_agreement(trained)
-    if run:
-        run.save_last(model)
-        if stopping:
-            run.finish(done)
-    if signalled:
-        where = f"checkpoint and model are in {config.output}"
-        raise Interrupted(caught[0] if caught else signal.SIGTERM, f"stopped after step {done:,} of {steps:,}; {where}")
+
+        # the last model: still under `catch_signals`, as torchrun's signals do not reach all processes at once
+        trained.eval()
+        distributed.check_same_weights(trained)
+        if run:
+            run.save_last(model)
+            if stopping:
+                run.finish(done)
+        if signalled:
+            stopped = f"stopped after step {done:,} of {steps:,}; checkpoint and model are in {config.output}"
+            raise Interrupted(caught[0] if caught else signal.SIGTERM, stopped)
     return model
 
 
@@ -238,7 +243,7 @@ def _resolved(
         "precision": precision,
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "processes": distributed.count(),
+        "processes": distributed.world_size(),
         "steps": steps,
         "training_sentences": len(dataset),
         "sentences_per_step": config.step_size,
@@ -272,7 +277,7 @@ def _open_run(
                 part.load_state_dict(saved[name])
         except (RuntimeError, ValueError) as error:  # PyTorch's own words fill pages
             raise ValueError(f"the model or objective is not the one that {folder} was started with") from error
-    if not distributed.is_first():
+    if not distributed.is_rank_zero():
         return None, done
     run = Run(folder, settings, config.overwrite, resume)
     print_note(f"run folder {folder}; if it is stopped, go on with --resume --output {folder}")
@@ -298,6 +303,8 @@ def _report(
         early_stop.update(measures)
     if measures:
         print_note(f"step {done:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
+        if collapsed := collapse(measures):
+            print_note(collapsed)
     is_best = best.update(measures)
     if run and measures:
         run.log({"step": done} | measures)

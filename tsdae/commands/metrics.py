@@ -29,7 +29,7 @@ def evaluation(
         splits, watched, metric = {split: stsb[split] for split in ("dev", "test")}, stsb["dev"], "stsb_dev"
     elif names_function(evaluate):
         function = named_function(evaluate, "evaluate")
-        return {}, function, distributed.from_first(lambda: _names_of(function, evaluate, encoder))
+        return {}, function, distributed.broadcast_object(lambda: _names_of(function, evaluate, encoder))
     else:
         watched, metric = load_pairs(evaluate), "pairs"
         splits = {"pairs": watched}

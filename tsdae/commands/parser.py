@@ -102,7 +102,7 @@ class Parser(argparse.ArgumentParser):
             sys.exit(130)
         else:
             return
-        distributed.leave()  # only here: the error has held what was trained
+        distributed.destroy_process_group()  # only here: the error has held what was trained
         sys.exit(128 + stopped_by)
 
 

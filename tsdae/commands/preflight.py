@@ -33,7 +33,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         )
     elif data.corpus is not None:
         check_text(data.corpus, data)
-    if data.corpus is not None and is_stream(data.corpus) and distributed.count() > 1:
+    if data.corpus is not None and is_stream(data.corpus) and distributed.world_size() > 1:
         raise ValueError(f"--corpus {data.corpus} is a stream, which processes cannot share; write it to a file")
     if data.corpus is not None and method.model is None:
         raise ValueError(
@@ -45,7 +45,7 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     check_lengths_and_words(data.max_length, data.words)
     find_noise(method.noise)
     objective = objective_of(method)
-    check_counts(objective, config.accumulate * distributed.count())
+    check_counts(objective, config.accumulate * distributed.world_size())
     if method.hold_on:
         check_batch_size(HoldOn, config.batch_size, "--hold-on")
     check_batch_size(objective, config.batch_size, f"--objective {method.objective}")

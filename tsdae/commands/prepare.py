@@ -143,7 +143,7 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     What was done before a stop lies beside it in OUTPUT.part, and the same call goes on from there.
     outside: files and folders that a pattern does not stand for, beside what is about to be written.
     """
-    distributed.check_alone("prepare.py")
+    distributed.check_single_process("prepare.py")
     started = time.perf_counter()
     check_text(source, config)
     output = Path(config.output)

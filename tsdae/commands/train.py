@@ -76,7 +76,7 @@ def run_training(
         return Path(str(config.output))
     if config.threads is not None:
         torch.set_num_threads(config.threads)  # here already: the untrained model is scored before training
-    distributed.join()
+    distributed.init_process_group()
 
     # text and model
     name = method.model or MINI
@@ -84,7 +84,7 @@ def run_training(
     texts = Texts([]) if prepared or data.corpus is None else open_texts(data.corpus, data.column)
     with contextlib.closing(texts):
         texts.look()  # for the errors that it can have, before anything is downloaded
-        with distributed.first_goes_first():
+        with distributed.rank_zero_first():
             folder, stsb = model_folder(name), _stsb(data)
         encoder = _encoder(folder, method)
         model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
@@ -110,7 +110,7 @@ def run_training(
     metrics += heldout_metrics(heldout, terms)
     check_metrics(config, best_measure(config, objective, heldout), metrics)
     rows: list[Row] = []
-    if table and splits and distributed.is_first():
+    if table and splits and distributed.is_rank_zero():
         print_note("scoring the untrained model")
         for pooling in dict.fromkeys(("mean", own_pooling or method.pooling, method.pooling)):
             untrained = copy.copy(encoder)
@@ -118,15 +118,15 @@ def run_training(
             rows.append((f"{name}, {pooling}, untrained", pooling, _scores(untrained, splits)))
 
     # training
-    output = config.output or distributed.from_first(lambda: str(next_run_folder()))
+    output = config.output or distributed.broadcast_object(lambda: str(next_run_folder()))
     config = dataclasses.replace(config, output=output)
     command = resume_command(data, method, output)
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
     settings["words"] = data.words if prepared else corpus.words  # a prepared corpus says it itself
     try:
         with contextlib.ExitStack() as until_the_end:
-            with distributed.first_goes_first():  # so that nobody else writes what all of them read
-                if distributed.is_first():
+            with distributed.rank_zero_first():  # so that nobody else writes what all of them read
+                if distributed.is_rank_zero():
                     until_the_end.enter_context(held(Path(output)))
             train(model, dataset, config, objective, evaluate, heldout, settings)
     except Interrupted as stop:
@@ -135,10 +135,10 @@ def run_training(
         if not holds_run(Path(output)):
             raise
         raise OSError(f"{error}; the latest checkpoint is intact, resume with: {command}") from error
-    distributed.leave()
+    distributed.destroy_process_group()
 
     # results
-    if distributed.is_first():
+    if distributed.is_rank_zero():
         _print_results(Path(output), name, data, method, rows, encoder, splits)
         trained = str(Path(output) / "encoder")
         print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")
@@ -213,8 +213,8 @@ def _print_plan(
     advice = "" if share >= 100 or config.epochs is not None else "; --epochs 1 sees all"
     device = choose_device(config.device)
     print_note(describe(device, choose_precision(config.precision, device)))
-    if distributed.count() > 1:
-        print_note(f"{distributed.count()} processes, batches of {config.batch_size} in each")
+    if distributed.world_size() > 1:
+        print_note(f"{distributed.world_size()} processes, batches of {config.batch_size} in each")
     print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
     if config.epochs is not None:
         print_note(f"--epochs {config.epochs:g} is {steps:,} steps")

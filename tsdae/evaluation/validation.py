@@ -57,6 +57,18 @@ def lower_is_better(name: str) -> bool:
     return name.endswith("loss") or name in THE_LOWER_THE_BETTER
 
 
+def collapse(measures: dict[str, float]) -> str | None:
+    """Return a warning if all sentences get nearly the same vector, or vectors along one line."""
+    cosine, rank = measures.get("mean_cosine", 0.0), measures.get("effective_rank", math.inf)
+    if cosine <= 0.99 and rank >= 2:
+        return None
+    return (
+        f"WARNING: the vectors of different sentences are nearly the same (mean_cosine {cosine:.4g}, effective_rank "
+        f"{rank:.4g}): the representation has collapsed; "
+        "try a lower --learning-rate, a larger --batch-size or another objective"
+    )
+
+
 class BestSoFar:
     """The best value of one measure, and how many evaluations there were since; of some, the lower is the better."""
 

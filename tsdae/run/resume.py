@@ -51,7 +51,7 @@ def resumed(
         if not {"batch_size", "accumulate"} & now.keys():
             stored |= _shared_out(stored)
         merged = stored | now
-        step_size = merged["batch_size"] * merged["accumulate"] * distributed.count()
+        step_size = merged["batch_size"] * merged["accumulate"] * distributed.world_size()
         check_same(stored, {"sentences_per_step": step_size})
         return _filled(data, merged), _filled(method, merged), _filled(config, merged)
     except KeyError as error:
@@ -87,16 +87,16 @@ def _filled(config: Config, settings: dict[str, Any]) -> Config:
 
 def _shared_out(stored: dict[str, Any]) -> dict[str, int]:
     """Batch size and accumulation with which a step keeps its number of sentences under another process count."""
-    each, rest = divmod(stored["sentences_per_step"], distributed.count())
+    each, rest = divmod(stored["sentences_per_step"], distributed.world_size())
     if rest:
         raise ValueError(
-            f"the run takes {stored['sentences_per_step']} sentences a step, which {distributed.count()} processes "
-            "cannot share equally"
+            f"the run takes {stored['sentences_per_step']} sentences a step, which {distributed.world_size()} "
+            "processes cannot share equally"
         )
     size = max(size for size in range(1, min(stored["batch_size"], each) + 1) if each % size == 0)
-    if distributed.count() != stored["processes"]:
+    if distributed.world_size() != stored["processes"]:
         print_note(
-            f"{stored['processes']} processes before, {distributed.count()} now: batches of {size}, "
+            f"{stored['processes']} processes before, {distributed.world_size()} now: batches of {size}, "
             f"{each // size} of them a step in each process"
         )
     return {"batch_size": size, "accumulate": each // size}
@@ -119,8 +119,8 @@ def finished_line(data: DataConfig, config: TrainConfig) -> str | None:
 def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
     """What to type to go on with a run that was stopped."""
     start = ["python"]
-    if distributed.count() > 1:
-        start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count()))]
+    if distributed.world_size() > 1:
+        start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.world_size()))]
     settings = dataclasses.asdict(data) | dataclasses.asdict(method)
     named = [name for name in NAMING if settings[name] and names_function(settings[name])]
     code = [part for name in named for part in (f"--{name}", settings[name])]

@@ -102,7 +102,7 @@ def build_corpora(texts: Texts, source: str, text: TextConfig, tokenizer: Any) -
 def default_workers() -> int:
     """The cores that this process may use, shared with the other processes of a run."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // distributed.count())
+    return max(1, cores // distributed.world_size())
 
 
 def gather(

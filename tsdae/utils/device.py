@@ -30,13 +30,13 @@ def choose_device(name: str) -> torch.device:
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise ValueError(f"--device {name} is not available; here: auto, {there}")
     device = torch.device(name)
-    if distributed.count() == 1 or device.type == "cpu":
+    if distributed.world_size() == 1 or device.type == "cpu":
         return device
     if device.type != "cuda":
         raise ValueError(f"--device {name} cannot be shared by several processes; use cuda or cpu")
-    if distributed.number_here() >= torch.cuda.device_count():
+    if distributed.local_rank() >= torch.cuda.device_count():
         raise ValueError(f"more processes than GPUs on this machine: it has {torch.cuda.device_count()}")
-    device = torch.device("cuda", distributed.number_here())
+    device = torch.device("cuda", distributed.local_rank())
     torch.cuda.set_device(device)
     return device
 

@@ -1,5 +1,5 @@
-"""Several processes that train one model on PyTorch's own engine: torchrun starts them, DistributedDataParallel
-averages their gradients. In a single process every function here does nothing.
+"""Several processes that train one model: torchrun starts them, DistributedDataParallel averages their gradients.
+In a single process every function here does nothing.
 
 Order and noise are pure functions, so every process draws the batches of all of them and takes its share: what a step
 is divided by needs no message, and is the same number everywhere.
@@ -16,85 +16,83 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-LONGEST_WAIT = timedelta(hours=2)  # for the first process, while it evaluates or downloads
+TIMEOUT = timedelta(hours=2)  # for rank 0, while it evaluates or downloads
 
 Answer = TypeVar("Answer")
 
 
-def count() -> int:
-    """How many processes train together; torchrun says so in the environment."""
+def world_size() -> int:
+    """Return how many processes train together, as torchrun says in the environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def number() -> int:
-    """Which of them this is, from 0."""
-    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+def rank() -> int:
+    """Return which of the processes this is, from 0."""
+    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
-def number_here() -> int:
-    """Which of those on this machine this is, from 0."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if count() > 1 else 0
+def local_rank() -> int:
+    """Return which of the processes on this machine this is, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
 
 
-def is_first() -> bool:
-    """Whether this process is the one that prints, evaluates and writes."""
-    return number() == 0
+def is_rank_zero() -> bool:
+    """True in the process that prints, evaluates and writes."""
+    return rank() == 0
 
 
-def join() -> None:
-    """Meets the other processes; at once if there are none, or if they have met before."""
-    if count() > 1 and not distributed.is_initialized():
-        # Functions there have the group as a default argument; imported later, they would keep it beyond `leave`.
+def init_process_group() -> None:
+    """Connect the processes, if there are several that are not connected yet."""
+    if world_size() > 1 and not dist.is_initialized():
+        # Functions there have the group as a default argument; imported later, they would keep it when it is destroyed.
         import torch._dynamo
 
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=LONGEST_WAIT)
+        dist.init_process_group(backend, timeout=TIMEOUT)
 
 
-def leave() -> None:
-    """Ends what `join` began, and its threads, once nothing else holds the group: no wrapped model, no error's frames.
+def destroy_process_group() -> None:
+    """End the group and its threads. Call it when nothing else holds the group: no wrapped model, no error's frames.
 
     A thread of Gloo that lets go of its last tensor while Python shuts down would abort the process.
     """
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def wrap(module: nn.Module, device: torch.device, all_used: bool) -> nn.Module:
-    """``module`` with gradients averaged over the processes in each backward pass; itself if there is one process.
+    """Return ``module`` with gradients averaged over the processes in each backward pass.
 
     all_used: every parameter gets a gradient in every step; else PyTorch has to look which ones do.
     """
-    if count() == 1:
+    if world_size() == 1:
         return module
-    return DistributedDataParallel(
-        module,
-        device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=not all_used,
-    )
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=not all_used)
 
 
-def averaged(wrapped: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Where a step has several batches: only the backward pass of the last one (``now``) talks to the others."""
+def sync_gradients(wrapped: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Average gradients only in the backward pass of a step's last batch (``now``), where a step has several."""
     if now or not isinstance(wrapped, DistributedDataParallel):
         return contextlib.nullcontext()
     return wrapped.no_sync()
 
 
-def summed(value: Tensor) -> Tensor:
-    """The sum over all processes, in place, the same bits in each."""
-    if count() > 1:
-        distributed.all_reduce(value)
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """Return the sum of ``value`` over all processes, in place and the same bits in each."""
+    if world_size() > 1:
+        dist.all_reduce(value)
     return value
 
 
-def of_first(value: Tensor) -> Tensor:
-    """The first process's ``value`` in all of them, in place."""
-    if count() > 1:
-        distributed.broadcast(value, 0)
+def broadcast(value: Tensor) -> Tensor:
+    """Return rank 0's ``value`` in all processes, in place."""
+    if world_size() > 1:
+        dist.broadcast(value, 0)
     return value
 
 
@@ -103,60 +101,59 @@ def all_gather_rows(rows_BX: Tensor) -> tuple[Tensor, int]:
 
     Each process must have as many rows. Gradients flow back to the process that a row came from.
     """
-    if count() == 1:
+    if world_size() == 1:
         return rows_BX, 0
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(rows_BX.contiguous())), number() * len(rows_BX)
+    return torch.cat(all_gather(rows_BX.contiguous())), rank() * len(rows_BX)
 
 
-def any_of_them(flag: bool) -> bool:
-    """Whether ``flag`` is true in any process. All have to call it."""
-    return bool(summed(torch.tensor(float(flag))).item()) if count() > 1 else flag
+def any_rank(flag: bool) -> bool:
+    """True if ``flag`` is true in any process. All have to call it."""
+    return bool(all_reduce_sum(torch.tensor(float(flag))).item())
 
 
-def from_first(make: Callable[[], Answer]) -> Answer:
-    """What ``make`` returns in the first process; it is called nowhere else."""
-    if count() == 1:
+def broadcast_object(make: Callable[[], Answer]) -> Answer:
+    """Call ``make`` in rank 0 only, and return its result in all processes."""
+    if world_size() == 1:
         return make()
-    answer = [make() if is_first() else None]
-    distributed.broadcast_object_list(answer)
+    answer = [make() if is_rank_zero() else None]
+    dist.broadcast_object_list(answer)
     return answer[0]  # type: ignore[return-value]  # None is overwritten
 
 
 @contextlib.contextmanager
-def first_goes_first() -> Iterator[None]:
-    """The first process runs the block before the others do: what it downloads, they find."""
-    if count() > 1 and not is_first():
-        distributed.barrier()
+def rank_zero_first() -> Iterator[None]:
+    """Run the block in rank 0 before it runs in the other processes: what rank 0 downloads, they find."""
+    if world_size() > 1 and not is_rank_zero():
+        dist.barrier()
     yield
-    if count() > 1 and is_first():
-        distributed.barrier()
+    if world_size() > 1 and is_rank_zero():
+        dist.barrier()
 
 
 def check_equal(value: str, what: str) -> None:
-    """RuntimeError in every process unless ``value`` is the same in all of them."""
-    if count() == 1:
+    """Raise RuntimeError in every process unless ``value`` is the same in all of them."""
+    if world_size() == 1:
         return
     digest = torch.frombuffer(bytearray(hashlib.sha256(value.encode()).digest()), dtype=torch.uint8)
-    found = [torch.empty_like(digest) for _ in range(count())]
-    distributed.all_gather(found, digest)
-    differing = [place for place, other in enumerate(found) if not torch.equal(other, found[0])]
-    if differing:
-        raise RuntimeError(f"the processes disagree about {what}: {differing} have another than process 0")
+    found = [torch.empty_like(digest) for _ in range(world_size())]
+    dist.all_gather(found, digest)
+    if differing := [other for other, its_digest in enumerate(found) if not torch.equal(its_digest, found[0])]:
+        raise RuntimeError(f"the processes disagree about {what}: ranks {differing} differ from rank 0")
 
 
-def check_alone(script: str) -> None:
-    """ValueError under torchrun, for a script that is one process, or starts others by itself."""
-    if count() > 1:
-        raise ValueError(f"{script} is not for torchrun: call it as python scripts/{script}")
-
-
-def check_agreement(module: nn.Module) -> None:
-    """RuntimeError unless all processes hold the same weights, bit for bit."""
-    if count() == 1:
+def check_same_weights(module: nn.Module) -> None:
+    """Raise RuntimeError unless all processes hold the same weights, bit for bit."""
+    if world_size() == 1:
         return
     digest = hashlib.sha256()
     for parameter in module.parameters():
         digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     check_equal(digest.hexdigest(), "the weights")
+
+
+def check_single_process(script: str) -> None:
+    """Raise ValueError under torchrun, for a script that is one process, or starts others by itself."""
+    if world_size() > 1:
+        raise ValueError(f"{script} does not run under torchrun: call it as python scripts/{script}")

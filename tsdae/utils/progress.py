@@ -12,7 +12,7 @@ from tsdae.utils import distributed
 
 def print_note(line: str) -> None:
     """One line, above the progress bar where there is one; results go to stdout, notes to stderr."""
-    if distributed.is_first():
+    if distributed.is_rank_zero():
         tqdm.write(line, file=sys.stderr)
         sys.stderr.flush()
 
@@ -33,6 +33,6 @@ def progress_bar(
     """
     interval = 0.2 if sys.stderr.isatty() else 30.0
     # Not given otherwise: what is given outweighs TQDM_DISABLE.
-    silent = {} if show and distributed.is_first() else {"disable": True}
+    silent = {} if show and distributed.is_rank_zero() else {"disable": True}
     settings = {"total": total, "initial": done, "desc": doing, "unit": unit, "unit_scale": scaled, "delay": delay}
     return tqdm(**settings, mininterval=interval, leave=leave, **silent)

@@ -20,8 +20,13 @@ class Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def catch_signals(enabled: bool) -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM; a second Ctrl-C quits at once."""
+def catch_signals(enabled: bool, several: bool = False) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM; a second Ctrl-C quits at once.
+
+    A block that ends without `Interrupted` has not heeded them: they are raised again behind it.
+    several: of several processes, one hears from another that it has to stop, and may get its own signal later, even
+        after the block: once they are `Interrupted`, both signals are ignored until the process ends.
+    """
     caught: list[int] = []
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield caught
@@ -36,9 +41,15 @@ def catch_signals(enabled: bool) -> Iterator[list[int]]:
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
+    except Interrupted:
+        if several:
+            before = dict.fromkeys(before, signal.SIG_IGN)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if caught:
+        signal.raise_signal(caught[0])
 
 
 def when_parent_ends(end: Callable[[], None]) -> None:

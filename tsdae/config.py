@@ -18,6 +18,7 @@ DEVICE = "auto, cpu, cuda, cuda:N or mps"
 FEWEST_SEEDS = 3  # of an interval over seeds: two give a t value of 12.7, which nothing passes
 NOISES = "delete, mask, replace, swap, insert, or module:function"
 THREADS = "number of CPU threads; default: chosen by PyTorch"
+PRECISION = "number format of training; bf16 and fp16 are mixed precision"
 SEEDS = "[0, 9223372036854775808)"  # 64 bits, signed
 NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
 HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
@@ -153,9 +154,7 @@ class MethodConfig(ModelConfig):
 class HardwareConfig:
     """Hardware and precision."""
 
-    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag(
-        "auto", "number format of training, the weights stay fp32"
-    )
+    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", PRECISION)
     device: str = flag("auto", DEVICE)
     threads: int | None = flag(None, THREADS, "[1, inf)")
     deterministic: bool = flag(False, "use only deterministic algorithms")

@@ -6,11 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tsdae.config import COLUMN, DEVICE, NOISES, SEEDS, THREADS, MethodConfig, TextConfig, flag, required
+from tsdae.config import COLUMN, DEVICE, NOISES, PRECISION, SEEDS, THREADS, MethodConfig, TextConfig, flag, required
 from tsdae.utils.checks import check_fields
 
 A_TEXT = "text file (one sentence per line), jsonl, csv, tsv, parquet, - (standard input) or hub:NAME"
-POOLING = "default: as each model's folder says"
+POOLING = "default: that of the model's folder"
 LIMIT = "maximum number of sentences"
 SAMPLED = 2000  # sentences of a text among which --make-pairs looks, so that there are no more pairs
 FEWEST_PIECES = 100  # of a tokenizer: with fewer there are hardly enough for the letters
@@ -71,7 +71,7 @@ class EncodeConfig:
     output: str = required("NumPy file to write (.npy): float32, one row per sentence")
     column: str | None = flag(None, COLUMN)
     limit: int | None = flag(None, LIMIT)
-    pooling: Literal["cls", "mean", "max"] | None = flag(None, POOLING)
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of token vectors; {POOLING}")
     batch_size: int = flag(64, "sentences per batch", "[1, inf)")
     device: str = flag("auto", DEVICE)
 
@@ -113,7 +113,7 @@ class ReconstructConfig:
     noise_ratio: float | None = flag(
         None, "share of words that are changed; default: the run's, else 0.6", "[0, 1)", "0.6 changes 60 % of the words"
     )
-    pooling: Literal["cls", "mean", "max"] | None = flag(None, POOLING)
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of token vectors; {POOLING}")
     seed: int = flag(0, "random seed of the noise, and of a new decoder where the model has none", SEEDS)
     words: str | None = flag(
         None,
@@ -180,9 +180,7 @@ class PretrainConfig(TextConfig):
     pooling: Literal["cls", "mean", "max"] = flag("cls", "pooling of the sentence encoder")
     evaluate: str | None = flag(None, "as for `tsdae train`: stsb, heldout, FILE or none; default: heldout")
     seed: int = flag(0, "random seed of weights, noise and data order", SEEDS)
-    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag(
-        "auto", "number format of training, the weights stay fp32"
-    )
+    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", PRECISION)
     device: str = flag("auto", DEVICE)
     threads: int | None = flag(None, THREADS)
 

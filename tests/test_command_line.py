@@ -79,6 +79,7 @@ def test_the_installed_command_is_main() -> None:
         ("train --early_stopp x", "unknown argument --early_stopp; did you mean --early-stop?"),
         ("train --stops=3", "unknown argument --stops; did you mean --steps?"),
         ("train --bsize 8", "unknown argument --bsize; did you mean --batch-size?"),
+        ("train -lr 3e-5", "unknown argument -lr; did you mean --learning-rate?"),
         ("train --zzz", "unknown argument --zzz; see --help"),
         ("encode model --inptu a.txt", "unknown argument --inptu; did you mean --input?"),
     ],

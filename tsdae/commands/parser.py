@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -68,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         shown = [flag for action in self._actions for flag in action.option_strings]
         for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
             flag = argument.split("=")[0]
-            if flag.startswith("--") and flag not in self._option_string_actions:
+            if re.fullmatch(r"--?[A-Za-z][\w-]*", flag) and flag not in self._option_string_actions:
                 self.error(f"unknown argument {flag}; {did_you_mean(flag, shown) or 'see --help'}")
 
     def error(self, message: str) -> NoReturn:

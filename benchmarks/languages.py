@@ -147,14 +147,14 @@ def characters(sentences: Sequence[str], tokenizer: Any) -> np.ndarray:
 
 def unit(corpus: Corpus) -> float:
     """Mean length of a word in characters."""
-    assert corpus.figures is not None
-    return corpus.figures.characters / corpus.figures.words
+    assert corpus.counts is not None
+    return corpus.counts.characters / corpus.counts.words
 
 
 def added(corpus: Corpus) -> str:
     """What auto does beside the tokenizer's own words, in at least ``OFTEN`` of the sentences."""
-    assert corpus.figures is not None
-    often = [name for name, count in corpus.figures.met.items() if count > OFTEN * len(corpus)]
+    assert corpus.counts is not None
+    often = [name for name, count in corpus.counts.met.items() if count > OFTEN * len(corpus)]
     scripts = [name for name in WITHOUT_SPACES if name in often]
     parts = [f"clusters ({', '.join(scripts)})"] if scripts else []
     return "; ".join(parts + [f"ends at the {name}" for name in END_A_WORD if name in often]) or "-"

@@ -10,6 +10,7 @@ tokenizer has about 30,000 pieces. FOLDER takes 3 GB for an hour. Linux only: me
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import origin, spread  # noqa: E402  # the root has to be on the path first
 from benchmarks.workers import memory_of_process  # noqa: E402
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder  # noqa: E402
-from tsdae.text.corpus import Corpus, in_folder  # noqa: E402
-from tsdae.text.formats import numbered_lines  # noqa: E402
+from tsdae.text.corpus import Corpus  # noqa: E402
+from tsdae.text.reading import numbered_lines  # noqa: E402
 from tsdae.utils.progress import print_note  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -68,7 +68,7 @@ def main() -> None:
     print(f"| sentences a second | {total / seconds:,.0f} | 20,000 on 2 cores |")
     print(f"| largest anonymous memory of all its processes together | {peak / GB:.2f} GB | |")
     print(f"| largest of one process | {peak_of_one / GB:.2f} GB | |\n")
-    train_and_read(large, arguments.model, arguments.scratch)
+    train_and_read(large, arguments.model)
 
 
 def make_text(source: Path, output: Path, sentences: int) -> None:
@@ -118,19 +118,22 @@ def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def train_and_read(large: Corpus, model: str, scratch: Path) -> None:
+def train_and_read(large: Corpus, model: str) -> None:
     """Batches alone, then whole steps on the smallest and the largest corpus in turn, in one process."""
     torch.manual_seed(0)
     autoencoder = TSDAE(SentenceEncoder.from_pretrained(model, pooling="cls"))
     tokenizer = autoencoder.encoder.tokenizer
     optimiser = torch.optim.AdamW(autoencoder.parameters(), lr=3e-5, fused=True)
-    draw = np.random.default_rng(0)
     streams = {}
     for size in SIZES:
         if size < len(large):
-            folder = scratch / f"of-{size}"
-            folder.mkdir(exist_ok=True)
-            part = large.take(np.sort(draw.choice(len(large), size, replace=False)), in_folder(folder))
+            end = large.boundaries[size]
+            part = dataclasses.replace(
+                large,
+                token_ids=large.token_ids[:end],
+                marks=large.marks[:end],
+                boundaries=large.boundaries[: size + 1],
+            )
         else:
             part = large
         streams[len(part)] = DenoisingDataset(part, tokenizer).batches(0, BATCH)

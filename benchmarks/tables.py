@@ -1,4 +1,4 @@
-"""Makes the README's speed table and benchmarks/speed.md from the committed rows.
+"""Makes the speed table of benchmarks/README.md, and benchmarks/speed.md, from the committed rows.
 
 python benchmarks/tables.py --write    writes both
 python benchmarks/tables.py --check    exits with 1 if either differs, or if a row does not belong to a commit here
@@ -18,7 +18,7 @@ from benchmarks import limits
 from benchmarks.rows import ROOT, ROWS, Row, Spread, git, read, sources_of
 from benchmarks.targets import LINES, PROFILES, SLOWER, Line, Rows
 
-README, PAGE = ROOT / "README.md", ROOT / "benchmarks" / "speed.md"
+README, PAGE = ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "speed.md"
 BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 NOT_RUN = "not yet run"
 INTRODUCTION = """Made by `python benchmarks/tables.py --write` from the rows in `benchmarks/rows/`, which
@@ -83,7 +83,7 @@ def table(lines: tuple[Line, ...], rows: Rows, spread: bool) -> str:
 
 
 def readme_block(rows: Rows) -> str:
-    """What stands between the two markers of the README."""
+    """Return what is between the two markers of benchmarks/README.md."""
     shown = [rows[line.name] for line in LINES if line.name in rows]
     taken = "; ".join(sorted({f"{row.cpu}, {row.threads} threads, commit {row.commit[:7]}" for row in shown}))
     foot = f"Taken on {taken}." if rows else f"No measurement is committed: {NOT_RUN}."
@@ -170,9 +170,9 @@ def origins(rows: Rows) -> str:
 
 
 def with_block(readme: str, block: str) -> str:
-    """The README with the text between its markers replaced."""
+    """Return benchmarks/README.md with the text between its markers replaced."""
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README.md has to hold the lines {BEGIN} and {END} once each; the table goes between them")
+        raise ValueError(f"benchmarks/README.md must have the lines {BEGIN} and {END} once each, around its table")
     before, rest = readme.split(BEGIN)
     return before + block + rest.split(END)[1]
 
@@ -202,7 +202,9 @@ def check_rows(rows: Rows) -> tuple[list[str], list[str]]:
 def main(argv: list[str], readme: Path = README, page_file: Path = PAGE, folder: Path = ROWS) -> int:
     parser = argparse.ArgumentParser(description="Makes the speed tables from the committed rows.", allow_abbrev=False)
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true", help="write the README's table and benchmarks/speed.md")
+    action.add_argument(
+        "--write", action="store_true", help="write the table of benchmarks/README.md, and benchmarks/speed.md"
+    )
     action.add_argument("--check", action="store_true", help="exit with 1 if they differ from the rows")
     arguments = parser.parse_args(argv)
     texts = {readme: readme.read_text(encoding="utf-8")}

@@ -24,7 +24,8 @@ from torch import Tensor
 from tsdae import TSDAE, Batch, DenoisingDataset, LossSum, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert, BertConfig
 from tsdae.commands.parser import Parser
-from tsdae.evaluation.sts import Pairs, correlations, cosines
+from tsdae.evaluation.pairs import Pairs
+from tsdae.evaluation.sts import correlations, cosines
 from tsdae.noise import Draw, delete
 from tsdae.objectives import tsdae
 from tsdae.packing import Layout, Packed

@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.mutant_list import MUTANTS, Mutant  # noqa: E402  # the root has to be on the path first
 
-COPIED = ("tsdae", "tests", "scripts", "pyproject.toml", "README.md")
+COPIED = ("tsdae", "tests", "scripts", "benchmarks", "pyproject.toml", "README.md")
 # What a failed assertion looks like to pytest; everything else (an import that fails, say) is no proof.
 ASSERTIONS = ("AssertionError", "Failed: DID NOT RAISE", "assert ")
 NOT_OURS = ("torch", "transformers", "datasets", "scipy.stats", "pyarrow.parquet", "safetensors.torch", "hypothesis")

@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 from tests.runs import assert_equal, wait_until
 from tests.scripts import SCRIPTS, Run
 from tsdae.ablation import runner as ablation
+from tsdae.ablation import trials
 from tsdae.ablation.grid import Arm, arms_of, parse_grid
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
-from tsdae.evaluation.sts import evaluate_sts, load_pairs
+from tsdae.evaluation.pairs import load_pairs
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub.auto_encoder import load_encoder
 from tsdae.run.folder import LOCK
 
@@ -33,8 +35,8 @@ MINE = "from tsdae.objectives import tsdae\n\n\ndef scaled(model, batch):\n    r
 SLOW = f"import time\n{MINE.replace('return', 'time.sleep(0.02); return')}"
 
 
-def no_trials(base: Any, waiting: list[Arm], *_: Any) -> tuple[float, dict[str, int]]:
-    """In place of `ablation.estimate`, which takes three short runs each time."""
+def no_trials(waiting: list[Arm], *_: Any) -> tuple[float, dict[str, int]]:
+    """In place of `estimate`, which takes short runs each time."""
     return 3600.0, {arm.id: 3 for arm in waiting}
 
 
@@ -92,7 +94,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
 
     refused = {
         FLAGS.replace("--steps 3", "--steps 4"): "was made with steps 3, now it is 4; choose another --output",
-        FLAGS.replace("text.txt", "other.txt"): "has other text",
+        FLAGS.replace("text.txt", "other.txt"): "was made with text ",
     }
     (place / "other.txt").write_text("a man\na dog\na cat runs\nthe grass\na guitar\n")
     for flags, message in refused.items():
@@ -100,7 +102,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
         assert (result.code, message in result.err) == (2, True), result.err
     (place / "mine.py").write_text(MINE.replace("0.5", "0.6"))
     result = run("ablate", f"{FLAGS} {GRID}")
-    assert "mine.py is not the code that ablation/results.jsonl was made with" in result.err
+    assert "was made with own_code {'mine.py': " in result.err
     assert rows() == made
 
 
@@ -121,10 +123,10 @@ def test_rows_of_another_grid_stay_and_what_decides_about_them_is_compared(
 
     (place / "my_module.py").write_text(MINE.replace("0.5", "0.6"))
     edited = run("ablate", f"{flags} objective=my_module:scaled")
-    assert "my_module.py is not the code" in edited.err
+    assert "was made with own_code {'my_module.py': " in edited.err
     pairs = (place / "pairs.tsv").read_text()
     (place / "pairs.tsv").write_text(pairs + "a dog\ta cat\t1.0\n")
-    assert "was scored on other pairs" in run("ablate", f"{flags} noise_ratio=0.3").err
+    assert "was made with pairs " in run("ablate", f"{flags} noise_ratio=0.3").err
 
 
 @pytest.mark.slow
@@ -202,7 +204,7 @@ def script(flags: str) -> list[str]:
     """The command line of ablate.py in a process of its own, without trials."""
     code = (
         f"import runpy, sys\nsys.path[:0] = ['', {str(SCRIPTS.parent)!r}]\n"
-        "import tests.test_ablation, tsdae.ablation.runner\ntsdae.ablation.estimate = tests.test_ablation.no_trials\n"
+        "from tests.test_ablation import ablation, no_trials\nablation.estimate = no_trials\n"
         f"sys.argv = ['ablate.py', *{flags.split()!r}]\n"
         f"runpy.run_path({str(SCRIPTS / 'ablate.py')!r}, run_name='__main__')"
     )
@@ -214,22 +216,24 @@ def test_trials_end_with_what_asked_for_them(place: Path, monkeypatch: pytest.Mo
     """Ctrl-C while they run: none of them is left to write where their folder was removed."""
 
     class Running:
-        killed = 0
+        killed = joined = 0
 
-        def join(self) -> None:
-            if not self.killed:
-                raise KeyboardInterrupt
+        def is_alive(self) -> bool:
+            raise KeyboardInterrupt
 
         def kill(self) -> None:
             self.killed += 1
 
+        def join(self) -> None:
+            self.joined += 1
+
     started = [Running(), Running()]
     waiting = iter(started)
-    monkeypatch.setattr(ablation, "_start", lambda *_: next(waiting))
-    base = (DataConfig(), MethodConfig(), TrainConfig())
+    monkeypatch.setattr(trials, "start", lambda *_: next(waiting))
+    base = Arm({}, 0, (DataConfig(), MethodConfig(), TrainConfig()))
     with pytest.raises(KeyboardInterrupt):
-        ablation._tried({"one": base, "two": base}, place / "trials", 1, 0)
-    assert [each.killed for each in started] == [1, 1]
+        trials.try_out([base, base], place / "trials")
+    assert [(each.killed, each.joined) for each in started] == [(1, 1), (1, 1)]
 
 
 def test_a_run_of_another_text_is_no_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +252,8 @@ def test_a_run_of_another_text_is_no_row(place: Path, monkeypatch: pytest.Monkey
         def is_alive(self) -> bool:
             return False
 
-    monkeypatch.setattr(ablation, "_start", lambda *_: Ended())
+    monkeypatch.setattr(ablation, "start", lambda *_: Ended())
+    monkeypatch.setattr(ablation, "about", lambda _: {})
     done: dict[str, dict[str, Any]] = {}
     failed = ablation._run_all(arms, {}, place / "ablation", 1, done)
     assert set(done) == set(rows()) == {"base,seed=0", *(f"limit=5,seed={seed}" for seed in range(3))}
@@ -272,39 +277,40 @@ def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch
     assert reported == [Path("ablation")]
 
 
+def arms_for(base: tuple[DataConfig, MethodConfig, TrainConfig], axes: list[str], seeds: int = 1) -> list[Arm]:
+    return list(arms_of(base, parse_grid(axes), AblationConfig(grid=[], seeds=seeds, intervals=False)))
+
+
 def test_what_can_fail_at_a_start_is_tried_before_hours_are_spent(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
+    """Once each, whatever the seed; as many at once as later, so the last two have the machine to share as well."""
+    tried: list[list[str]] = []
 
-    def remembered(each: dict[str, Any], *_: Any) -> list[ablation.Trial]:
-        tried.extend(each)
-        return [ablation.Trial(1.0, 100)]
+    def remembered(arms: list[Arm], _: Path) -> list[trials.Trial]:
+        tried.append([arm.name for arm in arms])
+        return [trials.Trial(1.0, 1.0, 1.0, 100)] * len(arms)
 
-    monkeypatch.setattr(ablation, "_tried", remembered)
-    base = (DataConfig(), MethodConfig(), TrainConfig())
-    axes = parse_grid(["noise_ratio=0.3", "decoder_layers=1,99", "hold_on=100", "column=nope", "min_characters=500"])
-    arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=2, intervals=False)))
-    ablation.estimate(base, arms, place / "ablation", 1)
-    assert [name for name in tried if not name.startswith("the base")] == [
-        "decoder_layers=1",
-        "decoder_layers=99",
-        "hold_on=100.0",
-        "column=nope",
-        "min_characters=500",
+    monkeypatch.setattr(trials, "try_out", remembered)
+    axes = ["noise_ratio=0.3", "decoder_layers=1,99", "hold_on=100", "column=nope", "min_characters=500", "tie=false"]
+    arms = arms_for((DataConfig(), MethodConfig(), TrainConfig()), axes, seeds=2)
+    trials.estimate(arms, place / "trials", 4)
+    assert tried == [
+        ["base", "decoder_layers=1", "decoder_layers=99", "hold_on=100.0"],
+        ["column=nope", "min_characters=500", "tie=false", "column=nope"],
     ]
 
 
 def test_the_estimate_counts_the_steps_of_each_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start takes 1 second, a step of the base 2, an evaluation 5; --limit leaves half of the sentences."""
+    """A start takes 1 second, a step 2, an evaluation 5; twice the batch 3 a step, and --limit leaves half."""
 
-    def trial(each: dict[str, Any], trials: Path, steps: int, eval_every: int) -> list[ablation.Trial]:
-        limited = "limit=50" in each
-        return [ablation.Trial(1.0 + 2.0 * (steps - 2) + 5.0 * (eval_every > 0), 50 if limited else 100)] * len(each)
+    def trial(arms: list[Arm], _: Path) -> list[trials.Trial]:
+        return [
+            trials.Trial(1.0, 3.0 if "batch_size" in arm.settings else 2.0, 5.0, 50 if "limit" in arm.settings else 100)
+            for arm in arms
+        ]
 
-    monkeypatch.setattr(ablation, "_tried", trial)
+    monkeypatch.setattr(trials, "try_out", trial)
     base = (DataConfig(), MethodConfig(), TrainConfig(epochs=2, batch_size=10, eval_every=10))
-    axes = parse_grid(["batch_size=20", "limit=50", "epochs=4"])
-    arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=1, intervals=False)))
-    seconds, steps = ablation.estimate(base, arms, place / "ablation", 2)
+    seconds, steps = trials.estimate(arms_for(base, ["batch_size=20", "limit=50", "epochs=4"]), place / "trials", 2)
     assert steps == {
         "untrained": 0,
         "base,seed=0": 20,
@@ -312,28 +318,59 @@ def test_the_estimate_counts_the_steps_of_each_run(place: Path, monkeypatch: pyt
         "limit=50,seed=0": 10,
         "epochs=4.0,seed=0": 40,
     }
-    # of each: the start, its steps (twice as dear at twice the batch), its evaluations and the two at the end
-    expected = [1 + 2 * 5, 1 + 40 + 4 * 5, 1 + 10 * 4 + 3 * 5, 1 + 20 + 3 * 5, 1 + 80 + 6 * 5]
+    # of each: the start, its steps, its evaluations and the two at the end
+    expected = [1 + 2 * 5, 1 + 40 + 4 * 5, 1 + 10 * 3 + 3 * 5, 1 + 20 + 3 * 5, 1 + 80 + 6 * 5]
     assert seconds == pytest.approx(sum(expected) / 2)
 
 
-@pytest.mark.slow  # four trials
+def test_twenty_steps_are_timed_without_the_start_and_the_evaluations(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that counts the looks at the log: 40 for a start, 9 for each evaluation, 2 for each of 22 steps."""
+    shown = [40 + 9, *(49 + 2 * step for step in range(1, 23)), 49 + 44 + 9]
+    now = 0
+
+    class Running:
+        exitcode = 0
+
+        def is_alive(self) -> bool:
+            return now < shown[-1] + 3
+
+        def join(self) -> None:
+            pass
+
+    def passing(_: float) -> None:
+        nonlocal now
+        now += 1
+        log = place / "trials" / "0" / "metrics.jsonl"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("{}\n" * sum(time <= now for time in shown) + '{"half')
+
+    monkeypatch.setattr(trials, "start", lambda *_: Running())
+    monkeypatch.setattr(trials.time, "sleep", passing)
+    monkeypatch.setattr(trials.time, "perf_counter", lambda: float(now))
+    monkeypatch.setattr(trials, "stored_settings", lambda _: {"training_sentences": 8})
+    base = Arm({}, 0, (DataConfig(), MethodConfig(), TrainConfig()))
+    assert trials.try_out([base], place / "trials") == [trials.Trial(40.0, 2.0, 9.0, 8)]
+
+
+@pytest.mark.slow  # two trials
 def test_epochs_are_counted_in_the_steps_of_the_text(place: Path, run: Run) -> None:
     """8 sentences, 2 of them held out, in batches of 2; --limit 5 leaves 3."""
     result = run("ablate", f"{FLAGS} --epochs 1 --no-intervals --seeds 1 --output ablation --grid limit=5 --dry-run")
     assert result.code == 0, result.err
     train = TrainConfig(epochs=1, batch_size=2, precision="fp32", threads=1, device="cpu")
     base = (DataConfig(corpus="text.txt", heldout="2", evaluate="pairs.tsv"), MethodConfig(model="model"), train)
-    arms = list(arms_of(base, parse_grid(["limit=5"]), AblationConfig(grid=[], seeds=1, intervals=False)))
-    _, steps = ablation.estimate(base, arms, place / "ablation", 1)
-    assert steps == {"untrained": 0, "base,seed=0": 3, "limit=5,seed=0": 2}
+    arms = arms_for(base, ["limit=5"])
+    assert trials.estimate(arms, place / "trials", 1)[1] == {"untrained": 0, "base,seed=0": 3, "limit=5,seed=0": 2}
+    found = trials.try_out(arms[1:], place / "trials")
+    assert [one.sentences for one in found] == [6, 3]
+    assert all(0 < one.step < one.start for one in found)
 
 
 def test_arms_of_which_one_value_is_none_are_tried_apart() -> None:
-    base = (DataConfig(limit=50), MethodConfig(), TrainConfig())
-    axes = parse_grid(["limit=none", "max_characters=none,9"])
-    arms = list(arms_of(base, axes, AblationConfig(grid=[], seeds=1, intervals=False)))
-    assert len({ablation._of_trial(arm) for arm in arms[1:]}) == len(arms[1:])
+    arms = arms_for((DataConfig(limit=50), MethodConfig(), TrainConfig()), ["limit=none", "max_characters=none,9"])
+    assert len({trials.size_class(arm) for arm in arms[1:]}) == len(arms[1:])
 
 
 @pytest.mark.parametrize(

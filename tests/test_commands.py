@@ -25,7 +25,7 @@ from tests.scripts import PAIRS, SCRIPTS, Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import SentenceEncoder, evaluate_sts
 from tsdae.commands.parser import Parser
-from tsdae.evaluation.sts import load_pairs
+from tsdae.evaluation.pairs import load_pairs
 from tsdae.run.step_metrics import NonFiniteLoss
 from tsdae.utils.signals import Interrupted
 

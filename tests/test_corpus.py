@@ -128,7 +128,7 @@ def saved(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -
 DAMAGE = {
     "no corpus.json": (lambda f: (f / "corpus.json").unlink(), "is not a prepared corpus: it has no corpus.json"),
     "not JSON": (lambda f: (f / "corpus.json").write_text("{"), "not valid JSON"),
-    "another format": (lambda f: changed(f, format=2), "of format 2, and format 1 is read here; prepare it again"),
+    "another format": (lambda f: changed(f, format=2), "of format 2, and only format 1 can be read; prepare it again"),
     "another corpus.json": (lambda f: (f / "corpus.json").write_text("{}"), "of format None"),
     "too few words": (lambda f: (f / "corpus.json").write_text('{"format": 1}'), "does not say 'rows'"),
     "rows": (lambda f: changed(f, rows=9), r"boundaries.npy holds int64 \(9,\), expected was int64 \(10,\)"),
@@ -140,8 +140,8 @@ DAMAGE = {
     "another type": (lambda f: saved(f, "marks.npy", lambda a: a.astype(np.int64)), "expected was uint8"),
     "one mark too many": (lambda f: saved(f, "marks.npy", lambda a: np.append(a, a[:1])), "marks.npy holds uint8"),
     "other boundaries": (lambda f: saved(f, "boundaries.npy", lambda a: 2 * a), "boundaries.npy does not run from 0"),
-    "falling boundaries": (lambda f: saved(f, "boundaries.npy", lambda a: a[[0, 2, 1, *range(3, len(a))]]), "not rise"),
-    "made from nothing": (lambda f: changed(f, made_from=None), "made_from of corpus.json is no table"),
+    "falling boundaries": (lambda f: saved(f, "boundaries.npy", lambda a: a[[0, 2, 1, *range(3, len(a))]]), "increase"),
+    "made from nothing": (lambda f: changed(f, made_from=None), "made_from of corpus.json is not a JSON object"),
     "later boundaries": (lambda f: saved(f, "boundaries.npy", lambda a: a.clip(1)), "boundaries.npy does not run from"),
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""Scoring labelled pairs: figures against scipy, intervals against a slow loop, files in every layout."""
+"""Scoring labelled pairs: metrics against scipy, intervals against a slow loop, files in every layout."""
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -19,18 +20,12 @@ from scipy import stats
 
 from tests.tolerances import FLOAT64
 from tsdae import evaluate_sts, load_stsb
-from tsdae.evaluation import sts as module
-from tsdae.evaluation.sts import (
-    Figure,
-    Pairs,
-    Score,
-    correlations,
-    cosines,
-    interval,
-    load_pairs,
-    resampled_correlations,
-    table,
-)
+from tsdae.evaluation import pairs as files
+from tsdae.evaluation import sts
+from tsdae.evaluation.pairs import Pairs, load_pairs
+from tsdae.evaluation.scores import Scores, table
+from tsdae.evaluation.statistics import RESAMPLES, interval
+from tsdae.evaluation.sts import correlations, cosines, resampled_correlations
 
 
 def numbers(size: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +95,7 @@ def test_score_of_pairs() -> None:
 def test_intervals_are_those_of_a_slow_loop() -> None:
     """On the same resamples, one scipy call a resample."""
     x, y = numbers()
-    rows_SB = np.random.default_rng(3).integers(0, len(x), (module.RESAMPLES, len(x)))
+    rows_SB = np.random.default_rng(3).integers(0, len(x), (RESAMPLES, len(x)))
     slow = [[100 * f(x[rows], y[rows]).statistic for rows in rows_SB] for f in (stats.spearmanr, stats.pearsonr)]
     expected = [np.percentile(values, (2.5, 97.5)) for values in slow]
     found = [interval(values_S) for values_S in resampled_correlations(x, y, seed=3)]
@@ -112,23 +107,24 @@ def test_intervals_repeat_and_are_plausible() -> None:
     score = evaluate_sts(encode, pairs)
     assert score == evaluate_sts(encode, pairs)
     assert score.ci95 != evaluate_sts(encode, pairs, seed=1).ci95
-    for value, (low, high) in ((score.spearman, score.ci95), (score.pearson, score.pearson_ci95)):
+    for name, value in score.values.items():
+        low, high = score.interval(name)
         assert low < value < high
         # 1.96 standard errors of a correlation near 0 are 1.96 / sqrt(n) = 9.8 to either side.
         assert 15 < high - low < 25
-    assert score.ci95 != score.pearson_ci95
+    assert score.ci95 == score.interval("spearman") != score.interval("pearson")
 
 
 def test_many_pairs_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RESAMPLES", 25)
+    monkeypatch.setattr("tsdae.evaluation.statistics.RESAMPLES", 25)
     sizes: list[int] = []
-    whole = module.correlations
+    whole = sts.correlations
 
     def watched(x_SB: np.ndarray, y_SB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sizes.append(len(x_SB))
         return whole(x_SB, y_SB)
 
-    monkeypatch.setattr(module, "correlations", watched)
+    monkeypatch.setattr(sts, "correlations", watched)
     low, high = interval(resampled_correlations(*numbers(200_000))[0])
     assert sizes == [10, 10, 5]
     assert 0 < high - low < 1
@@ -148,13 +144,14 @@ def test_differences_are_those_of_a_slow_loop() -> None:
     """Paired: both models on the same resample, one scipy call a model and resample."""
     pairs, encode = made_pairs()
     first, second = evaluate_sts(encode, pairs), evaluate_sts(noisy(encode, 0.3), pairs)
-    difference = second.figures()["spearman"].minus(first.figures()["spearman"])
+    difference = second.minus(first)
     cosines_2B = [cosines(encode, pairs), cosines(noisy(encode, 0.3), pairs)]
-    rows_SB = np.random.default_rng(0).integers(0, 60, (module.RESAMPLES, 60))
+    rows_SB = np.random.default_rng(0).integers(0, 60, (RESAMPLES, 60))
     slow_2S = [
         [100 * stats.spearmanr(c_B[rows], pairs.scores[rows]).statistic for rows in rows_SB] for c_B in cosines_2B
     ]
-    np.testing.assert_allclose(difference.value, second.spearman - first.spearman, **FLOAT64)
+    np.testing.assert_allclose(difference.spearman, second.spearman - first.spearman, **FLOAT64)
+    assert list(difference.values) == ["spearman"], "by which models are compared"
     np.testing.assert_allclose(
         difference.ci95, np.percentile(np.array(slow_2S[1]) - np.array(slow_2S[0]), (2.5, 97.5)), **FLOAT64
     )
@@ -162,16 +159,41 @@ def test_differences_are_those_of_a_slow_loop() -> None:
     assert difference.ci95[1] - difference.ci95[0] < min(of_each) / 2, "the premise: pairing matters"
 
 
+def of_one(value: float, values_S: np.ndarray | None = None) -> Scores:
+    return Scores({"mrr": value}, {} if values_S is None else {"mrr": values_S}, {"n": 3}, ("mrr",), "Retrieval x 100")
+
+
 def test_a_planted_difference_is_found_again() -> None:
     values_S = np.random.default_rng(0).normal(50, 5, 1000)
     values_S[3] = np.nan  # a resample of equal scores
-    lower, higher = Figure(50.0, interval(values_S), values_S), Figure(52.5, interval(values_S + 2.5), values_S + 2.5)
-    np.testing.assert_allclose([higher.minus(lower).value, *higher.minus(lower).ci95], [2.5] * 3, **FLOAT64)
-    np.testing.assert_allclose([lower.minus(higher).value, *lower.minus(higher).ci95], [-2.5] * 3, **FLOAT64)
-    assert higher.minus(higher) == Figure(0.0, (0.0, 0.0)), "exactly"
-    undefined = higher.minus(Figure(math.nan))
-    assert math.isnan(undefined.value)
-    assert np.isnan(undefined.ci95).all()
+    lower, higher = of_one(50.0, values_S), of_one(52.5, values_S + 2.5)
+    for difference, expected in ((higher.minus(lower), 2.5), (lower.minus(higher), -2.5)):
+        np.testing.assert_allclose([difference.mrr, *difference.ci95], [expected] * 3, **FLOAT64)
+    assert higher.minus(higher).row() == {"mrr": 0.0, "ci95": [0.0, 0.0]}, "exactly"
+    assert higher.minus(of_one(math.nan)).row() == {"mrr": None, "ci95": [None, None]}
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (2.0, 0.1, 4.0, "better"),
+        (-2.0, -4.0, -0.1, "worse"),
+        (2.0, -0.2, 4.0, "no difference shown"),
+        (-2.0, -4.0, 0.2, "no difference shown"),
+        (0.0, 0.0, 0.0, "no difference shown"),
+        (float("nan"), float("nan"), float("nan"), "not defined"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_a_verdict_rests_on_the_interval(value: float, low: float, high: float, expected: str) -> None:
+    assert of_one(value, np.linspace(low, high, 1001)).verdict("mrr") == expected
+
+
+def test_a_score_is_an_attribute_and_a_misspelt_one_is_named() -> None:
+    scores = copy.copy(of_one(2.0))
+    assert (scores.mrr, scores.n) == (2.0, 3)
+    with pytest.raises(AttributeError, match="there is no score 'mmr', only mrr, n"):
+        scores.mmr  # noqa: B018
 
 
 def test_intervals_can_be_left_out() -> None:
@@ -248,24 +270,36 @@ def test_one_zero_vector_has_cosine_zero() -> None:
 # The table
 
 
-def test_table_puts_each_figure_under_its_name() -> None:
+def scores(spearman: float, pearson: float) -> Scores:
+    """With intervals from 1 below each to 1 above."""
+    values = {"spearman": spearman, "pearson": pearson}
+    around_S = np.linspace(-1, 1, 1001) / 0.95
+    return Scores(values, {name: value + around_S for name, value in values.items()}, {"n": 5}, ("spearman",), "x 100")
+
+
+def test_table_puts_each_metric_under_its_name() -> None:
     """Fails if Pearson were printed as Spearman, or dev as test."""
-    dev = Score(11.111, 22.222, (10.0, 12.0), (21.0, 23.0), 5)
-    test = Score(33.333, 44.444, (32.0, 34.0), (43.0, 45.0), 5)
-    header, figures, intervals, note = table([("a model", {"dev": dev, "test": test})]).splitlines()
+    dev, test = scores(11.111, 22.222), scores(33.333, 44.444)
+    header, metrics, intervals, note = table([("a model", {"dev": dev, "test": test})]).splitlines()
     assert re.split(r"\s{2,}", header.strip()) == ["dev Spearman", "dev Pearson", "test Spearman", "test Pearson"]
-    assert figures.split() == ["a", "model", "11.11", "22.22", "33.33", "44.44"]
+    assert metrics.split() == ["a", "model", "11.11", "22.22", "33.33", "44.44"]
     assert intervals.split("]")[:-1] == [
         f"{' ' * left}[{interval}"
-        for left, interval in ((11, "10.00, 12.00"), (4, "21.00, 23.00"), (4, "32.00, 34.00"), (4, "43.00, 45.00"))
+        for left, interval in ((11, "10.11, 12.11"), (4, "21.22, 23.22"), (4, "32.33, 34.33"), (4, "43.44, 45.44"))
     ]
     assert "95 %" in note
-    assert {len(line) for line in (header, figures, intervals)} == {len("a model") + 4 * 18}, "columns are aligned"
+    assert {len(line) for line in (header, metrics, intervals)} == {len("a model") + 4 * 18}, "columns are aligned"
 
 
 def test_row_for_json() -> None:
-    row = Score(11.11111, 22.2, (10.0, 12.0), (21.0, 23.0), 5).row()
-    assert row == {"spearman": 11.1111, "pearson": 22.2, "ci95": [10.0, 12.0], "pearson_ci95": [21.0, 23.0], "n": 5}
+    row = scores(11.11111, 22.2).row()
+    assert row == {
+        "spearman": 11.1111,
+        "pearson": 22.2,
+        "ci95": [10.1111, 12.1111],
+        "pearson_ci95": [21.2, 23.2],
+        "n": 5,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -476,15 +510,15 @@ def test_stsb_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, float]] = []
 
     def fetch(asset: object) -> Path:
-        raise module.assets.DownloadFailed("no pip")
+        raise files.downloads.DownloadFailed("no pip")
 
     def records(triples: list[tuple[str, str, float]]) -> datasets.Dataset:
         return datasets.Dataset.from_list([{"sentence1": a, "sentence2": b, "score": s / 5} for a, b, s in triples])
 
     splits = {"train": records(TRIPLES[:3]), "validation": records(TRIPLES), "test": records(TRIPLES[1:])}
-    monkeypatch.setattr(module.assets, "fetch", fetch)
+    monkeypatch.setattr(files.downloads, "fetch", fetch)
     monkeypatch.setattr(HfApi, "dataset_info", lambda self, name, timeout: asked.append((name, timeout)))
-    monkeypatch.setattr(datasets, "load_dataset", {module.HUB_NAME: splits}.__getitem__)
+    monkeypatch.setattr(datasets, "load_dataset", {files.HUB_NAME: splits}.__getitem__)
     stsb = load_stsb()
     assert asked == [("sentence-transformers/stsb", 10)]
     assert [len(pairs) for pairs in stsb.values()] == [3, 4, 3]

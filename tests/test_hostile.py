@@ -24,9 +24,9 @@ from tests.runs import rows
 from tests.scripts import Run
 from tsdae import load_sentences
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.sts import load_pairs
+from tsdae.evaluation.pairs import load_pairs
 from tsdae.noise import NOISES
-from tsdae.text import formats
+from tsdae.text import reading
 from tsdae.text.corpus import Corpus
 from tsdae.text.marks import SPECIAL
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_trained_on_is_named(name: str, content: bytes, message: 
 def test_a_few_bytes_that_unpack_to_much_are_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "UNPACKED_FREELY", 2**15)
+    monkeypatch.setattr(reading, "UNPACKED_FREELY", 2**15)
     content = {
         "a.txt.gz": gzip.compress(b"dog\n" * 2**17),
         "a.txt.zst": pyarrow.compress(b"dog\n" * 2**17, "zstd", asbytes=True),
@@ -242,13 +242,13 @@ def test_a_few_bytes_that_unpack_to_much_are_refused(
     with pytest.raises(ValueError, match="unpacks to more than 200 times its size; if that is meant, unpack it"):
         load_sentences(tmp_path / name)
     with monkeypatch.context() as patch:
-        patch.setattr(formats, "UNPACKED_FREELY", 2**27)
+        patch.setattr(reading, "UNPACKED_FREELY", 2**27)
         assert set(load_sentences(tmp_path / name)) <= {"dog", "dog" * 1000}
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.csv"])
 def test_a_line_without_an_end_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(reading, "LONGEST_LINE", 1000)
     content = b"text\n" + b"\x00" * 1001
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     with pytest.raises(ValueError, match="line 2: longer than 0 MiB; is this text?" if name != "a.jsonl" else "line 1"):

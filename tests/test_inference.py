@@ -19,11 +19,11 @@ from transformers import AutoModel, ElectraConfig, MPNetConfig, MPNetModel, T5Co
 from tests import tiny
 from tests.scripts import Run
 from tests.tolerances import FLOAT32
-from tsdae.commands.evaluate import compare, verdict
+from tsdae.commands.evaluate import compare
 from tsdae.commands.settings import CompareConfig
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation import sts as evaluation
-from tsdae.evaluation.sts import Figure, load_pairs
+from tsdae.evaluation import sts
+from tsdae.evaluation.pairs import load_pairs
 from tsdae.hub.auto_encoder import AutoModelEncoder, load_encoder
 from tsdae.hub.model_folder import encoder_folder
 
@@ -228,32 +228,17 @@ def test_a_run_that_was_stopped_before_its_end_is_named(tmp_path: Path) -> None:
 # Differences between models
 
 
-@pytest.mark.parametrize(
-    ("value", "low", "high", "expected"),
-    [
-        (2.0, 0.1, 4.0, "better"),
-        (-2.0, -4.0, -0.1, "worse"),
-        (2.0, -0.1, 4.0, "no difference shown"),
-        (-2.0, -4.0, 0.1, "no difference shown"),
-        (0.0, 0.0, 0.0, "no difference shown"),
-        (float("nan"), float("nan"), float("nan"), "not defined"),
-    ],
-)
-def test_a_verdict_rests_on_the_interval(value: float, low: float, high: float, expected: str) -> None:
-    assert verdict(Figure(value, (low, high))) == expected
-
-
 def test_differences_from_the_first_model(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Printed and in JSON; each model's pairs are resampled once; the same model twice differs by exactly nothing."""
     tiny.encoder(seed=1).save_pretrained(place / "other")
     drawn: list[int] = []
-    resamples = evaluation.resamples
+    resamples = sts.resamples
 
     def watched(size: int, seed: int) -> Iterator[np.ndarray]:
         drawn.append(size)
         return resamples(size, seed)
 
-    monkeypatch.setattr(evaluation, "resamples", watched)
+    monkeypatch.setattr(sts, "resamples", watched)
     compared = run("evaluate", "model other model --pairs pairs.tsv --json a.json --device cpu")
     assert compared.code == 0, compared.err
     assert drawn == [7] * 3
@@ -264,7 +249,7 @@ def test_differences_from_the_first_model(run: Run, place: Path, monkeypatch: py
     assert third["pairs"] == first["pairs"]
     pairs = load_pairs("pairs.tsv")
     of_each = [
-        evaluation.resampled_correlations(evaluation.cosines(load_encoder(name).encode, pairs), pairs.scores)[0]
+        sts.resampled_correlations(sts.cosines(load_encoder(name).encode, pairs), pairs.scores)[0]
         for name in ("model", "other")
     ]
     low, high = np.nanpercentile(of_each[1] - of_each[0], (2.5, 97.5))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,9 @@ from tests import tiny
 from tests.runs import wait_until
 from tests.scripts import Run, contents
 from tests.tiny import assert_equal
-from tsdae.commands import prepare as begun
 from tsdae.config import PrepareConfig, TextConfig
-from tsdae.text import building as intake
-from tsdae.text import corpus as corpus_module
-from tsdae.text import reading as sources
-from tsdae.text.building import COLUMNS, Counts, Seen, Store, Work, collect, hashes_of
+from tsdae.text import building, reading
+from tsdae.text.building import COLUMNS, Piece, Rows, Seen, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.corpus import Corpus
 from tsdae.text.preparation import build_corpora
@@ -45,59 +43,65 @@ LINES = [
 ]
 
 
-def collected(lines: list[str], store: Store | None = None, **settings: Any) -> tuple[Store, Counts]:
-    store = store or Store()
-    return store, collect(Texts(lines), Work(tiny.tokenizer()), store, Counts(), **settings)
+def collected(lines: Iterable[str], folder: Path | None = None, work: Work | None = None, **settings: Any) -> Rows:
+    rows = Rows(tiny.tokenizer().unk_token_id, folder)
+    for _ in collect(Texts(lines), work or Work(tiny.tokenizer()), rows, **settings):
+        pass
+    return rows
+
+
+def columns(rows: Rows) -> dict[str, list[int]]:
+    return {name: [value for piece in rows for value in piece.columns[name].tolist()] for name in COLUMNS}
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Repeated sentences
 
 
-@pytest.mark.parametrize("size", [1, 7, 1000, 50_000])
-def test_seen_is_a_set(size: int) -> None:
-    """Against Python's: values that want the same place, 0, repeated within one call, and a table that grows."""
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_seen_is_a_set(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against Python's: values repeated within one call, 0, and the merge of recent ones."""
+    monkeypatch.setattr(building, "RECENT", 700)
     draw = np.random.default_rng(size)
     seen, known = Seen(), set[int]()
     for _ in range(6):
-        shift = draw.integers(0, 48) if size <= 1000 else 0  # with low bits of 0 they all want the same place
-        values = draw.integers(0, 2 * size, size).astype(np.uint64) << np.uint64(shift)
+        values = draw.integers(0, 2 * size, size).astype(np.uint64)
         new = []
         for value in values.tolist():
-            new.append(max(1, value) not in known)
-            known.add(max(1, value))
+            new.append(value not in known)
+            known.add(value)
         np.testing.assert_array_equal(seen.add(values), new)  # which prints no long difference
     assert seen.add(np.array(sorted(known), np.uint64)).sum() == 0
 
 
 def test_what_is_kept_and_why_the_rest_is_not() -> None:
     apart = hashes_of(["the dog", "a man"])
-    store, counts = collected(LINES, apart_hashes=apart)
+    rows = collected(LINES, apart_hashes=apart)
     held_out = [line for line in LINES if line in ("the dog", "a man")]
     distinct = [line for line in dict.fromkeys(LINES) if line not in ("", "\u200d", *held_out)]
-    assert_equal(Corpus.of(store, counts, Work(tiny.tokenizer())), Corpus.build(distinct, tiny.tokenizer()))
-    assert counts.dropped == {
+    assert_equal(Corpus.of(rows, Work(tiny.tokenizer())), Corpus.build(distinct, tiny.tokenizer()))
+    assert rows.dropped == {
         "without a word": 3,
         "held out by a file": len(held_out),
         "repeated": len(LINES) - 3 - len(held_out) - len(distinct),
     }
-    assert counts.texts == len(LINES)
-    kept, every = collected(LINES, keep_repeated=True)
-    assert kept.rows == len(LINES) - 3
+    assert rows.texts == len(LINES)
+    every = collected(LINES, keep_repeated=True)
+    assert len(every) == len(LINES) - 3
     assert every.dropped == {"without a word": 3}
 
 
 def test_counts_are_those_of_the_kept_sentences() -> None:
     distinct = [line for line in dict.fromkeys(LINES) if line.strip("\u200d")]
-    _, counts = collected(LINES)
-    built = Corpus.build(distinct, tiny.tokenizer()).figures
+    found = collected(LINES).counts
+    built = Corpus.build(distinct, tiny.tokenizer()).counts
     assert built is not None
-    assert counts.figures._replace(met={}) == built._replace(met={})
-    assert counts.words == sum(
+    assert found._replace(met={}) == built._replace(met={})
+    assert found.words == sum(
         len(tiny.tokenizer().backend_tokenizer.pre_tokenizer.pre_tokenize_str(s)) for s in distinct
     )
-    assert counts.characters == sum(len(s.replace(" ", "")) for s in distinct)
-    assert counts.unknown == 1, "the premise: the dog in Japanese"
+    assert found.characters == sum(len(s.replace(" ", "")) for s in distinct)
+    assert found.unknown == 1, "the premise: the dog in Japanese"
 
 
 def five_words(number: int) -> list[str]:
@@ -109,19 +113,16 @@ def test_a_limit_is_of_kept_sentences_and_reads_no_more_than_it_needs(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = iter(LINES)
-    store = Store()
-    collect(Texts(lines), Work(tiny.tokenizer()), store, Counts(), limit=limit)
-    everything, _ = collected(LINES)
-    assert store.rows == min(limit, everything.rows)
-    assert store.column("hashes").tolist() == everything.column("hashes")[:limit].tolist()
+    rows = collected(lines, limit=limit)
+    everything = collected(LINES)
+    assert len(rows) == min(limit, len(everything))
+    assert rows.hashes.tolist() == everything.hashes[:limit].tolist()
     if limit < 5:
         assert len(list(lines)) == len(LINES) - limit, "the first eight are distinct"
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 1)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 1)
     documents = [". ".join(five_words(k)) for k in range(4)]  # five sentences each: the last one may be cut
-    store = Store()
-    work = Work(tiny.tokenizer(), cleaning=Cleaning("regex"))
-    collect(Texts(documents), work, store, Counts(), limit=limit)
-    assert store.rows == min(limit, 20)
+    work = Work(tiny.tokenizer(), cleaning=Cleaning("regex", 1))
+    assert len(collected(documents, work=work, limit=limit)) == min(limit, 20)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -129,43 +130,43 @@ def test_a_limit_is_of_kept_sentences_and_reads_no_more_than_it_needs(
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 10])
-def test_chunks_leave_no_trace(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    whole, counts = collected(LINES)
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", at_once)
-    store, in_chunks = collected(LINES)
-    assert in_chunks == counts
-    for name in COLUMNS:
-        assert store.column(name).tolist() == whole.column(name).tolist(), name
+def test_chunks_and_files_leave_no_trace(monkeypatch: pytest.MonkeyPatch, at_once: int, tmp_path: Path) -> None:
+    whole = collected(LINES)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", at_once)
+    collected(LINES, tmp_path)
+    for rows in (collected(LINES), Rows(tiny.tokenizer().unk_token_id, tmp_path)):
+        assert columns(rows) == columns(whole)
+        assert (rows.texts, rows.dropped, rows.counts) == (whole.texts, whole.dropped, whole.counts)
+        assert "1 sentences with Han" in notes(Words().name, rows.counts)[0]
 
 
 @pytest.mark.slow  # two more processes that import torch
 def test_workers_leave_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    whole, counts = collected(LINES)
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 4)
-    monkeypatch.setattr(intake, "ALONE", 2)
+    whole = collected(LINES)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(building, "ALONE", 2)
     here: list[int] = []
 
     def counted(self: Work, texts: list[str], work: Any = Work.__call__) -> Any:
         here.append(len(texts))
         return work(self, texts)
 
-    monkeypatch.setattr(intake.Work, "__call__", counted)
-    store, by_workers = collected(LINES, workers=2)
+    monkeypatch.setattr(Work, "__call__", counted)
+    rows = collected(LINES, workers=2)
     assert len(here) == 2, "the rest was done elsewhere"
-    assert by_workers == counts
-    for name in COLUMNS:
-        assert store.column(name).tolist() == whole.column(name).tolist(), name
+    assert columns(rows) == columns(whole)
+    assert (rows.texts, rows.dropped, rows.counts) == (whole.texts, whole.dropped, whole.counts)
     with pytest.raises(ValueError, match="sentence 3 holds half of a surrogate pair"):
         collected([*LINES[:10], "a cat", "half \ud83d"], workers=2)
 
 
 def stopped_after(count: int, error: BaseException) -> Any:
-    """`Begun.save` that ends the work after so many chunks."""
+    """`Rows.append` that ends the work after so many chunks."""
     left = [count]
-    save = begun.Begun.save
+    append = Rows.append
 
-    def stop(self: begun.Begun, counts: Counts) -> None:
-        save(self, counts)
+    def stop(self: Rows, piece: Piece) -> None:
+        append(self, piece)
         left[0] -= 1
         if left[0] == 0:
             raise error
@@ -178,48 +179,70 @@ def stopped_after(count: int, error: BaseException) -> Any:
 def test_a_stopped_preparation_goes_on(
     error: BaseException, settings: str, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the same bytes, however often it is stopped and whatever was written behind the last count."""
+    """To the same bytes, however often it is stopped."""
     (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
     (place / "apart.txt").write_text("a dog\nthe man\n")
     command = f"text.txt --model model --workers 1 {settings}"
     assert run("prepare", f"{command} --output whole").code == 0
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
     for done in (2, 5, 6):  # chunks, the third time one
         with monkeypatch.context() as patch:
-            patch.setattr(begun.Begun, "save", stopped_after({2: 2, 5: 3, 6: 1}[done], error))
+            patch.setattr(Rows, "append", stopped_after({2: 2, 5: 3, 6: 1}[done], error))
             stopped = run("prepare", f"{command} --output other")
         assert stopped.code == (130 if isinstance(error, KeyboardInterrupt) else 143)
-        assert stopped.err.endswith(f"stopped after {6 * done} texts; the same command goes on from there\n")
+        assert stopped.err.endswith(f"stopped after {6 * done} texts; the same command resumes from there\n")
         assert not (place / "other").exists()
-        for name in COLUMNS:
-            with (place / "other.part" / f"{name}.bin").open("ab") as file:
-                file.write(b"half of a piece!")  # 16 bytes: whole entries of every column
     gone_on = run("prepare", f"{command} --output other")
     assert gone_on.code == 0, gone_on.err
-    assert "going on after 36 texts, from other.part" in gone_on.err
+    assert "resuming after 36 texts, from other.part" in gone_on.err
     assert contents(place / "other") == contents(place / "whole")
     assert not list(place.glob("*.part"))
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[:-300], lambda whole: b"", lambda whole: whole[:99] + b"?" * 9 + whole[108:]]
+)
+def test_what_the_disk_has_lost_is_made_again(
+    damage: Callable[[bytes], bytes], run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that comes after it, since a limit may cut the text into other chunks then."""
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+    command = "text.txt --model model --output"
+    assert run("prepare", f"{command} whole").code == 0
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(Rows, "append", stopped_after(3, KeyboardInterrupt()))
+        assert run("prepare", f"{command} other").code == 130
+    lost = place / "other.part" / "00000001.npz"
+    lost.write_bytes(damage(lost.read_bytes()))
+    with monkeypatch.context() as patch:
+        patch.setattr(Rows, "append", stopped_after(1, KeyboardInterrupt()))
+        stopped = run("prepare", f"{command} other")
+    assert "resuming after 6 texts" in stopped.err
+    assert len(list((place / "other.part").glob("*.npz"))) == 2
+    assert run("prepare", f"{command} other").code == 0
+    assert contents(place / "other") == contents(place / "whole")
+
+
 def test_what_was_begun_otherwise_is_begun_again(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
 
     def stop() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(begun.Begun, "save", stopped_after(3, KeyboardInterrupt()))
+            patch.setattr(Rows, "append", stopped_after(3, KeyboardInterrupt()))
             assert run("prepare", "text.txt --model model --output corpus").code == 130
 
     stop()
     changed = run("prepare", "text.txt --model model --output corpus --min-characters 4")
     assert changed.code == 0
-    assert "corpus.part was begun with other settings or another text: beginning again" in changed.err
+    assert "corpus.part is of other settings or another text: starting again" in changed.err
     assert len(Corpus.open(place / "corpus")) < len({line for line in LINES if line.strip("\u200d")})
     (place / "corpus").rename(place / "first")
     stop()
     (place / "text.txt").write_text("a dog\nthe man\nan apple\n")
     changed = run("prepare", "text.txt --model model --output corpus")
-    assert "beginning again" in changed.err
+    assert "starting again" in changed.err
     assert len(Corpus.open(place / "corpus")) == 3
 
 
@@ -229,41 +252,18 @@ def test_held_out_sentences_or_code_that_changed_begin_it_again(
     """Rows from before the change would be cut by other code, or be trained on and held out at once."""
     (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
     (place / "cut.py").write_text("def words(text):\n    return [text]\n")
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
     command = "prepare", "text.txt --model model --output corpus --heldout apart.txt --words cut.py:words"
     for file, content in (("apart.txt", "a man\n"), ("cut.py", "def words(text):\n    return list(text)\n")):
         (place / "apart.txt").write_text("a dog\n")
         with monkeypatch.context() as patch:
-            patch.setattr(begun.Begun, "save", stopped_after(3, KeyboardInterrupt()))
+            patch.setattr(Rows, "append", stopped_after(3, KeyboardInterrupt()))
             assert run(*command).code == 130
         (place / file).write_text(content)
         changed = run(*command)
         assert changed.code == 0, changed.err
-        assert "corpus.part was begun with other settings or another text: beginning again" in changed.err
+        assert "corpus.part is of other settings or another text: starting again" in changed.err
         (place / "corpus").rename(place / f"made without {file}")
-
-
-@pytest.mark.parametrize(
-    "trouble", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["Ctrl-C", "full"]
-)
-def test_trouble_while_stopping_leaves_the_state_from_before(
-    trouble: BaseException, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
-
-    def fails(self: begun.Begun) -> None:
-        raise trouble
-
-    for writes in (None, fails):
-        with monkeypatch.context() as patch:
-            patch.setattr(begun.Begun, "save", stopped_after(2, KeyboardInterrupt()))
-            if writes is not None:
-                patch.setattr(begun.Begun, "write", writes)
-            assert run("prepare", "text.txt --model model --output corpus").code in (130, 2)
-    gone_on = run("prepare", "text.txt --model model --output corpus")
-    assert gone_on.code == 0, gone_on.err
-    assert "going on after 12 texts" in gone_on.err
 
 
 def test_an_error_on_the_way_leaves_what_was_written_before(
@@ -271,19 +271,18 @@ def test_an_error_on_the_way_leaves_what_was_written_before(
 ) -> None:
     """A disk, or the network: the same command goes on when it is there again."""
     (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
-    monkeypatch.setattr(begun, "SAVE_EVERY", 0)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
     command = "prepare", "text.txt --model model --output corpus"
     with monkeypatch.context() as patch:
         error = ValueError("text.txt cannot be read: Input/output error")
         error.__cause__ = OSError(5, "Input/output error")
-        patch.setattr(begun.Begun, "save", stopped_after(3, error))
+        patch.setattr(Rows, "append", stopped_after(3, error))
         failed = run(*command)
     assert failed.code == 2
-    assert "what was done before is kept in corpus.part; the same command goes on from there" in failed.err
+    assert "what is done is kept in corpus.part; the same command resumes from there" in failed.err
     gone_on = run(*command)
     assert gone_on.code == 0, gone_on.err
-    assert "going on after 18 texts" in gone_on.err
+    assert "resuming after 18 texts" in gone_on.err
 
 
 def test_two_at_once_do_not_mix(run: Run, place: Path) -> None:
@@ -305,7 +304,7 @@ def test_what_is_not_ours_stays(run: Run, place: Path) -> None:
     for command in ("text.txt --model model --output corpus", "other.part --model model --output other"):
         refused = run("prepare", command)
         assert refused.code == 2
-        assert "and it is there; move it away" in refused.err
+        assert "and holds something else; move it away" in refused.err
     assert contents(place) == before
 
 
@@ -313,21 +312,20 @@ def test_a_pattern_does_not_stand_for_what_it_makes(run: Run, place: Path, monke
     (place / "texts").mkdir()
     for name in ("a.txt", "z.txt"):
         (place / "texts" / name).write_text("\n".join(LINES), encoding="utf-8")
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 6)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
     command = "prepare", "texts/** --model model --output texts/corpus --keep-repeated --workers 1"
     with monkeypatch.context() as patch:
-        patch.setattr(begun.Begun, "save", stopped_after(3, KeyboardInterrupt()))
+        patch.setattr(Rows, "append", stopped_after(3, KeyboardInterrupt()))
         assert run(*command).code == 130
     (place / "texts" / "corpus.part.lock").touch()  # of a process that was killed
     gone_on = run(*command)
     assert gone_on.code == 0, gone_on.err
-    assert "going on after 18 texts" in gone_on.err
+    assert "resuming after 18 texts" in gone_on.err
     assert json.loads((place / "texts" / "corpus" / "report.json").read_text())["texts"] == 2 * len(LINES)
 
 
 def test_a_line_that_cannot_be_read_leaves_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "TEXTS_AT_ONCE", 2)
-    monkeypatch.setattr(begun, "SAVE_EVERY", 0)
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 2)
     (place / "text.txt").write_bytes("\n".join(LINES).encode() + b"\n\xff\n")
     before = contents(place)
     failed = run("prepare", "text.txt --model model --output corpus --workers 1")
@@ -425,8 +423,8 @@ def test_a_limit_does_not_read_repeats_one_by_one(monkeypatch: pytest.MonkeyPatc
         return take(self, most)
 
     monkeypatch.setattr(Texts, "take", counted)
-    store, _ = collected([*tiny.SENTENCES, *["a dog"] * 5000], limit=len(tiny.SENTENCES) + 2)
-    assert store.rows < len(tiny.SENTENCES) + 2
+    rows = collected([*tiny.SENTENCES, *["a dog"] * 5000], limit=len(tiny.SENTENCES) + 2)
+    assert len(rows) < len(tiny.SENTENCES) + 2
     assert len(calls) < 30
 
 
@@ -442,28 +440,18 @@ def test_the_report_says_what_became_of_the_text(run: Run, place: Path) -> None:
     lengths = Counter("8" if n <= 8 else "16" if n <= 16 else "32" for n in corpus.lengths.tolist())
     assert {name: count for name, count in report["tokens_at_most"].items() if count} == lengths
     assert len(lengths) == 3, "the premise"
-    figures = corpus.figures
+    figures = corpus.counts
     assert figures is not None
     assert report["unknown_tokens"] == figures.unknown / figures.tokens > 0
     shares = ", ".join(f"{100 * lengths[most] / len(corpus):.0f} % to {most}" for most in ("8", "16", "32"))
     assert f"tokens in a sentence: {shares}, 0 % to 64, 0 % to 128, 0 % more; " in prepared.err
 
 
-def test_a_corpus_is_taken_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_module, "ROWS_AT_ONCE", 3)
-    rows = [5, 0, 7, 3, 1]
-    whole = Corpus.build(tiny.SENTENCES, tiny.tokenizer())
-    assert_equal(whole.take(np.array(rows)), Corpus.build([tiny.SENTENCES[row] for row in rows], tiny.tokenizer()))
-
-
-def test_notes_survive_a_stop() -> None:
-    """What was met and counted before is added to, not lost."""
-    _, counts = collected(LINES)
-    again = Counts.read(json.loads(json.dumps(counts.__dict__)))
-    assert again == counts
-    assert isinstance(again.met, Counter)
-    assert isinstance(again.dropped, Counter)
-    assert "1 sentences with Han" in notes(Words().name, again.figures)[0]
+def test_rows_make_a_corpus_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 3)
+    order = [5, 0, 7, 3, 1]
+    made = Corpus.of(collected(tiny.SENTENCES), Work(tiny.tokenizer()), np.array(order))
+    assert_equal(made, Corpus.build([tiny.SENTENCES[row] for row in order], tiny.tokenizer()))
 
 
 def test_several_files_are_one_text(run: Run, place: Path) -> None:

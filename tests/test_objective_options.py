@@ -16,7 +16,7 @@ from tests.runs import assert_same_run
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, LossSum
 from tsdae.config import TrainConfig
-from tsdae.evaluation.validation import measure
+from tsdae.evaluation.validation import validate
 from tsdae.objectives import MaskedLanguageModel, tsdae
 from tsdae.objectives.interface import try_out
 from tsdae.packing import Packed
@@ -203,9 +203,9 @@ class Scaled(nn.Module):
 
 def test_a_learned_weight_is_measured_as_a_number() -> None:
     model, objective = tiny.model(), Scaled()
-    loss = measure(model, objective, None, tiny.dataset())["heldout_loss"]
+    loss = validate(model, objective, None, tiny.dataset())["heldout_loss"]
     assert type(loss) is float, "it goes into the log"
-    plain = measure(model, tsdae, None, tiny.dataset())["heldout_loss"]
+    plain = validate(model, tsdae, None, tiny.dataset())["heldout_loss"]
     assert loss == pytest.approx(math.exp(0.5) * plain)
 
 

@@ -17,7 +17,8 @@ from tests.runs import assert_same_run, rows
 from tests.scripts import SCRIPTS
 from tests.tolerances import FLOAT32
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation.sts import evaluate_sts, load_stsb
+from tsdae.evaluation.pairs import load_stsb
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub import downloads as assets
 from tsdae.hub.auto_encoder import load_encoder
 

@@ -17,7 +17,8 @@ from tsdae.commands.prepare import prepare
 from tsdae.commands.train import run_training, sample_sentences
 from tsdae.config import DataConfig, MethodConfig, PrepareConfig, TextConfig, TrainConfig
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation.sts import Pairs, evaluate_sts
+from tsdae.evaluation.pairs import Pairs
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.run.folder import next_run_folder
 from tsdae.text.building import hashes_of
 from tsdae.text.corpus import Corpus

@@ -15,8 +15,9 @@ import pytest
 
 from tests.tolerances import FLOAT64
 from tsdae.evaluation import retrieval as module
-from tsdae.evaluation import sts as evaluation
-from tsdae.evaluation.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs, nearest
+from tsdae.evaluation.pairs import TextPairs, columns_without_score, load_text_pairs
+from tsdae.evaluation.retrieval import evaluate_retrieval, nearest
+from tsdae.evaluation.statistics import RESAMPLES
 from tsdae.evaluation.sts import Encode, unit
 
 
@@ -58,8 +59,8 @@ def test_ranks_are_those_of_a_slow_loop() -> None:
     values = np.array(list(ranks.values()))
     assert (values == 1).any()
     assert (values > 5).any()
-    np.testing.assert_allclose(found.accuracy_at_1.value, 100 * np.mean(values == 1), **FLOAT64)
-    np.testing.assert_allclose(found.mrr.value, 100 * np.mean(1 / values), **FLOAT64)
+    np.testing.assert_allclose(found.accuracy_at_1, 100 * np.mean(values == 1), **FLOAT64)
+    np.testing.assert_allclose(found.mrr, 100 * np.mean(1 / values), **FLOAT64)
     assert (found.n, found.candidates) == (len(ranks), len(set(pairs.second)))
 
 
@@ -73,10 +74,10 @@ def test_by_hand() -> None:
 
     found = evaluate_retrieval(encode, pairs)
     assert (found.n, found.candidates) == (3, 3), "a pair that stands twice is one"
-    np.testing.assert_allclose(found.accuracy_at_1.value, 200 / 3, **FLOAT64)
-    np.testing.assert_allclose(found.mrr.value, 100 * (1 + 1 / 2 + 1) / 3, **FLOAT64)
+    np.testing.assert_allclose(found.accuracy_at_1, 200 / 3, **FLOAT64)
+    np.testing.assert_allclose(found.mrr, 100 * (1 + 1 / 2 + 1) / 3, **FLOAT64)
     tied = evaluate_retrieval(encode, TextPairs([*pairs.first, "a"], [*pairs.second, "x twin"]))
-    np.testing.assert_allclose(tied.mrr.value, 100 * (1 + 1 / 2 + 1 / 2) / 3, **FLOAT64)
+    np.testing.assert_allclose(tied.mrr, 100 * (1 + 1 / 2 + 1 / 2) / 3, **FLOAT64)
 
 
 def constant(texts: list[str]) -> np.ndarray:
@@ -99,8 +100,8 @@ def infinite(texts: list[str]) -> np.ndarray:
 def test_a_collapsed_model_finds_nothing(encode: Encode) -> None:
     pairs = TextPairs([f"q{i}" for i in range(20)], [f"a{i}" for i in range(20)])
     found = evaluate_retrieval(encode, pairs)
-    assert (found.accuracy_at_1.value, found.accuracy_at_1.ci95) == (0.0, (0.0, 0.0))
-    assert found.mrr.value <= 5.0
+    assert (found.accuracy_at_1, found.ci95) == (0.0, (0.0, 0.0))
+    assert found.mrr <= 5.0
     json.dumps(found.row(), allow_nan=False)
 
 
@@ -143,6 +144,24 @@ def test_nearest_is_a_slow_loop() -> None:
     assert 3 not in rows[4]
 
 
+@pytest.mark.parametrize("count", [1, 4, 29, 30, 99])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_equally_near_ones_come_in_their_order(count: int) -> None:
+    """As in a stable sort of all: many are equal, some are not finite and come last."""
+    generator = np.random.default_rng(3)
+    vectors = unit(generator.integers(-1, 2, (30, 3))).astype(np.float32)
+    vectors[[4, 11]] = np.nan
+    own_B = np.where(np.arange(30) % 2, np.arange(30), -1)
+    rows, found = nearest(vectors, vectors, own_B, count)
+    with np.errstate(invalid="ignore"):
+        cosine_BC = vectors @ vectors.T
+    module.hide(cosine_BC, own_B)
+    assert max(len(row) - len(set(row.tolist())) for row in cosine_BC) > 10, "the premise: there are ties"
+    expected = np.argsort(-cosine_BC, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(cosine_BC, expected, axis=1))
+
+
 def test_intervals_and_differences_are_those_of_a_slow_loop() -> None:
     """Over queries, paired: the mean of the differences on each resample."""
     pairs, encode = made()
@@ -152,18 +171,18 @@ def test_intervals_and_differences_are_those_of_a_slow_loop() -> None:
 
     found = [evaluate_retrieval(model, pairs) for model in (encode, stretched)]
     ranks = np.array([list(slow_ranks(model, pairs).values()) for model in (encode, stretched)])
-    rows_SB = np.random.default_rng(0).integers(0, ranks.shape[1], (evaluation.RESAMPLES, ranks.shape[1]))
+    rows_SB = np.random.default_rng(0).integers(0, ranks.shape[1], (RESAMPLES, ranks.shape[1]))
     for name, values in (("accuracy_at_1", 100.0 * (ranks == 1)), ("mrr", 100 / ranks)):
-        first, second = (one.figures()[name] for one in found)
+        difference = found[1].minus(found[0])
         expected = np.percentile([values[0, rows].mean() for rows in rows_SB], (2.5, 97.5))
-        np.testing.assert_allclose(first.ci95, expected, **FLOAT64)
+        np.testing.assert_allclose(found[0].interval(name), expected, **FLOAT64)
         apart = np.percentile([(values[1] - values[0])[rows].mean() for rows in rows_SB], (2.5, 97.5))
-        np.testing.assert_allclose(second.minus(first).ci95, apart, **FLOAT64)
-        np.testing.assert_allclose(second.minus(first).value, (values[1] - values[0]).mean(), **FLOAT64)
-        assert second.minus(first).value != 0, "the premise: the models differ"
+        np.testing.assert_allclose(difference.interval(name), apart, **FLOAT64)
+        np.testing.assert_allclose(difference.values[name], (values[1] - values[0]).mean(), **FLOAT64)
+        assert difference.values[name] != 0, "the premise: the models differ"
     row = found[0].row()
     assert list(row) == ["accuracy_at_1", "ci95", "mrr", "mrr_ci95", "n", "candidates"]
-    assert row["mrr_ci95"] == [round(x, 4) for x in found[0].mrr.ci95]
+    assert row["mrr_ci95"] == [round(x, 4) for x in found[0].interval("mrr")]
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -322,8 +322,8 @@ def test_a_corpus_says_where_its_words_come_from(tmp_path: Path) -> None:
         corpus = Corpus.build(VIETNAMESE, phobert(tmp_path / "vi"), words)
         note = "PhobertTokenizer is a slow tokenizer without word ids: words are taken from its pieces"
         assert corpus.notes()[1:] == [note]
-        assert corpus.figures
-        assert corpus.figures.met == {"slow tokenizer PhobertTokenizer": len(VIETNAMESE)}
+        assert corpus.counts
+        assert corpus.counts.met == {"slow tokenizer PhobertTokenizer": len(VIETNAMESE)}
     assert not any("slow" in line for line in Corpus.build(tiny.SENTENCES, tiny.tokenizer()).notes())
 
 

@@ -111,7 +111,7 @@ def test_a_pattern_stands_for_its_files(tmp_path: Path) -> None:
     assert notes == [f"read 2 sentences from {tmp_path}/**/*.txt, stopped at the limit of 2"]
     with pytest.raises(ValueError, match=r"no file matches .*\*\.tex"):
         load_sentences(f"{tmp_path}/**/*.tex")
-    with pytest.raises(ValueError, match=r"no file matches .*; it stands for folders only, .*/b/deep among them"):
+    with pytest.raises(ValueError, match=r"no file matches .*; it matches folders only, .*/b/deep among them"):
         load_sentences(f"{tmp_path}/b/d*")
     written(tmp_path, "b/deep/three.txt", b"fine\n\xff\n")
     with pytest.raises(ValueError, match=r"three.txt, line 2: not UTF-8"):
@@ -293,7 +293,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "an open quote": (
         "a.csv",
         b'text,id\none,1\n"two,2\nthree,3\n',
-        "a.csv: the record that begins on line 3 is not valid .csv: unexpected end of data",
+        "a.csv: the record that starts on line 3 is not valid .csv: unexpected end of data",
     ),
     "half a gzip": ("a.txt.gz", gzip.compress(LINES)[:-9], "a.txt.gz cannot be read after line"),
     "a damaged gzip": ("a.txt.gz", gzip.compress(LINES)[:10] + b"\xff" * 40, "a.txt.gz cannot be read after line 0"),

@@ -16,7 +16,8 @@ from tests import tiny
 from tests.scripts import Run, contents
 from tsdae.commands.neighbours import beside, display_width, drawn
 from tsdae.commands.sheet import choose_pairs
-from tsdae.evaluation.sts import load_pairs, unit
+from tsdae.evaluation.pairs import load_pairs
+from tsdae.evaluation.sts import unit
 from tsdae.hub.auto_encoder import load_encoder
 
 SHEET = "model other --make-pairs 12 --corpus corpus.jsonl --column body --sheet"

@@ -22,7 +22,7 @@ from tests.scripts import Run
 from tsdae.dataset import DenoisingDataset
 from tsdae.text.corpus import Corpus
 from tsdae.text.marks import BEGINS_WORD, INSIDE, SPECIAL, tokenize
-from tsdae.text.word_boundaries import CHOICES, WITHOUT_SPACES, Figures, Words, notes
+from tsdae.text.word_boundaries import CHOICES, WITHOUT_SPACES, WordCounts, Words, notes
 
 RATIO, EPOCHS = 0.6, 100
 WORD_SPACES = "\u0f0b\u0f0c\u1361\u200b"  # marks between words
@@ -304,7 +304,7 @@ def test_a_corpus_keeps_its_words(tmp_path: Path) -> None:
     assert corpus.marks.tolist() != Corpus.build(tiny.SENTENCES, tiny.tokenizer()).marks.tolist()
     corpus.write(tmp_path / "corpus")
     mapped = Corpus.open(tmp_path / "corpus")
-    assert (mapped.words, mapped.figures) == ("tokens", corpus.figures)
+    assert (mapped.words, mapped.counts) == ("tokens", corpus.counts)
     for words in (None, "tokens"):
         assert DenoisingDataset(mapped, tiny.tokenizer(), words=words)[3] == DenoisingDataset(
             tiny.SENTENCES, tiny.tokenizer(), words="tokens"
@@ -320,7 +320,7 @@ def test_a_corpus_of_an_earlier_version_has_the_tokenizers_words(tmp_path: Path)
     says = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in says.items() if name not in ("words", "figures")}))
     mapped = Corpus.open(tmp_path / "corpus")
-    assert (mapped.words, mapped.figures, mapped.notes()) == ("auto", None, [])
+    assert (mapped.words, mapped.counts, mapped.notes()) == ("auto", None, [])
     damaged: list[Any] = [
         [],
         "no",
@@ -330,7 +330,7 @@ def test_a_corpus_of_an_earlier_version_has_the_tokenizers_words(tmp_path: Path)
     ]
     for figures in damaged:
         path.write_text(json.dumps(says | {"figures": figures}))
-        with pytest.raises(ValueError, match="is damaged: figures cannot be"):
+        with pytest.raises(ValueError, match="is damaged: counts of words cannot be"):
             Corpus.open(tmp_path / "corpus")
 
 
@@ -341,14 +341,14 @@ def test_a_corpus_of_an_earlier_version_has_the_tokenizers_words(tmp_path: Path)
 def test_the_figures_are_counted() -> None:
     sentences = ["a man xyz", "unknown dogs", "[UNK] guitar"]  # xyz is unknown, and the text may spell the token out
     corpus = Corpus.build([*sentences, ""], tiny.tokenizer())
-    assert corpus.figures == Figures(words=7, tokens=9, characters=29, unknown=2, met={})
+    assert corpus.counts == WordCounts(words=7, tokens=9, characters=29, unknown=2, met={})
     thai = Corpus.build([*SENTENCES["Thai"], "the ปลา", "dog", *SENTENCES["Tibetan"]], tokenizer_of("Thai", "bytes"))
-    assert thai.figures
-    assert thai.figures.met == {"Thai": 6, "tsheg": 5}
+    assert thai.counts
+    assert thai.counts.met == {"Thai": 6, "tsheg": 5}
 
 
 def test_the_notes() -> None:
-    figures = Figures(1000, 1234, 2300, 246, {"Thai": 1997})
+    figures = WordCounts(1000, 1234, 2300, 246, {"Thai": 1997})
     (line,) = notes("auto", figures)
     assert line == (
         "words: the tokenizer's own; in 1,997 sentences with Thai, character clusters; "

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from tsdae.config import TrainConfig as TrainConfig
     from tsdae.dataset import DenoisingDataset as DenoisingDataset
     from tsdae.encoder import SentenceEncoder as SentenceEncoder
+    from tsdae.evaluation.pairs import load_stsb as load_stsb
     from tsdae.evaluation.sts import evaluate_sts as evaluate_sts
-    from tsdae.evaluation.sts import load_stsb as load_stsb
     from tsdae.losses import LossSum as LossSum
     from tsdae.packing import Batch as Batch
     from tsdae.text.reading import load_sentences as load_sentences
@@ -27,7 +27,7 @@ _MODULES = {
     "TrainConfig": "config",
     "evaluate_sts": "evaluation.sts",
     "load_sentences": "text.reading",
-    "load_stsb": "evaluation.sts",
+    "load_stsb": "evaluation.pairs",
     "train": "training",
 }
 __all__ = list(_MODULES)

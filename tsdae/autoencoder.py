@@ -38,6 +38,11 @@ from tsdae.utils.rng import draws
 class TSDAE(nn.Module):
     """Encoder and decoder around one sentence vector s.
 
+    >>> model = TSDAE(SentenceEncoder.from_pretrained("mini"))
+    >>> batch = Batch.from_texts(["man guitar"], ["A man plays a guitar."], model.encoder.tokenizer)
+    >>> model(batch).counts  # tokens to predict; the loss is .mean
+    {'reconstruction': 7}
+
     encoder: any `SentenceEncoder` in memory; it is what remains after training.
     tie: the decoder runs *the encoder's own layers and embeddings* with a causal mask (the paper's choice); False:
         a copy of them, made here and trained apart.
@@ -79,15 +84,15 @@ class TSDAE(nn.Module):
 
     @property
     def decoder_bert(self) -> Bert:
-        """Whose embeddings and layers the decoder runs: the encoder's own, or the untied copy."""
+        """Return the BERT whose embeddings and layers the decoder runs: the encoder's own, or the untied copy."""
         return self.untied if self.untied is not None else self.encoder.bert
 
     def encode(self, packed: Packed[Tensor]) -> Tensor:
-        """s = pool(Encoder(x~)). Returns sentence_BD, not normalised."""
+        """Return s = pool(Encoder(x~)): sentence_BD, not normalised."""
         return self.encoder(packed)
 
     def decode(self, target: Packed[Tensor], sentence_BD: Tensor) -> Tensor:
-        """h_t = Decoder(x_<t, s) for every target token but the first.
+        """Return h_t = Decoder(x_<t, s) for every target token but the first.
 
         target: B clean sentences. sentence_BD: their vectors, all that the decoder learns of the source.
         Returns hidden_TD: row for row with the tokens of ``target.without_first()``, which they have to predict.
@@ -102,7 +107,7 @@ class TSDAE(nn.Module):
         return layout.tokens(hidden_TD)
 
     def _read_by_decoder(self, prefix: Packed[Tensor]) -> Tensor:
-        """x_<t with some tokens masked: never the first of a sentence, and the same ones in each evaluation."""
+        """Return x_<t with some tokens masked: never the first of a sentence, and the same ones in each evaluation."""
         ids_T, mask_id = prefix.token_ids_T, self.encoder.vocabulary.mask_id
         if self.decoder_input_noise == 0.0 or mask_id is None:
             return ids_T
@@ -111,27 +116,27 @@ class TSDAE(nn.Module):
         return torch.where(keep_T, ids_T, mask_id)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
-        """E . head(h_t): logits_TV, with the decoder's word-embedding matrix as E."""
+        """Return E . head(h_t): logits_TV, with the decoder's word-embedding matrix as E."""
         return self.head(hidden_TD, self.decoder_bert.embeddings.words.weight)
 
     def token_loss(self, hidden_TD: Tensor, target_T: Tensor) -> Tensor:
-        """- log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
+        """Return - log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
         return ops.cross_entropy(hidden_TD, self.head, self.decoder_bert.embeddings.words, target_T)
 
     def reconstruction_loss(self, target: Packed[Tensor], sentence_BD: Tensor) -> LossSum:
-        """J = - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences, with their count."""
+        """Return J = - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences, with their count."""
         hidden_TD = self.decode(target, sentence_BD)
         loss_T = self.token_loss(hidden_TD, target.without_first().token_ids_T)
         return LossSum(loss_T.sum(), len(loss_T))
 
     def forward(self, batch: Batch) -> LossSum:
-        """The paper's loss of a batch."""
+        """Return the paper's loss of a batch, as a `LossSum`."""
         return self.reconstruction_loss(batch.target, self.encode(batch.noisy))
 
     def reconstruct(
         self, sentences_or_vectors: Sequence[str] | np.ndarray | Tensor, max_length: int = 75, batch_size: int = 64
     ) -> list[str]:
-        """What the decoder writes from the sentence vector alone, greedily: the most probable token, again and again.
+        """Return what the decoder writes from the sentence vector alone, greedily: the most probable token each time.
 
         sentences_or_vectors: texts, which are encoded as given (noise them before, if wanted), or an array or tensor
             [B, D] of un-normalised sentence vectors, as `encode` makes them.
@@ -169,7 +174,7 @@ class TSDAE(nn.Module):
         return [decoded(ids, self.encoder.tokenizer) for ids in written]
 
     def save_decoder(self, path: str | Path) -> None:
-        """Writes all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""
+        """Write all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
         shape: dict[str, float] = {"tie": self.tie, "decoder_layers": self.decoder_layers}
@@ -178,7 +183,7 @@ class TSDAE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, run_folder: str | Path) -> TSDAE:
-        """Loads encoder/ and decoder.safetensors of a run (or of its best/)."""
+        """Load encoder/ and decoder.safetensors of a run (or of its best/)."""
         from tsdae.utils.files import first_line
 
         folder = Path(run_folder)
@@ -203,7 +208,7 @@ class TSDAE(nn.Module):
 
 @torch.inference_mode()
 def greedy(model: TSDAE, sentence_BD: Tensor, max_length: int) -> list[list[int]]:
-    """x_t = argmax p(x_t | x_<t, s), from the tokenizer's first special token on, with the model as it is.
+    """Write x_t = argmax p(x_t | x_<t, s), from the tokenizer's first special token on, with the model as it is.
 
     sentence_BD: un-normalised sentence vectors.
     max_length: in tokens, special ones included; at least 2.
@@ -227,7 +232,7 @@ def greedy(model: TSDAE, sentence_BD: Tensor, max_length: int) -> list[list[int]
 
 
 def _with_one_to_predict(ids_BL: Tensor) -> Packed[Tensor]:
-    """The prefixes as targets: with one more token each, which `TSDAE.decode` takes off again unread."""
+    """Return the prefixes as targets: with one more token each, which `TSDAE.decode` takes off again unread."""
     longer_BL = F.pad(ids_BL, (0, 1))
     batch, length = longer_BL.shape
     boundaries = torch.arange(0, batch * length + 1, length, device=ids_BL.device)

@@ -71,7 +71,7 @@ class TextConfig:
 
     @property
     def of_text(self) -> dict[str, Any]:
-        """These settings alone, of a class that has more."""
+        """Return these settings alone, of a class that has more."""
         return {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(TextConfig)}
 
 
@@ -190,7 +190,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
-    """Training: length, batches and optimiser. The defaults are the paper's recipe, for 1,000 steps."""
+    """Training: length, batches and optimiser. The defaults are the recipe of the paper.
+
+    >>> TrainConfig(epochs=1, batch_size=32).steps_for(10_000)
+    313
+    """
 
     steps: int = flag(1000, "optimiser steps", "[1, inf)")
     epochs: float | None = flag(None, "passes over the corpus, instead of --steps", "(0, inf)")
@@ -217,7 +221,7 @@ class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
 
     @property
     def step_size(self) -> int:
-        """The sentences in one optimiser step, over all batches and processes."""
+        """Return the sentences in one optimiser step, over all batches and processes."""
         from tsdae.utils import distributed  # imports PyTorch, which takes seconds: not before the flags are parsed
 
         return self.batch_size * self.accumulate * distributed.world_size()

@@ -34,6 +34,10 @@ class Pair(NamedTuple):
 class DenoisingDataset:
     """Pairs of a noisy and a clean sentence; the noise is drawn anew in each epoch, as a pure function of its keys.
 
+    >>> tokenizer = SentenceEncoder.from_pretrained("mini").tokenizer
+    >>> DenoisingDataset(["A man plays a guitar."], tokenizer, seed=4).text(0)
+    ('man plays', 'a man plays a guitar.')
+
     sentences: strings, or a `Corpus` made of them with the same tokenizer, in memory or on disk (`Corpus.open`).
     tokenizer: a Hugging Face tokenizer, fast or slow.
     noise: "delete" (the paper's), "mask", "replace", "swap", "insert", "module:function", or a function (see `noise`).
@@ -74,15 +78,19 @@ class DenoisingDataset:
     def __len__(self) -> int:
         return len(self.corpus)
 
+    def __repr__(self) -> str:
+        noise = getattr(self.noise, "__name__", self.noise)
+        return f"DenoisingDataset({len(self):,} sentences, noise {noise} {self.noise_ratio}, seed {self.seed})"
+
     @property
     def truncated(self) -> int:
-        """How many sentences are longer than ``max_length`` and lose their end."""
+        """Return how many sentences are longer than ``max_length`` and lose their end."""
         return self.corpus.longer_than(self.max_length)
 
     def noised(
         self, epoch_B: np.ndarray, row_B: np.ndarray, view: int = 0
     ) -> tuple[Packed[np.ndarray], Packed[np.ndarray]]:
-        """The noisy and the clean sentences of these rows, in a few array operations for the whole batch.
+        """Return the noisy and the clean sentences of these rows, in a few array operations for the whole batch.
 
         view: which of several noisings, each with draws of its own.
         """
@@ -95,7 +103,7 @@ class DenoisingDataset:
         return truncate(noisy, self.max_length, tail), truncate(clean, self.max_length, tail)
 
     def batch(self, epoch_B: np.ndarray, row_B: np.ndarray, views: int = 1) -> Batch:
-        """The `Batch` of these rows, on the CPU, with so many noisings of each."""
+        """Return the `Batch` of these rows, on the CPU, with so many noisings of each."""
         return next(self._cut(epoch_B, row_B, len(row_B), views))
 
     def _cut(self, epoch_B: np.ndarray, row_B: np.ndarray, batch_size: int, views: int) -> Iterator[Batch]:
@@ -107,7 +115,7 @@ class DenoisingDataset:
             yield Batch(first, clean, tuple(others))
 
     def batches(self, position: int, batch_size: int, views: int = 1) -> Iterator[Batch]:
-        """The endless stream of batches, on the CPU, that begins at ``position`` of the order.
+        """Yield the endless stream of batches, on the CPU, from ``position`` of the order on.
 
         Many are noised at once: for a batch of 8 the array operations take as long as for a hundred of them.
         """
@@ -121,7 +129,7 @@ class DenoisingDataset:
             position += count
 
     def order(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch_B, row_B) of the next ``count`` places of the endless stream that starts at ``position``.
+        """Return (epoch_B, row_B) of the next ``count`` places of the endless stream that starts at ``position``.
 
         Place p is row ``permutation(epoch = p // R)[p % R]``: so there is no partial batch at the end of an epoch,
         and a run's place in the data is one integer.
@@ -141,12 +149,12 @@ class DenoisingDataset:
         return [Pair(*ids) for ids in zip(noisy.sentences(), target.sentences(), strict=True)]
 
     def collate(self, pairs: Sequence[Pair]) -> Batch:
-        """For a DataLoader: packs pairs into a `Batch`."""
+        """Pack pairs into a `Batch`; for a DataLoader."""
         noisy, target = (Packed.from_lists(lists).to("cpu") for lists in zip(*pairs, strict=True))
         return Batch(noisy, target)
 
     def text(self, row: int, epoch: int = 0) -> tuple[str, str]:
-        """The noisy and the clean sentence as text."""
+        """Return the noisy and the clean sentence as text."""
         noisy, target = (decoded(ids, self.tokenizer) for ids in self[(epoch, row)])
         return noisy, target
 
@@ -163,7 +171,7 @@ def check_lengths_and_words(max_length: int, words: str | None) -> None:
 
 
 def find_noise(name: str) -> Noise:
-    """A noise by its name, or a function of the user's by ``module:function``."""
+    """Return a noise by its name, or a user's function by ``module:function``; ValueError if there is none."""
     if name in NOISES:
         return NOISES[name]
     if ":" not in name:
@@ -172,7 +180,7 @@ def find_noise(name: str) -> Noise:
 
 
 def check_noise(noisy: object, clean: Packed[np.ndarray], vocabulary: Vocabulary) -> None:
-    """A user's noise is checked in every batch: a wrong one would otherwise train on garbage."""
+    """ValueError if a user's noise returned no sound batch; called in each, so that none trains on garbage."""
     if not isinstance(noisy, Packed):
         raise ValueError(f"the noise must return a Packed, it returned {type(noisy).__name__}")
     if len(noisy) != len(clean) or noisy.lengths_B.min() < 1 or noisy.boundaries[-1] != noisy.token_count:

@@ -25,7 +25,7 @@ POOLINGS = ("cls", "mean", "max")
 
 
 def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
-    """One vector per sentence, sentence_BD: the [CLS] row, or mean or maximum over the tokens, special ones included.
+    """Return one vector a sentence, sentence_BD: the [CLS] row, or mean or maximum over all its tokens.
 
     The paper compares all three and takes [CLS] (section 3).
     """
@@ -38,7 +38,7 @@ def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
 
 
 def _extended(table: Tensor, size: int, rows: dict[int, list[int]]) -> Tensor:
-    """``table`` with at least ``size`` rows; each row of ``rows`` is the mean of the rows named for it."""
+    """Return ``table`` with at least ``size`` rows; each row of ``rows`` is the mean of the rows named for it."""
     extended = table.detach().new_zeros(max(size, len(table)), *table.shape[1:])
     extended[: len(table)] = table.detach()
     for row, pieces in rows.items():
@@ -48,6 +48,10 @@ def _extended(table: Tensor, size: int, rows: dict[int, list[int]]) -> Tensor:
 
 class SentenceEncoder(nn.Module):
     """s = pool(Encoder(x)), s in R^D (paper, section 3).
+
+    >>> encoder = SentenceEncoder.from_pretrained("mini")
+    >>> encoder.encode(["A man plays a guitar.", "Dogs run."]).shape
+    (2, 256)
 
     bert: a `Bert`, or a `Pretrained` that holds one.
     tokenizer: a Hugging Face tokenizer, fast or slow, whose ids fit the word-embedding table.
@@ -85,11 +89,12 @@ class SentenceEncoder(nn.Module):
     def from_pretrained(
         cls, name_or_path: str | Path, pooling: str | None = None, max_length: int | None = None
     ) -> SentenceEncoder:
-        """Loads a folder (Hugging Face or sentence-transformers layout) or a model of the hub.
+        """Load "mini", a folder (Hugging Face or sentence-transformers layout) or a model of the hub.
 
-        pooling None: what the folder says, else "cls". max_length None: the folder's, else what the positions allow.
+        pooling: "cls", "mean" or "max"; None: the folder's, else "cls".
+        max_length: longest sentence in tokens; None: the folder's, else as many as there are positions.
         Returns it in evaluation mode, as transformers does; `train` switches by itself.
-        ValueError says what is wrong with the folder; UnsupportedArchitecture (a ValueError) if it is no BERT here.
+        ValueError if the folder cannot be read; UnsupportedArchitecture (a ValueError) if the model is no BERT.
         """
         from tsdae.hub.conversion import read_pretrained
         from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
@@ -109,7 +114,7 @@ class SentenceEncoder(nn.Module):
         ).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes a folder that `from_pretrained`, SentenceTransformer and AutoModel load alike."""
+        """Write a folder that `from_pretrained`, SentenceTransformer and AutoModel load alike."""
         from tsdae.hub.conversion import write_pretrained
         from tsdae.hub.model_folder import lowers_text, write_sentence_settings
 
@@ -127,10 +132,10 @@ class SentenceEncoder(nn.Module):
         )
 
     def add_tokens(self, words: Sequence[str]) -> list[str]:
-        """Adds words of a domain to tokenizer and vocabulary, before a `TSDAE` is built; returns those that are new.
+        """Add words of a domain to tokenizer and vocabulary, before a `TSDAE` is built; return those that are new.
 
-        A new word's embedding is the mean of those of the pieces that it was cut into, as is its bias in the head, so
-        that it begins near where it was. See `added_tokens.add_words` for which are new, and for errors.
+        The embedding of a new word is the mean of those of its old pieces, and so is its bias in the head.
+        See `added_tokens.add_words` for which are new, and for errors.
         """
         from tsdae.text.added_tokens import add_words
 
@@ -145,14 +150,14 @@ class SentenceEncoder(nn.Module):
         return list(pieces)
 
     def head(self, seed: int = 0) -> LanguageModelHead:
-        """A language-model head of this shape: the checkpoint's if it carries one, else a new one."""
+        """Return the language-model head of the pretrained weights, or a new one drawn from ``seed``."""
         head = LanguageModelHead(self.bert.config, seed)
         if self.pretrained.head is not None:
             head.load_state_dict(self.pretrained.head)
         return head
 
     def forward(self, packed: Packed[Tensor]) -> Tensor:
-        """packed: B sentences as token ids. Returns sentence_BD, not normalised."""
+        """Return sentence_BD, not normalised, of B sentences as token ids."""
         layout = ops.layout_of(packed)
         if self.pooling == "cls":
             return self.bert(packed, layout, first_only=True)
@@ -165,9 +170,10 @@ class SentenceEncoder(nn.Module):
         normalize: bool | None = None,
         show_progress: bool = False,
     ) -> np.ndarray:
-        """Embeds sentences: float32 [B, D], in the order given; always computed without autocast or dropout.
+        """Return the vectors of sentences, float32 [B, D], in the order given; without autocast or dropout.
 
-        normalize None: what the folder says. Longer sentences are cut to ``max_length`` tokens.
+        batch_size: sentences at a time. normalize: to length 1; None: what the folder says.
+        Longer sentences are cut to ``max_length`` tokens. ValueError if ``sentences`` is one string.
         """
         if isinstance(sentences, str):
             raise ValueError("encode takes a list of sentences, not one string")

@@ -28,8 +28,11 @@ class Term:
 class LossSum:
     """A sum of losses and how many there are: ``LossSum(loss_T.sum(), len(loss_T))``.
 
-    Objectives with several parts are written as they are on paper, ``reconstruction + 0.1 * contrast``; each part
-    is normalised by its own count, so give them different names.
+    Objectives with several terms are written as they are on paper; each term is divided by its own count, so give them
+    different names:
+
+    >>> LossSum(torch.tensor(12.0), 8) + 0.1 * LossSum(torch.tensor(3.0), 2, "contrast")
+    LossSum(reconstruction 12 / 8 + 0.1 * contrast 3 / 2)
     """
 
     def __init__(self, total: Tensor, count: int | Tensor, name: str = "reconstruction") -> None:
@@ -53,17 +56,24 @@ class LossSum:
 
     __mul__ = __rmul__
 
+    def __repr__(self) -> str:
+        terms = []
+        for name, term in self.terms.items():
+            weight, total = float(term.weight), float(term.total.detach())
+            terms.append(f"{f'{weight:g} * ' if weight != 1 else ''}{name} {total:g} / {term.count}")
+        return f"LossSum({' + '.join(terms)})"
+
     @property
     def counts(self) -> dict[str, int]:
         return {name: term.count for name, term in self.terms.items()}
 
     @property
     def mean(self) -> Tensor:
-        """The loss of this batch alone."""
+        """Return the loss of this batch alone."""
         return self.share_of(self.counts)
 
     def share_of(self, step_counts: Counts) -> Tensor:
-        """This batch's share of the step's loss: sum over terms of weight x total / count over the whole step."""
+        """Return this batch's share of the step's loss: sum over terms of weight x total / count of the whole step."""
         shares = [term.weight * term.total / step_counts[name] for name, term in self.terms.items()]
         return torch.stack(shares).sum()
 

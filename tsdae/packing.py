@@ -104,6 +104,10 @@ class Packed(Generic[Array]):
 class Batch(NamedTuple):
     """What a training step reads: B noisy sentences for the encoder, the same B clean ones for the decoder.
 
+    >>> tokenizer = SentenceEncoder.from_pretrained("mini").tokenizer
+    >>> Batch.from_texts(["man guitar"], ["A man plays a guitar."], tokenizer).reconstructed
+    7
+
     more_views: further noisings of the same sentences, for an objective that asks for them by its ``views``.
     """
 
@@ -113,19 +117,19 @@ class Batch(NamedTuple):
 
     @property
     def views(self) -> tuple[Packed[Tensor], ...]:
-        """All noisings of these sentences, the first of them ``noisy``."""
+        """Return all noisings of these sentences, the first of them ``noisy``."""
         return (self.noisy, *self.more_views)
 
     @property
     def reconstructed(self) -> int:
-        """How many tokens the decoder has to predict: all but the first of each sentence."""
+        """Return how many tokens the decoder has to predict: all but the first of each sentence."""
         return self.target.token_count - len(self.target)
 
     @classmethod
     def from_texts(
         cls, noisy: Sequence[str], target: Sequence[str], tokenizer: Any, max_length: int | None = None
     ) -> Batch:
-        """A batch from pairs of texts that were noised elsewhere."""
+        """Make a batch from pairs of texts that were noised elsewhere; longer ones are cut to ``max_length`` tokens."""
         from tsdae.text.tokenization import token_ids
 
         if len(noisy) != len(target):

@@ -19,7 +19,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.validation import BestSoFar, check_names, collapse, measure
+from tsdae.evaluation.validation import BestSoFar, check_names, collapse, validate
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
 from tsdae.objectives.interface import build, check_batch_size, check_counts, check_loss, step_counts, views_of
@@ -54,7 +54,11 @@ def train(
     heldout: DenoisingDataset | None = None,
     settings: dict[str, Any] | None = None,
 ) -> TSDAE:
-    """Trains ``model`` in place and returns it.
+    """Train ``model`` in place and return it.
+
+    >>> model = TSDAE(SentenceEncoder.from_pretrained("mini"))
+    >>> dataset = DenoisingDataset(["A man plays a guitar.", "Dogs run."], model.encoder.tokenizer)
+    >>> model = train(model, dataset, TrainConfig(steps=2, batch_size=2, device="cpu"))
 
     objective: ``(model, batch) -> LossSum``, a function, a module (whose parameters are then trained too), or a class
         that is called with the model; None: the paper's, `objectives.tsdae`.
@@ -111,7 +115,7 @@ def train(
     def evaluate_after(step: int) -> None:
         give_back_freed_memory()
         if distributed.is_rank_zero():
-            measures = measure(model, objective, evaluate, heldout, heldout_batch)
+            measures = validate(model, objective, evaluate, heldout, heldout_batch)
             _report(run, model, step, measures, best, early_stop)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0
@@ -220,7 +224,7 @@ class _Trained(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, batch: Batch, counts: Counts | None) -> Tensor:
-        """This batch's share of its step's loss, whose terms have these counts (None: the batch is the step)."""
+        """Return this batch's share of its step's loss, whose terms have these counts (None: the batch is the step)."""
         loss_sum = check_loss(self.objective(self.model, batch))
         share = loss_sum.share_of(counts or loss_sum.counts)
         if not share.requires_grad:
@@ -237,7 +241,7 @@ def _resolved(
     heldout: DenoisingDataset | None,
     best: str,
 ) -> dict[str, Any]:
-    """What config.json says: the settings, what `auto` has picked, and what was trained on."""
+    """Return what config.json says: the settings, what `auto` has picked, and what was trained on."""
     return dataclasses.asdict(config) | {
         "best": best,
         "precision": precision,
@@ -257,7 +261,7 @@ def _resolved(
 def _open_run(
     folder: Path, config: TrainConfig, settings: dict[str, Any], parts: dict[str, Any]
 ) -> tuple[Run | None, int]:
-    """The run folder, in the first process only; and the steps done, with their state."""
+    """Return the run folder, in rank 0 only, and the steps done; the parts get their state."""
     saved = None
     resume = config.resume and holds_run(folder)
     if resume:
@@ -297,7 +301,7 @@ def _report(
     best: BestSoFar,
     early_stop: BestSoFar | None,
 ) -> None:
-    """Prints and logs what was measured, and keeps the best model."""
+    """Print and log what was measured, and keep the best model."""
     if early_stop:
         check_names({"--early-stop": early_stop.name}, list(measures))
         early_stop.update(measures)
@@ -313,7 +317,7 @@ def _report(
 
 
 def _sentences(dataset: DenoisingDataset, config: TrainConfig, step: int) -> str:
-    """The texts of step ``step`` (counted from 1), found again by their place in the keyed order."""
+    """Return the texts of step ``step`` (counted from 1), found again by their place in the keyed order."""
     epoch_B, row_B = dataset.order((step - 1) * config.step_size, config.step_size)
     return "; ".join(
         f"row {row} {dataset.text(row, epoch)[1]!r}"

@@ -12,27 +12,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
 
-# What decides nothing about a run, and what it is judged by.
-NO_AXES = {
-    "output",
-    "resume",
-    "overwrite",
-    "seed",
-    "threads",
-    "tensorboard",
-    "device",
-    "keep",
-    "save_every",
-    "log_every",
-}
-NO_AXES |= {"evaluate", "recipe"}
+# Settings that decide nothing about a run, or by which it is judged.
+NO_AXES = set(
+    "output resume overwrite seed threads tensorboard device keep save_every log_every evaluate recipe".split()
+)
 UNTRAINED = "untrained"
 Configs = tuple[DataConfig, MethodConfig, TrainConfig]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One run: settings that differ from the base, and a seed (None: the model as it is, untrained)."""
+    """One run: the settings that differ from the base, and a seed (None: the model as it is, untrained)."""
 
     settings: dict[str, Any]
     seed: int | None
@@ -46,21 +36,24 @@ class Arm:
 
     @property
     def id(self) -> str:
-        """A file name."""
+        """The name of its files."""
         whole = self.name if self.seed is None else f"{self.name},seed={self.seed}"
         return "".join(letter if letter.isalnum() or letter in "=,._-" else "_" for letter in whole)
 
     @property
     def flat(self) -> dict[str, Any]:
-        """All settings in one table."""
+        """All settings, {name: value}."""
         return {name: value for config in self.configs for name, value in dataclasses.asdict(config).items()}
 
 
 def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
-    """{"noise": ["delete", "mask"], ...} of ``noise=delete,mask`` and ``noise_ratio=0.1:0.9:0.1``."""
+    """Return {"noise": ["delete", "mask"], ...} of ``noise=delete,mask`` and ``noise_ratio=0.1:0.9:0.1``.
+
+    ValueError that names the axis: a setting that can be none, a value of the wrong type, no values.
+    """
     if not grid:
         raise ValueError("--grid is empty; give axes such as noise=delete,mask noise_ratio=0.1:0.9:0.1")
-    hints = {name: hint for config in (DataConfig, MethodConfig, TrainConfig) for name, hint in _hints(config).items()}
+    hints = _hints(DataConfig) | _hints(MethodConfig) | _hints(TrainConfig)
     axes: dict[str, list[Any]] = {}
     for axis in grid:
         name, equals, text = axis.partition("=")
@@ -79,11 +72,13 @@ def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
 
 
 def _hints(config: Any) -> dict[str, Any]:
-    return {name: hint for name, hint in get_type_hints(config).items() if name in config.__dataclass_fields__}
+    """Return the type of each field, by name."""
+    kinds = get_type_hints(config if isinstance(config, type) else type(config))
+    return {field.name: kinds[field.name] for field in dataclasses.fields(config)}
 
 
 def _range(axis: str, text: str) -> list[str]:
-    """first:last:step, the last one included."""
+    """Return the values of first:last:step, the last one included."""
     try:
         first, last, step = (float(part) for part in text.split(":"))
     except ValueError:
@@ -94,7 +89,7 @@ def _range(axis: str, text: str) -> list[str]:
 
 
 def _value(name: str, text: str, hint: Any) -> Any:
-    """``text`` as a value of the field's type."""
+    """Return ``text`` as a value of the field's type."""
     alternatives = get_args(hint) if get_origin(hint) is not Literal else (hint,)
     kinds = sorted(alternatives, key=lambda kind: kind is not type(None))  # "none" is no text where None is allowed
     for kind in kinds or (hint,):
@@ -122,7 +117,7 @@ def arms_of(
     config: AblationConfig,
     completed: Callable[[Configs, Collection[str]], Configs] = lambda configs, _: configs,
 ) -> Iterator[Arm]:
-    """The untrained model, the base, then every value of every axis (or every combination), each with all seeds.
+    """Yield the untrained model, the base, then every value of every axis (or every combination), each with all seeds.
 
     flags: settings as they were given. completed: fills in, by a recipe, those that neither flag nor axis has set.
     """
@@ -146,15 +141,11 @@ def arms_of(
 
 def _with(configs: Configs, settings: dict[str, Any]) -> Configs:
     data, method, train = configs
-    own = [
-        {name: value for name, value in settings.items() if name in config.__dataclass_fields__} for config in configs
-    ]
-    return (
-        dataclasses.replace(data, **own[0]),
-        dataclasses.replace(method, **own[1]),
-        dataclasses.replace(train, **own[2]),
-    )
+    own = [{name: value for name, value in settings.items() if name in _hints(config)} for config in configs]
+    replace = dataclasses.replace
+    return replace(data, **own[0]), replace(method, **own[1]), replace(train, **own[2])
 
 
 def shown(value: Any) -> str:
+    """Return a value as --grid understands it."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)

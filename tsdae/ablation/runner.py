@@ -4,51 +4,40 @@ Arms share their seeds, and noise and order are pure functions of them (see `noi
 are paired. Each run is an ordinary run folder, trained in a process of its own, and goes on where it was stopped.
 
     FOLDER/grid.json        what was asked for
-    FOLDER/code.json        SHA-256 of the code that the runs were made with
-    FOLDER/results.jsonl    a row a run: configuration, versions, scores, learning curve
+    FOLDER/results.jsonl    a row a run: configuration, commit, versions, scores, learning curve
     FOLDER/resamples/       Spearman of 1,000 resamples of the pairs, the same ones for every run
-    FOLDER/runs/            the run folders
+    FOLDER/runs/            the run folders, and what each was started with
     FOLDER/report.md, .html tables with intervals and verdicts (see `report`)
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 import json
-import multiprocessing
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tsdae.ablation.grid import Arm, Configs, arms_of, parse_grid
+from tsdae.ablation.processes import last_line, logged, start
 from tsdae.ablation.report import write_report
-from tsdae.ablation.rows import (
-    CODE_OF,
-    GRID,
-    ROWS,
-    about,
-    code_hashes,
-    finished_rows,
-    has_begun,
-    other_text,
-    text_of,
-    write_rows,
-)
+from tsdae.ablation.rows import GRID, ROWS, about, config_of, finished_rows, other_text, text_of, write_rows
+from tsdae.ablation.trials import estimate
 from tsdae.commands.preflight import check
 from tsdae.commands.recipes import with_recipe
 from tsdae.commands.train import run_training
-from tsdae.config import AblationConfig, DataConfig, MethodConfig, TextConfig, TrainConfig
-from tsdae.evaluation.sts import correlations, cosines, load_pairs, load_stsb, resampled_correlations
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
+from tsdae.evaluation.pairs import load_pairs, load_stsb
+from tsdae.evaluation.statistics import RESAMPLES
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub.auto_encoder import load_encoder
 from tsdae.hub.downloads import MINI
 from tsdae.run.folder import holds_run, stored_settings
@@ -57,11 +46,7 @@ from tsdae.utils.device import choose_device, machine_name
 from tsdae.utils.files import locked, read_json, remove, write_json
 from tsdae.utils.imports import names_function
 from tsdae.utils.progress import print_note, progress_bar
-from tsdae.utils.signals import Interrupted, when_parent_ends
-
-# Settings of which a value can be found wrong only when a run starts.
-TRIED = {setting.name for setting in dataclasses.fields(TextConfig)} | {"corpus", "model", "add_tokens", "noise"}
-TRIED |= {"objective", "decoder_layers", "decoder_input_noise", "hold_on", "best", "early_stop"}
+from tsdae.utils.signals import Interrupted
 
 
 def ablate(
@@ -71,9 +56,9 @@ def ablate(
     config: AblationConfig,
     given: Collection[str] | None = None,
 ) -> Path:
-    """Runs what is missing of the grid; returns the folder with its rows.
+    """Run what is missing of the grid, and return the folder with its rows.
 
-    given: as for `recipe.run_training`, so that a run is what train.py makes of its settings; an axis counts as given.
+    given: as for `run_training`, so that a run is what train.py makes of its settings; an axis counts as given.
     ValueError, before anything is trained: an axis that is no setting, a value of the wrong type, settings that
     exclude each other, and a folder whose rows were made by other code, versions, text or settings.
     """
@@ -97,7 +82,6 @@ def ablate(
         return data, method, train
 
     arms = list(arms_of(flags, axes, config, completed))
-    base = arms[0].configs
     for note in notes[:1]:  # the base's
         print_note(note)
     named: dict[str, Arm] = {}
@@ -109,35 +93,33 @@ def ablate(
     lock.parent.mkdir(parents=True, exist_ok=True)
     busy = f"another process makes the runs of {folder}, or measures for them; wait for it, or choose another --output"
     with locked(lock, busy):
-        _make(folder, base, axes, arms, config)
+        _make(folder, axes, arms, config)
     return folder
 
 
 def _beside(folder: Path, what: str) -> Path:
-    """A hidden name beside the folder, the same by whatever name the folder is called."""
+    """Return a hidden name beside the folder, the same by whatever name the folder is called."""
     place = folder.resolve()
     return place.with_name(f".{place.name}.{what}")
 
 
-def _make(folder: Path, base: Configs, axes: dict[str, list[Any]], arms: list[Arm], config: AblationConfig) -> None:
-    """The rows that are missing, and the report."""
+def _make(folder: Path, axes: dict[str, list[Any]], arms: list[Arm], config: AblationConfig) -> None:
+    """Make the rows that are missing, and the report."""
     done = finished_rows(folder, arms)
     steps: dict[str, int] = {}
     waiting = [arm for arm in arms if arm.id not in done]
     finished = len(arms) - len(waiting)
-    at_once = f"{config.jobs} at once, {base[2].threads} threads each"
+    at_once = f"{config.jobs} at once, {arms[0].configs[2].threads} threads each"
     print_note(f"{len(arms):,} runs, {finished:,} of them finished, {at_once}")
     for arm in arms:
         print(arm.id + (" (finished)" if arm.id in done else ""))
     if waiting:
         print_note("measuring the time of a run, and trying what can fail at its start")
-        seconds, steps = estimate(base, waiting, folder, config.jobs)
+        seconds, steps = estimate(waiting, _beside(folder, "trials"), config.jobs)
         print_note(f"estimated: {seconds / 3600:.1f} hours")
     if config.dry_run:
         return
     (folder / "resamples").mkdir(parents=True, exist_ok=True)
-    known = read_json(folder / CODE_OF) if has_begun(folder) else {}  # of other grids' files as well
-    write_json(folder / CODE_OF, known | code_hashes(arms))
     grid = {"axes": axes, "base": {name: arms[0].flat[name] for name in axes}, "seeds": config.seeds}
     command = shlex.join(["python", *sys.argv])
     write_json(folder / GRID, grid | {"product": config.product, "command": command})
@@ -155,21 +137,17 @@ def _make(folder: Path, base: Configs, axes: dict[str, list[Any]], arms: list[Ar
 
 
 def _labelled(data: DataConfig) -> DataConfig:
-    """Arms are compared by labelled pairs: STS-B, or a file of the user's."""
+    """Return it with labelled pairs to compare by: STS-B, or a file of the user's. ValueError for anything else."""
     evaluate = data.evaluate or "stsb"
     if evaluate in ("heldout", "none") or names_function(evaluate):
         raise ValueError(f"an ablation compares by labelled pairs: --evaluate stsb or FILE, not {evaluate}")
     return dataclasses.replace(data, evaluate=evaluate)
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# The runs
-
-
 def _run_all(
     waiting: list[Arm], steps: dict[str, int], folder: Path, jobs: int, done: dict[str, dict[str, Any]]
 ) -> list[str]:
-    """Trains and scores; writes the rows as they come. Returns a line for each run that failed.
+    """Train and score; write the rows as they come. Return a line for each run that failed.
 
     steps: of each run, by its id, for the progress bar.
     """
@@ -181,14 +159,14 @@ def _run_all(
             while left or running:
                 while left and len(running) < jobs:
                     arm = left.pop(0)
-                    running[arm.id] = (arm, _start(_run_arm, arm, folder))
+                    running[arm.id] = (arm, start(_run_arm, arm, about(arm), folder))
                 time.sleep(0.5)
                 for arm, process in list(running.values()):
                     if process.is_alive():
                         continue
                     del running[arm.id]
                     if process.exitcode:
-                        failed.append(f"{arm.id} ({_last_line(folder / 'runs' / f'{arm.id}.log')})")
+                        failed.append(f"{arm.id} ({last_line(folder / 'runs' / f'{arm.id}.log')})")
                         continue
                     row = read_json(folder / "runs" / f"{arm.id}.json")
                     if line := other_text(row, done):
@@ -214,43 +192,25 @@ def _run_all(
     return failed
 
 
-def _start(target: Any, *arguments: Any) -> BaseProcess:
-    """A process of its own: what one run leaves behind in memory or settings does not reach the next."""
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(["tsdae.ablation.runner"])
-    process: BaseProcess = context.Process(target=target, args=arguments)
-    process.start()
-    return process
+def _run_arm(arm: Arm, about_it: dict[str, Any], folder: Path) -> None:
+    """In a process of its own: make one run, its scores, its row. What it prints goes to runs/ID.log.
 
-
-def _run_arm(arm: Arm, folder: Path) -> None:
-    """In a process of its own: one run, its scores, its row. What it says goes to runs/ID.log."""
+    about_it: what a row holds beside settings and results. It is written before the run starts, so that a run which is
+    stopped does not go on with other code or text.
+    """
     place = folder / "runs" / arm.id
     place.parent.mkdir(exist_ok=True)
-    # Without the first process nobody would wait for it, and the same command would begin it a second time.
-    with _apart(place.with_name(f"{arm.id}.log"), "a", lambda: os.kill(os.getpid(), signal.SIGTERM)):
-        _row(arm, folder, place)
+    # Without the first process nobody would wait for it, and the same command would start it a second time.
+    with logged(place.with_name(f"{arm.id}.log"), "a", lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        row = {"id": arm.id, "arm": arm.name, "settings": arm.settings, "seed": arm.seed, "config": config_of(arm)}
+        row |= about_it
+        write_json(place.with_name(f"{arm.id}.json"), row)
+        write_json(place.with_name(f"{arm.id}.json"), row | _results(arm, folder, place))
+        remove(place / "checkpoints")
+        remove(place / "best")
 
 
-@contextlib.contextmanager
-def _apart(log: Path, mode: str, when_left_alone: Callable[[], None]) -> Iterator[None]:
-    """What a process of its own says goes to ``log``, an error as its last line; ends it with the first process."""
-    with log.open(mode, encoding="utf-8", buffering=1) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        when_parent_ends(when_left_alone)
-        try:
-            yield
-        except Interrupted as stop:
-            sys.exit(128 + stop.signal)
-        except (ValueError, OSError, RuntimeError) as error:
-            print(" ".join(str(error).split()), flush=True)
-            sys.exit(1)
-
-
-def _row(arm: Arm, folder: Path, place: Path) -> None:
+def _results(arm: Arm, folder: Path, place: Path) -> dict[str, Any]:
     data, method, train = arm.configs
     started = time.perf_counter()
     curve: list[dict[str, Any]] = []
@@ -264,135 +224,36 @@ def _row(arm: Arm, folder: Path, place: Path) -> None:
     seconds = time.perf_counter() - started
     scores, resamples = scored(model, data, sorted({"cls", "mean", method.pooling}), train.device)
     np.save(folder / "resamples" / f"{arm.id}.npy", resamples)
-    row = {
-        "id": arm.id,
-        "arm": arm.name,
-        "settings": arm.settings,
-        "seed": arm.seed,
+    return {
         "steps": stored.get("steps", 0),
         "seconds": round(seconds, 1),
-        "config": {name: value for name, value in (arm.flat | {"model": method.model or MINI}).items()},
-        **about(arm),
         "machine": machine_name(),
         "corpus_fingerprint": stored.get("corpus_fingerprint"),
         "scores": scores,
         "curve": curve,
         "resamples": f"resamples/{arm.id}.npy",
     }
-    write_json(place.with_name(f"{arm.id}.json"), row)
-    remove(place / "checkpoints")
-    remove(place / "best")
 
 
 def scored(model: str, data: DataConfig, poolings: list[str], device: str) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores on dev and test (or on the user's pairs) under each pooling, and the resamples, [poolings, splits, S]."""
+    """Return scores on dev and test (or on the user's pairs) by pooling, and resamples [poolings, splits, S]."""
     pairs = load_stsb() if data.evaluate == "stsb" else {"dev": load_pairs(str(data.evaluate))}
     splits = [split for split in ("dev", "test") if split in pairs]
-    scores: dict[str, Any] = {}
-    resamples = []
-    for pooling in poolings:
+    scores: dict[str, Any] = {pooling: {} for pooling in poolings}
+    resamples = np.full((len(poolings), len(splits), RESAMPLES), np.nan, dtype=np.float32)
+    for place, pooling in enumerate(poolings):
         encoder = load_encoder(model, pooling, choose_device(device))
-        scores[pooling] = {}
-        for split in splits:
-            cosines_B = cosines(encoder.encode, pairs[split])
-            spearman, pearson = (float(value[0]) for value in correlations(cosines_B[None], pairs[split].scores[None]))
-            scores[pooling][split] = {"spearman": round(spearman, 4), "pearson": round(pearson, 4)}
-            resamples.append(resampled_correlations(cosines_B, pairs[split].scores)[0])
-    shape = (len(poolings), len(splits), -1)
-    return scores, np.asarray(resamples, dtype=np.float32).reshape(shape)
+        for column, split in enumerate(splits):
+            found = evaluate_sts(encoder, pairs[split])
+            scores[pooling][split] = {name: round(value, 4) for name, value in found.values.items()}
+            resamples[place, column] = found.values_S.get("spearman", np.nan)
+    return scores, resamples
 
 
 def _made(folder: Path, arm: Arm) -> int:
-    """Steps that a running arm has logged."""
-    line = _last_line(folder / "runs" / arm.id / "metrics.jsonl")
+    """Return the steps that a running arm has logged."""
+    line = last_line(folder / "runs" / arm.id / "metrics.jsonl")
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError):  # nothing yet, or half a line
         return 0
-
-
-def _last_line(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    lines = path.read_bytes()[-4096:].decode("utf-8", "replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def estimate(base: Configs, waiting: list[Arm], folder: Path, jobs: int) -> tuple[float, dict[str, int]]:
-    """The seconds of all, and the steps of each run by its id; ValueError if one of them cannot be run.
-
-    From three short runs of the base, as many at once as will be: a start, ten steps more, an evaluation more. A step
-    is taken to cost as much as its sentences; that a setting makes it dearer otherwise is not known.
-    """
-    trials = _beside(folder, "trials")
-    sentences: dict[str, int] = {}  # that a run trains on, where the setting that decides about it was tried
-    taken = []
-    try:
-        for steps, eval_every in ((2, 0), (12, 0), (2, 2)):
-            of_base = _tried({f"the base ({job})": base for job in range(jobs)}, trials, steps, eval_every)
-            taken.append(max(trial.seconds for trial in of_base))
-        # Each value of them, before hours are spent on others.
-        some = iter({_of_trial(arm): arm for arm in waiting if TRIED & arm.settings.keys()}.values())
-        while at_once := list(itertools.islice(some, jobs)):
-            evaluated = int(any(arm.configs[2].early_stop for arm in at_once))
-            found = _tried({arm.name: arm.configs for arm in at_once}, trials, 1, evaluated)
-            sentences |= {_of_trial(arm): trial.sentences for arm, trial in zip(at_once, found, strict=True)}
-    finally:
-        remove(trials)
-    start, longer, with_evaluation = taken
-    sentence = max(0.0, longer - start) / (10 * base[2].step_size)
-    evaluation = max(0.0, with_evaluation - start)
-    total, steps_of = 0.0, {}
-    for arm in waiting:
-        train = arm.configs[2]
-        rows = sentences.get(_of_trial(arm), of_base[0].sentences)
-        steps_of[arm.id] = 0 if arm.seed is None else train.steps_for(rows)
-        evaluations = steps_of[arm.id] / train.eval_every if train.eval_every else 0.0
-        total += start + sentence * train.step_size * steps_of[arm.id]
-        total += evaluation * (evaluations + 2)  # 2: the scores at the end
-    return total / jobs, steps_of
-
-
-def _of_trial(arm: Arm) -> str:
-    """Arms of which this is the same are tried together."""
-    return str(sorted((name, str(value)) for name, value in arm.settings.items() if name in TRIED))
-
-
-class Trial(NamedTuple):
-    """How long it took, and how many sentences it had to train on."""
-
-    seconds: float
-    sentences: int
-
-
-def _tried(each: dict[str, Configs], trials: Path, steps: int, eval_every: int) -> list[Trial]:
-    """All of these at once, for ``steps`` steps; ValueError if one cannot be run."""
-    processes = {}
-    for number, (name, (data, method, train)) in enumerate(each.items()):
-        place = trials / str(number)
-        remove(place)
-        stop = train.early_stop if eval_every else None
-        short = dataclasses.replace(train, output=str(place), steps=steps, epochs=None, warmup_steps=0, save_every=0)
-        short = dataclasses.replace(short, early_stop=stop, eval_every=eval_every)
-        processes[name] = (_start(_trial, (data, method, short), place), place)
-    try:
-        for process, _ in processes.values():
-            process.join()  # all of them, before a failed one has their folders removed
-    except BaseException:
-        for process, _ in processes.values():
-            process.kill()
-            process.join()
-        raise
-    for name, (process, place) in processes.items():
-        if process.exitcode:
-            raise ValueError(f"a trial of {name} failed: {_last_line(place.with_suffix('.log'))}")
-    return [Trial(**read_json(place.with_suffix(".json"))) for _, place in processes.values()]
-
-
-def _trial(configs: Configs, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    with _apart(place.with_suffix(".log"), "w", lambda: os._exit(1)):
-        run_training(*configs, table=False)
-    trial = Trial(time.perf_counter() - started, stored_settings(place)["training_sentences"])
-    write_json(place.with_suffix(".json"), trial._asdict())

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import functools
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from tsdae.commands.encode import check_writable, note_truncated
 from tsdae.commands.settings import CompareConfig
-from tsdae.evaluation.retrieval import TextPairs, columns_without_score, evaluate_retrieval, load_text_pairs
-from tsdae.evaluation.sts import (
-    LABELS,
-    Figure,
+from tsdae.evaluation.pairs import (
     Pairs,
-    Score,
-    Scored,
-    bracketed,
+    TextPairs,
     check_labels,
-    evaluate_sts,
-    json_row,
+    columns_without_score,
     load_pairs,
     load_stsb,
-    table,
+    load_text_pairs,
 )
+from tsdae.evaluation.retrieval import evaluate_retrieval
+from tsdae.evaluation.scores import Scores, table
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub.auto_encoder import Encoder, check_models, load_encoders
 from tsdae.utils.device import choose_device
 from tsdae.utils.files import write_json
 from tsdae.utils.progress import print_note
 
 
-def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Scored]]]:
+def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Scores]]]:
     """Print a table row per model and the differences from the first; write the scores to ``config.json``.
 
     Returns [(name, {split: scores})]. ValueError for what cannot be scored, before anything is downloaded if possible.
@@ -44,10 +40,10 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
     splits = _splits(config) if config.pairs or config.stsb else None
     check_models(models)
     splits = splits or _splits(config)
-    rows: list[tuple[str, dict[str, Scored]]] = []
+    rows: list[tuple[str, dict[str, Scores]]] = []
     entries = []
     for name, encoder in load_encoders(models, config.pooling, device):
-        scores: dict[str, Scored] = {}
+        scores: dict[str, Scores] = {}
         for split, pairs in splits.items():
             print(f"{name} ({encoder.pooling}): {split}, {len(pairs):,} pairs", file=sys.stderr)
             note_truncated(pairs.first + pairs.second, encoder)
@@ -55,73 +51,34 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
         rows.append((f"{name} ({encoder.pooling})", scores))
         entries.append(entry(name, encoder.pooling, scores))
         if len(rows) > 1:
-            from_first = {split: json_row(of_split) for split, of_split in differences(scores, rows[0][1]).items()}
+            from_first = {split: scores[split].minus(rows[0][1][split]).row() for split in scores}
             entries[-1]["difference"] = {"from": models[0]} | from_first
-    print(table(rows))
-    if len(rows) > 1:
-        print(difference_table(rows))
+    print(table(rows, differences=True))
     if config.json is not None:
         write_json(Path(config.json), entries)
     return rows
 
 
 def _splits(config: CompareConfig) -> Mapping[str, Pairs | TextPairs]:
-    """The pairs to score, {split: pairs}."""
+    """Load the pairs to score, {split: pairs}."""
     if config.pairs is not None:
         if columns := columns_without_score(Path(config.pairs)):
             return {"retrieval": load_text_pairs(Path(config.pairs), columns, print_note)}
         splits = {"pairs": load_pairs(config.pairs, print_note)}
     else:
-        wanted = ("dev", "test") if config.split in (None, "both") else (config.split,)
-        stsb = load_stsb(config.stsb)
-        splits = {name: stsb[name] for name in wanted}
+        stsb, split = load_stsb(config.stsb), config.split or "both"
+        splits = {name: stsb[name] for name in (("dev", "test") if split == "both" else (split,))}
     for pairs in splits.values():
         check_labels(pairs)
     return splits
 
 
-@overload
-def score(encoder: Encoder, pairs: Pairs) -> Score: ...
-@overload
-def score(encoder: Encoder, pairs: Pairs | TextPairs) -> Scored: ...
-def score(encoder: Encoder, pairs: Pairs | TextPairs) -> Scored:
+def score(encoder: Encoder, pairs: Pairs | TextPairs) -> Scores:
     """Score a model with a progress bar: correlations, or retrieval where the pairs have no scores."""
     encode = functools.partial(encoder.encode, show_progress=True)
     return evaluate_retrieval(encode, pairs) if isinstance(pairs, TextPairs) else evaluate_sts(encode, pairs)
 
 
-def entry(name: str, pooling: str, scores: Mapping[str, Scored]) -> dict[str, Any]:
+def entry(name: str, pooling: str, scores: Mapping[str, Scores]) -> dict[str, Any]:
     """Return one model's scores for JSON."""
-    return {"model": name, "pooling": pooling} | {split: scored.row() for split, scored in scores.items()}
-
-
-def differences(scores: Mapping[str, Scored], first: Mapping[str, Scored]) -> dict[str, dict[str, Figure]]:
-    """Return one model's scores minus another's, {split: {metric: difference}}, of the metrics that are compared."""
-    return {
-        split: {name: scored.figures()[name].minus(first[split].figures()[name]) for name in scored.compared}
-        for split, scored in scores.items()
-    }
-
-
-def difference_table(rows: Sequence[tuple[str, Mapping[str, Scored]]]) -> str:
-    """Return how each further model differs from the first: value, interval and a verdict in words."""
-    first, scores_of_first = rows[0]
-    lines = [f"Difference from {first}; [95 % interval, both models on the same resamples of the pairs]"]
-    width = max(len(name) for name, _ in rows[1:])
-    for name, scores in rows[1:]:
-        for split, of_split in differences(scores, scores_of_first).items():
-            for metric, difference in of_split.items():
-                value, ends = f"{difference.value:+.2f}", bracketed(difference.ci95, "+")
-                lines.append(
-                    f"{name:<{width}}  {split} {LABELS[metric]:<10} {value:>7} {ends:>18}  {verdict(difference)}"
-                )
-    lines.append("(of these trained models; how much results vary over training seeds: `tsdae ablate`)")
-    return "\n".join(lines)
-
-
-def verdict(difference: Figure) -> str:
-    """Return what a difference between two models shows: its interval decides."""
-    low, high = difference.ci95
-    if math.isnan(difference.value):
-        return "not defined"
-    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    return {"model": name, "pooling": pooling} | {split: of_split.row() for split, of_split in scores.items()}

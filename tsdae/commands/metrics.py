@@ -9,9 +9,9 @@ from typing import Any
 from tsdae.config import DataConfig, TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION
-from tsdae.evaluation.sts import Pairs, evaluate_sts, load_pairs
-from tsdae.evaluation.validation import check_names
+from tsdae.evaluation.pairs import Pairs, load_pairs
+from tsdae.evaluation.sts import evaluate_sts
+from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, check_names
 from tsdae.run.folder import holds_run
 from tsdae.utils import distributed
 from tsdae.utils.imports import named_function, names_function

@@ -8,15 +8,14 @@ from typing import Any
 
 from tsdae.config import DataConfig, MethodConfig, TextConfig, TrainConfig
 from tsdae.dataset import check_lengths_and_words, find_noise
-from tsdae.evaluation.sts import load_pairs
+from tsdae.evaluation.pairs import load_pairs
 from tsdae.hub.model_folder import model_folder
 from tsdae.objectives import OBJECTIVES, HoldOn, MaskedLanguageModel, TSDAEAndMLM
 from tsdae.objectives.interface import check_batch_size, check_counts
 from tsdae.run.folder import check_output, summary_writer
 from tsdae.text.corpus import is_corpus
-from tsdae.text.formats import check_file
 from tsdae.text.preparation import check_heldout, check_text, open_prepared
-from tsdae.text.reading import is_stream
+from tsdae.text.reading import check_file, is_stream
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.imports import named_function, names_function

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsdae.evaluation.foresight import labelled
-from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION
-from tsdae.evaluation.sts import Score, bracketed
-from tsdae.evaluation.validation import lower_is_better
+from tsdae.evaluation.scores import Scores, bracketed
+from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, labelled, lower_is_better
 
 FALL_IS_HARM = ("noisy_retrieval", "effective_rank")  # they fell in runs that harmed, and rose in runs that helped
 # Spearman x 100 on STS-B test: GloVe by Reimers and Gurevych 2019 (table 1), SimCSE and whitening as in Gao et al. 2021
@@ -70,13 +68,13 @@ def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"{name} over the steps: {', '.join(parts)}"
 
 
-def gain(trained_by: str, after: Mapping[str, Score], starts: Mapping[str, Mapping[str, Score]]) -> str:
+def gain(trained_by: str, after: Mapping[str, Scores], starts: Mapping[str, Mapping[str, Scores]]) -> str:
     """Return one line: the gain over each untrained pooling on the last split, with its paired 95 % interval."""
     split = list(after)[-1]
     parts = []
     for pooling, before in starts.items():
-        difference = after[split].figures()["spearman"].minus(before[split].figures()["spearman"])
-        parts.append(f"{difference.value:+.1f} {bracketed(difference.ci95, '+')} against the untrained {pooling}")
+        difference = after[split].minus(before[split])
+        parts.append(f"{difference.spearman:+.1f} {bracketed(difference.ci95, '+')} against the untrained {pooling}")
     return f"{trained_by}: Spearman on {split} {', '.join(parts)} [95 % interval, paired over the pairs]"
 
 

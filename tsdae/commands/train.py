@@ -20,8 +20,9 @@ from tsdae.commands.recipes import cut_in_the_dip, with_recipe
 from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
-from tsdae.evaluation.sts import Pairs, Score, load_stsb
-from tsdae.evaluation.sts import table as table_of
+from tsdae.evaluation.pairs import Pairs, load_stsb
+from tsdae.evaluation.scores import Scores
+from tsdae.evaluation.scores import table as table_of
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.objectives import HoldOn, Objective
@@ -45,7 +46,7 @@ ADVICE = (
     "or, from a sentence model, --hold-on 100."
 )
 SAMPLE = 0x5A3B  # a word in the key that draws a part of the sample corpus
-Row = tuple[str, str, dict[str, Score]]  # of the final table: what was scored, its pooling, {split: scores}
+Row = tuple[str, str, dict[str, Scores]]  # of the final table: what was scored, its pooling, {split: scores}
 
 
 def train_or_resume(data: DataConfig, method: MethodConfig, config: TrainConfig, given: set[str]) -> Path:
@@ -275,7 +276,7 @@ def _objective(
 # Results
 
 
-def _scores(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Score]:
+def _scores(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Scores]:
     return {split: score(encoder, pairs) for split, pairs in splits.items()}
 
 

@@ -3,64 +3,38 @@
 Knows nothing of models, only vectors and "a function from sentences to vectors". Cosines are computed some rows at a
 time: those of all sentences with each other would not fit into memory.
 
-# B queries, C candidates, P pairs, D width, S resamples, K neighbours
+# B queries, C candidates, P pairs, D hidden size, S resamples, K neighbours
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterator
 
 import numpy as np
+import torch
 
-from tsdae.evaluation.sts import Encode, Figure, interval, json_row, resamples, text_of, unit
-from tsdae.text.formats import check_file, read_records
+from tsdae.evaluation.pairs import TextPairs
+from tsdae.evaluation.scores import Scores
+from tsdae.evaluation.statistics import resamples
+from tsdae.evaluation.sts import Encode, unit
 
 BLOCK = 2**23  # cosines held in memory at a time: 32 MB
-TIE = 1e-6  # cosines of float32 vectors that lie closer are equal but for rounding
+TIE = 1e-6  # cosines of float32 vectors that differ by less are equal but for rounding
+METRICS = ("accuracy_at_1", "mrr")
+CAPTION = "Retrieval x 100: is the nearest text an answer; mean reciprocal rank of the best answer"
 
 
-@dataclass(frozen=True)
-class TextPairs:
-    """Pairs without a score (title and body, question and answer): ``second`` is what ``first`` should find."""
+def evaluate_retrieval(encode: Encode, pairs: TextPairs, seed: int = 0) -> Scores:
+    """Search each first text's second text among all second texts, by cosine.
 
-    first: list[str]
-    second: list[str]
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """How often, x 100, the nearest candidate is an answer, and the mean reciprocal rank of the best answer.
-
-    n: the queries, distinct first texts. candidates: distinct second texts.
-    """
-
-    accuracy_at_1: Figure
-    mrr: Figure
-    n: int
-    candidates: int
-    caption: ClassVar[str] = "Retrieval x 100: is the nearest text an answer; mean reciprocal rank of the best answer"
-    compared: ClassVar[tuple[str, ...]] = ("accuracy_at_1", "mrr")
-
-    def figures(self) -> dict[str, Figure]:
-        return {"accuracy_at_1": self.accuracy_at_1, "mrr": self.mrr}
-
-    def row(self) -> dict[str, Any]:
-        """For JSON."""
-        return json_row(self.figures()) | {"n": self.n, "candidates": self.candidates}
-
-
-def evaluate_retrieval(encode: Encode, pairs: TextPairs, seed: int = 0) -> Retrieval:
-    """Looks for each first text's second text among all second texts, by cosine.
+        scores = evaluate_retrieval(encoder.encode, TextPairs(questions, answers))
+        print(scores.accuracy_at_1, scores.mrr)
+        print(scores.n, scores.candidates)
 
     encode: a function from a list of sentences to vectors [B, D].
-    Equal texts are one text: a first text that stands in several pairs is one query with several answers, each of them
-    right, and a second text that stands in several pairs is one candidate. A candidate that is the query word for word
+    Returns accuracy@1 (how often the nearest candidate is an answer) and the mean reciprocal rank of the best answer.
+    Equal texts are one text: a first text that occurs in several pairs is one query with several answers, each of them
+    right, and a second text that occurs in several pairs is one candidate. A candidate that is the query word for word
     is passed over, unless it is one of its answers. Ties, and vectors that are not finite, count against the model: one
     that gives all texts the same vector finds nothing. Intervals are drawn over queries, from ``seed``.
     """
@@ -77,14 +51,17 @@ def evaluate_retrieval(encode: Encode, pairs: TextPairs, seed: int = 0) -> Retri
     )
     values_2B = 100.0 * np.stack([rank_B == 1, 1.0 / rank_B])
     values_2S = np.concatenate([values_2B[:, rows_SB].mean(-1) for rows_SB in resamples(len(queries), seed)], axis=1)
-    accuracy, mrr = (
-        Figure(float(x_B.mean()), interval(x_S), x_S) for x_B, x_S in zip(values_2B, values_2S, strict=True)
+    return Scores(
+        values=dict(zip(METRICS, values_2B.mean(-1).tolist(), strict=True)),
+        values_S=dict(zip(METRICS, values_2S, strict=True)),
+        sizes={"n": len(queries), "candidates": len(candidates)},
+        compared=METRICS,
+        caption=CAPTION,
     )
-    return Retrieval(accuracy, mrr, len(queries), len(candidates))
 
 
 def best_ranks(query_BD: np.ndarray, candidate_CD: np.ndarray, answer_P2: np.ndarray, own_B: np.ndarray) -> np.ndarray:
-    """The rank of each query's best answer, [B], 1 for the first: one more than the wrong candidates no farther off.
+    """Return the rank of each query's best answer, [B], 1 for the first: 1 + the wrong candidates that are as near.
 
     query_BD, candidate_CD: unit vectors. answer_P2: (query, candidate) of each right pair, sorted by query; every query
     has one. own_B: the candidate that is the query itself, which is not counted; -1: there is none.
@@ -107,22 +84,28 @@ def best_ranks(query_BD: np.ndarray, candidate_CD: np.ndarray, answer_P2: np.nda
 def nearest(
     query_BD: np.ndarray, candidate_CD: np.ndarray, own_B: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``count`` nearest candidates of each query, nearest first, [B, K], and their cosines, [B, K].
+    """Return the ``count`` nearest candidates of each query, nearest first, [B, K], and their cosines, [B, K].
 
     query_BD, candidate_CD: unit vectors. own_B: the candidate that is the query itself, which is no neighbour; -1:
-    there is none. Of equally near ones the first comes first.
+    there is none. Of equally near ones the first comes first; cosines that are NaN come last.
     """
-    found = []
+    count = min(count, len(candidate_CD))
+    nearest_BK = np.empty((len(query_BD), count), dtype=np.int64)
+    cosine_BK = np.empty((len(query_BD), count), dtype=query_BD.dtype)
     for rows, cosine_BC in cosine_blocks(query_BD, candidate_CD):
         hide(cosine_BC, own_B[rows])
-        nearest_BK = np.argsort(-cosine_BC, axis=1, kind="stable")[:, :count]
-        found.append((nearest_BK, np.take_along_axis(cosine_BC, nearest_BK, axis=1)))
-    nearest_BK, cosine_BK = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        farness_BC = -cosine_BC
+        # Top-k says how far the last neighbour is, but not which of several equally far ones comes first.
+        last_B = torch.topk(torch.from_numpy(farness_BC), count, largest=False).values[:, -1].numpy()
+        for row, farness_C, last in zip(range(rows.start, rows.stop), farness_BC, last_B, strict=True):
+            near = np.flatnonzero(~(farness_C > last))
+            nearest_BK[row] = near[np.argsort(farness_C[near], kind="stable")[:count]]
+        cosine_BK[rows] = np.take_along_axis(cosine_BC, nearest_BK[rows], axis=1)
     return nearest_BK, cosine_BK
 
 
 def cosine_blocks(query_BD: np.ndarray, candidate_CD: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Some queries at a time: which rows of ``query_BD``, and their cosines with all candidates. Unit vectors."""
+    """Yield some queries at a time: their rows in ``query_BD``, and their cosines with all candidates [some B, C]."""
     at_once = max(1, BLOCK // len(candidate_CD))
     for start in range(0, len(query_BD), at_once):
         rows = slice(start, min(start + at_once, len(query_BD)))
@@ -132,46 +115,6 @@ def cosine_blocks(query_BD: np.ndarray, candidate_CD: np.ndarray) -> Iterator[tu
 
 
 def hide(cosine_BC: np.ndarray, column_B: np.ndarray) -> None:
-    """Makes one candidate of each query the farthest of all; -1: none."""
+    """Make one candidate of each query the farthest of all, in place; -1: none."""
     rows = np.flatnonzero(column_B >= 0)
     cosine_BC[rows, column_B[rows]] = -np.inf
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Reading pairs
-
-
-def columns_without_score(path: Path) -> tuple[str, str] | None:
-    """The columns of first and second texts of a table that has no column for a score; None if it has one.
-
-    They are sentence1 and sentence2, or whatever the only two columns are called; None if there is neither.
-    """
-    check_file(path)
-    columns = list(next(read_records(path), {}))
-    if "score" in columns or "label" in columns:
-        return None
-    if "sentence1" in columns and "sentence2" in columns:
-        return "sentence1", "sentence2"
-    return (columns[0], columns[1]) if len(columns) == 2 else None
-
-
-def load_text_pairs(path: Path, columns: tuple[str, str], notes: Callable[[str], None]) -> TextPairs:
-    """Pairs without a score: .tsv, .csv, .jsonl or .parquet.
-
-    notes: called with one line that says what is looked for, and how many rows with an empty text are left out.
-    ValueError if a row cannot be used, or if there is nothing to tell apart.
-    """
-    first: list[str] = []
-    second: list[str] = []
-    empty = 0
-    for number, record in enumerate(read_records(path), start=1):
-        if any(record.get(column) is None or not str(record[column]).strip() for column in columns):
-            empty += 1
-            continue
-        for column, texts in zip(columns, (first, second), strict=True):
-            texts.append(text_of(record, column, f"{path}, row {number}"))
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        raise ValueError(f"{path} has no scores, and retrieval needs two different texts at least in either column")
-    left_out = f"; {empty:,} rows with an empty text are left out" if empty else ""
-    notes(f"{path} has no scores: each text of {columns[0]!r} has to find its {columns[1]!r}{left_out}")
-    return TextPairs(first, second)

@@ -4,7 +4,7 @@ multiplied for the logits.
 Autograd makes a full [V, D] gradient for each use, in fresh memory, and adds them up: three times 47 MB in a small
 BERT, and the lookups' are nearly all zeros. On a CPU a third of a step goes there. Here all uses add to one buffer,
 which is kept from step to step, and no logits are kept. On other devices and under torch.compile the uses are PyTorch's
-own. (The same for every linear layer, used twice, does not pay: measured, see benchmarks/details.md.)
+own. (The same for every linear layer, used twice, does not pay: measured, see tsdae/README.md.)
 
 # T packed tokens, C tokens of a chunk, D width, V vocabulary
 """

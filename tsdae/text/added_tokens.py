@@ -1,4 +1,4 @@
-"""Words of a domain as tokens of their own."""
+"""Add words of a domain to a tokenizer as tokens of their own."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from tsdae.text.word_boundaries import writes_no_spaces
 
 
 def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
-    """Makes one token of each of these words; returns the pieces that each new one was cut into before.
+    """Make one token of each of these words; return the pieces that each new one was split into before.
 
     A new token is found only as a whole word; one that begins or ends in a script that writes no spaces is found
     anywhere. By a slow tokenizer it is found only between spaces, and only as it is written here. In XLM-RoBERTa's a
     punctuation mark behind it begins with the sign of a space, as it does behind <mask>.
 
-    Words that are one token already are left out, and all but the first of those that are one to the tokenizer, such as
-    Covid and covid where it lowers text. ValueError for what is no single word, or has no piece that the vocabulary
-    knows.
+    Words that are one token already are left out, as are words equal to the tokenizer after the first (Covid and covid
+    where it lowers text). ValueError for a word with white space, or of unknown pieces only.
+
+        pieces = add_words(tokenizer, ["enalapril"])
+        tokenizer.tokenize("5 mg enalapril")  # ["5", "mg", "enalapril"]
+        tokenizer.convert_ids_to_tokens(pieces["enalapril"])  # the pieces of it before
     """
     pieces: dict[str, list[int]] = {}
     normal = _normalizer_of(tokenizer)
     taken = {normal(word) for word in tokenizer.get_added_vocab()}
     for word in dict.fromkeys(words):
         if not word or any(letter.isspace() for letter in word):
-            raise ValueError(f"a new token must be one word, without spaces, got {word!r}")
+            raise ValueError(f"a new token must be one word without spaces, got {word!r}")
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]  # as within a text
         without_space = [piece for piece in ids if tokenizer.decode([piece]).strip()]  # SentencePiece may cut it off
         known = [piece for piece in without_space if piece != tokenizer.unk_token_id]

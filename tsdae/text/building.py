@@ -1,8 +1,8 @@
-"""From texts to tokenised rows, on all cores, without ever holding a text in full: what corpora are made of.
+"""Turn texts into tokenised rows, on all cores, without holding a text in full.
 
-Texts come in chunks; each is cleaned and tokenised by itself, in worker processes where there is much of it, and comes
-back as a `Piece` in the order of the text. Repeated sentences are found by a hash of 64 bits, and the rows grow in a
-`Store`, in memory or in files. A pair of a store and its `Counts` is all that is needed to go on after a stop.
+A text is read in chunks. Each chunk is cleaned and tokenised on its own, by worker processes if the text is long, and
+becomes a `Piece`; pieces come back in the order of the text. `Rows` holds what is kept of them: in memory, or as one
+file a piece, and these files are all that is needed to resume after a stop.
 
 # B sentences of a piece, T packed tokens, R rows
 """
@@ -11,63 +11,84 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import copy
-import dataclasses
 import hashlib
-import io
 import itertools
+import json
 import multiprocessing
 import os
 import signal
+import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tsdae.packing import ranges
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.marks import BEGINS_WORD, SPECIAL, tokenize
-from tsdae.text.reading import TEXTS_AT_ONCE, Texts, Wanted
-from tsdae.text.word_boundaries import Figures, Words
+from tsdae.text.reading import TEXTS_AT_ONCE, Texts
+from tsdae.text.word_boundaries import WordCounts, Words
 from tsdae.utils.signals import when_parent_ends
 
-# The columns of a store: of each token, or of each row.
-COLUMNS = {"token_ids": np.int32, "marks": np.uint8, "lengths": np.int64, "hashes": np.uint64}
+# The columns of a piece: one value per token, or one per sentence (characters: without spaces).
+COLUMNS = {"token_ids": np.int32, "marks": np.uint8, "lengths": np.int32, "characters": np.int32, "hashes": np.uint64}
 OF_TOKENS = ("token_ids", "marks")
 ALONE = 2**15 // TEXTS_AT_ONCE  # chunks done before worker processes are started, which takes them seconds
-FULL, INSERTED_AT_ONCE = 0.7, 2**20  # of `Seen`
+RECENT = 2**16  # hashes that `Seen` keeps apart before it merges them
 REPEATED, WORDLESS, APART = "repeated", "without a word", "held out by a file"
 
 
-class Piece(NamedTuple):
-    """Sentences of one chunk of texts, tokenised; those without a word are left out.
+@dataclass
+class Piece:
+    """Tokenised sentences of one chunk of texts; those without a word are left out.
 
-    columns: by the names of ``COLUMNS``. characters_B: of each sentence, without spaces. met: see `words.Words`.
-    dropped: how many sentences were left out for which reason. texts: how many the chunk had.
+    columns: arrays by the names of ``COLUMNS``. texts: number of texts in the chunk. met: see `word_boundaries.Words`.
+    dropped: number of sentences left out, by reason.
     """
 
     columns: dict[str, np.ndarray]
-    characters_B: np.ndarray
-    met: Counter[str]
-    dropped: Counter[str]
     texts: int
+    met: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.columns["lengths"])
 
     def at(self, row_B: np.ndarray) -> Piece:
-        """Only these sentences."""
-        lengths_B = self.columns["lengths"]
-        starts_B = np.cumsum(lengths_B) - lengths_B
-        places_T = ranges(starts_B[row_B], lengths_B[row_B])
+        """Return a piece of these sentences only."""
+        lengths_B = self.columns["lengths"].astype(np.int64)
+        places_T = ranges((np.cumsum(lengths_B) - lengths_B)[row_B], lengths_B[row_B])
         columns = {name: column[places_T if name in OF_TOKENS else row_B] for name, column in self.columns.items()}
-        return self._replace(columns=columns, characters_B=self.characters_B[row_B])
+        return Piece(columns, self.texts, self.met, self.dropped)
+
+    def save(self, path: Path) -> None:
+        """Write a file that is never there in part; its checksums tell if the disk lost some of it later."""
+        counts = np.array(json.dumps([self.texts, self.met, self.dropped]))
+        arrays: dict[str, Any] = {**self.columns, "counts": counts}
+        staged = path.with_suffix(".part")
+        with staged.open("wb") as file:
+            np.savez(file, **arrays)
+        staged.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Piece:
+        """Read what `save` wrote; OSError if it is damaged."""
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                columns = {name: file[name] for name in COLUMNS}
+                texts, met, dropped = json.loads(str(file["counts"]))
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise OSError(f"{path} is damaged: {error}") from error
+        return cls(columns, texts, Counter(met), Counter(dropped))
 
 
 @dataclass
 class Work:
-    """What is done to each chunk of texts, in whichever process."""
+    """Clean and tokenise a chunk of texts, in whichever process."""
 
     tokenizer: Any
     words: str = "auto"
@@ -76,51 +97,47 @@ class Work:
     def __call__(self, texts: Sequence[str]) -> Piece:
         sentences, dropped = self.cleaning(texts) if self.cleaning else (texts, Counter[str]())
         if not sentences:
-            none = {name: np.zeros(0, kind) for name, kind in COLUMNS.items()}
-            return Piece(none, np.zeros(0, np.int64), Counter(), dropped, len(texts))
+            return Piece({name: np.zeros(0, kind) for name, kind in COLUMNS.items()}, len(texts), dropped=dropped)
         definition = Words(self.words)
         tokens, marks_T = tokenize(sentences, self.tokenizer, definition)
         begins_T = np.append(0, np.cumsum(marks_T == BEGINS_WORD))
         has_words_B = begins_T[tokens.boundaries[1:]] > begins_T[tokens.boundaries[:-1]]
-        columns = {
-            "token_ids": tokens.token_ids_T.astype(COLUMNS["token_ids"]),
+        values = {
+            "token_ids": tokens.token_ids_T,
             "marks": marks_T,
             "lengths": tokens.lengths_B,
+            "characters": [len(sentence) - sentence.count(" ") for sentence in sentences],
             "hashes": hashes_of(sentences),
         }
-        characters_B = np.array([len(sentence) - sentence.count(" ") for sentence in sentences], dtype=np.int64)
-        piece = Piece(columns, characters_B, +definition.met, dropped, len(texts))
-        if has_words_B.all():
-            return piece
+        columns = {name: np.asarray(values[name], kind) for name, kind in COLUMNS.items()}
         dropped[WORDLESS] += int((~has_words_B).sum())
-        return piece.at(np.flatnonzero(has_words_B))
+        return Piece(columns, len(texts), definition.met, dropped).at(np.flatnonzero(has_words_B))
 
 
 def hashes_of(sentences: Sequence[str]) -> np.ndarray:
-    """uint64 [B]: the first 64 bits of BLAKE2b. Of 10 million sentences, two agree by chance once in 370,000 times."""
+    """Return the first 64 bits of BLAKE2b, uint64 [B]; two of 10 million sentences collide once in 370,000 times."""
     digests = b"".join(hashlib.blake2b(text.encode("utf-8", "replace")).digest()[:8] for text in sentences)
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
-def pieces(texts: Texts, work: Work, workers: int, wanted: Callable[[], int | None] = lambda: None) -> Iterator[Piece]:
-    """The chunks of these texts, worked on; the order is that of the text under any number of ``workers``.
+def pieces(texts: Texts, work: Work, workers: int, missing: Callable[[], int | None] = lambda: None) -> Iterator[Piece]:
+    """Yield the chunks of these texts, tokenised, in the order of the text under any number of ``workers``.
 
-    wanted: how many sentences are still needed; no more texts than these are read at once.
+    missing: returns how many sentences are still needed, see `Texts.take`.
+    OSError if a worker process is ended from outside (a `multiprocessing.Pool` would wait for it for ever).
     """
-    chunks = iter(lambda: texts.take(wanted()), [])
+    chunks = iter(lambda: texts.take(missing()), [])
     yield from map(work, itertools.islice(chunks, None if workers == 1 else ALONE))
     following = next(chunks, None)
     if following is None:
         return
     waiting: deque[concurrent.futures.Future[Piece]] = deque()
     # spawn: a process that was forked beside running threads can hang.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start, (work.tokenizer, work.words, work.cleaning)
-    )
+    pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (work,))
     try:
         while following is not None or waiting:
             while following is not None and len(waiting) < 2 * workers:
-                with _without_ctrl_c():  # the processes that it starts are not to end in the midst of their imports
+                with _without_ctrl_c():  # a worker process must not be stopped while it imports
                     waiting.append(pool.submit(_do, following))
                 following = next(chunks, None)
             yield waiting.popleft().result()
@@ -135,7 +152,7 @@ def pieces(texts: Texts, work: Work, workers: int, wanted: Callable[[], int | No
 
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """SIGINT waits until the end; processes started meanwhile never get it. Where there are no such masks: nothing."""
+    """Hold SIGINT back until the end, and for ever from processes started meanwhile; no effect on Windows."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -149,12 +166,12 @@ def _without_ctrl_c() -> Iterator[None]:
 _work: Work  # of a worker process
 
 
-def _start(tokenizer: Any, words: str, cleaning: Cleaning | None) -> None:
+def _start(work: Work) -> None:
     global _work
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core is enough
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
-    when_parent_ends(lambda: os._exit(1))  # a worker whose first process was killed would wait for work for ever
-    _work = Work(tokenizer, words, cleaning)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
+    when_parent_ends(lambda: os._exit(1))  # else a worker would wait for ever if the main process is killed
+    _work = work
 
 
 def _do(texts: list[str]) -> Piece:
@@ -162,178 +179,130 @@ def _do(texts: list[str]) -> Piece:
 
 
 class Seen:
-    """The hashes met so far: a table with open addressing, at most 70 % full: 134 MB for ten million."""
+    """A set of 64-bit hashes, as two sorted arrays; a Python set would need 80 bytes a hash instead of 8."""
 
     def __init__(self) -> None:
-        self._table = np.zeros(2**16, np.uint64)  # 0: free
-        self._count = 0
+        self._all = self._recent = np.zeros(0, np.uint64)
 
     def add(self, hash_B: np.ndarray) -> np.ndarray:
-        """bool [B]: whether each is met for the first time."""
-        value_B = np.maximum(hash_B, 1)
-        first_B = np.zeros(len(value_B), dtype=bool)
-        values, places = np.unique(value_B, return_index=True)
-        size = len(self._table)
-        while self._count + len(values) > FULL * size:
-            size *= 2
-        if size > len(self._table):
-            before = self._table[self._table > 0]
-            self._table = np.zeros(size, np.uint64)
-            for start in range(0, len(before), INSERTED_AT_ONCE):
-                self._insert(before[start : start + INSERTED_AT_ONCE])
-        first_B[places[self._insert(values)]] = True
-        self._count += int(first_B.sum())
+        """Add hashes; return bool [B], True where one is met for the first time."""
+        values, places = np.unique(hash_B, return_index=True)
+        new = ~(are_in(values, self._all) | are_in(values, self._recent))
+        self._recent = np.sort(np.append(self._recent, values[new]))
+        if len(self._recent) >= RECENT:
+            self._all = np.append(self._all, self._recent)
+            self._all.sort(kind="stable")  # merges two sorted arrays in linear time
+            self._recent = self._recent[:0]
+        first_B = np.zeros(len(hash_B), dtype=bool)
+        first_B[places[new]] = True
         return first_B
 
-    def _insert(self, values: np.ndarray) -> np.ndarray:
-        """bool: which of these distinct values were not there."""
-        last = np.uint64(len(self._table) - 1)
-        new = np.zeros(len(values), dtype=bool)
-        left = np.arange(len(values))
-        slot = values & last
-        while len(left):
-            free = self._table[slot] == 0
-            self._table[slot[free]] = values[left[free]]  # of several that want one slot, one gets it
-            own = self._table[slot] == values[left]
-            new[left[own & free]] = True
-            left, slot = left[~own], (slot[~own] + np.uint64(1)) & last
-        return new
+
+def are_in(values: np.ndarray, sorted_values: np.ndarray) -> np.ndarray:
+    """Return bool, True where a value is among the sorted ones; `np.isin` would sort them at every call."""
+    return np.searchsorted(sorted_values, values, "right") > np.searchsorted(sorted_values, values, "left")
 
 
-class Store:
-    """Rows as they grow: in memory, or in the files COLUMN.bin of a folder.
+class Rows:
+    """R rows as they grow, and what was counted on the way.
 
-    rows, tokens: how many of a store on disk count; what stands behind them was written before a stop, and goes.
+    unknown_id: the tokenizer's unknown token, or None. folder: takes one file a piece, and those that are there already
+    are the first rows; None: the pieces stay in memory.
+    texts: number of texts read so far. dropped: number of sentences left out, by reason.
     """
 
-    def __init__(self, folder: Path | None = None, rows: int = 0, tokens: int = 0) -> None:
-        self.rows, self.tokens, self._folder = rows, tokens, folder
-        self._files: dict[str, Any] = {name: io.BytesIO() for name in COLUMNS}
+    def __init__(self, unknown_id: int | None = None, folder: Path | None = None) -> None:
+        self.texts = self.words = self.tokens = self.characters = self.unknown = 0
+        self.met, self.dropped = Counter[str](), Counter[str]()
+        self._lengths: list[np.ndarray] = []
+        self._unknown_id, self._folder = unknown_id, folder
+        self._pieces: list[Piece] = []
+        self._count = 0
         if folder is not None:
-            self._files = {name: (folder / f"{name}.bin").open("r+b" if rows else "w+b") for name in COLUMNS}
-            for name, file in self._files.items():
-                file.truncate(np.dtype(COLUMNS[name]).itemsize * self._size(name))
-                file.seek(0, io.SEEK_END)
+            with contextlib.suppress(OSError):  # no such file: it was the last; damaged: it is made again
+                for number in itertools.count():
+                    self._add(Piece.load(self._path(number)))
+            for path in sorted(folder.glob("*.npz"))[len(self._lengths) :]:
+                path.unlink()
 
-    def _size(self, name: str) -> int:
-        return self.tokens if name in OF_TOKENS else self.rows
+    def _path(self, number: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{number:08}.npz"
 
     def append(self, piece: Piece) -> None:
-        for name, column in piece.columns.items():
-            self._files[name].write(np.ascontiguousarray(column, COLUMNS[name]).data)
-        self.rows += len(piece.columns["lengths"])
-        self.tokens += len(piece.columns["marks"])
+        """Add a piece; on disk as soon as this returns."""
+        if self._folder is not None:
+            piece.save(self._path(len(self._lengths)))
+        else:
+            self._pieces.append(piece)
+        self._add(piece)
 
-    def sync(self) -> None:
-        """Everything written is on the disk after this."""
-        for file in self._files.values():
-            file.flush()
-            if self._folder is not None:
-                os.fsync(file.fileno())
-
-    def column(self, name: str) -> np.ndarray:
-        """All of a column; of a store on disk it is mapped."""
-        if self._folder is None:
-            return np.frombuffer(self._files[name].getbuffer(), COLUMNS[name])
-        self._files[name].flush()
-        size = self._size(name)
-        return np.asarray(np.memmap(self._folder / f"{name}.bin", COLUMNS[name], "r", shape=(size,)) if size else [])
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-
-@dataclass
-class Counts:
-    """What was met on the way, in whole numbers: all that has to be known to go on after so many ``texts``.
-
-    rows, tokens: of the store. words, ordinary, characters, unknown: as in `words.Figures`, of the rows of the store.
-    """
-
-    texts: int = 0
-    rows: int = 0
-    tokens: int = 0
-    words: int = 0
-    ordinary: int = 0
-    characters: int = 0
-    unknown: int = 0
-    met: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def read(cls, saved: dict[str, Any]) -> Counts:
-        """From JSON."""
-        return cls(**saved | {"met": Counter(saved["met"]), "dropped": Counter(saved["dropped"])})
-
-    def add(self, piece: Piece, unknown_id: int | None) -> None:
-        """A piece that was appended to the store."""
-        marks_T, ordinary_T = piece.columns["marks"], piece.columns["marks"] != SPECIAL
+    def _add(self, piece: Piece) -> None:
+        ids_T, marks_T = piece.columns["token_ids"], piece.columns["marks"]
+        self._lengths.append(piece.columns["lengths"])
+        self._count += len(piece)
         self.texts += piece.texts
-        self.rows += len(piece.columns["lengths"])
-        self.tokens += len(marks_T)
         self.words += int((marks_T == BEGINS_WORD).sum())
-        self.ordinary += int(ordinary_T.sum())
-        self.characters += int(piece.characters_B.sum())
-        self.unknown += int((ordinary_T & (piece.columns["token_ids"] == unknown_id)).sum())
+        self.tokens += int((marks_T != SPECIAL).sum())
+        self.characters += int(piece.columns["characters"].sum())
+        self.unknown += int(((marks_T != SPECIAL) & (ids_T == self._unknown_id)).sum())
         self.met += piece.met
         self.dropped += piece.dropped
 
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Piece]:
+        if self._folder is None:
+            return iter(self._pieces)
+        return (Piece.load(self._path(number)) for number in range(len(self._lengths)))
+
+    def check(self) -> None:
+        """Raise ValueError if there are none."""
+        if not self._count:
+            raise ValueError(f"no sentence with a word in it among the {self.texts:,} that were read")
+
     @property
-    def figures(self) -> Figures:
-        return Figures(self.words, self.ordinary, self.characters, self.unknown, dict(self.met))
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int32 [R]."""
+        return np.concatenate([np.zeros(0, np.int32), *self._lengths])
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """Hash of each row's text, uint64 [R]; of rows on disk it is read from there."""
+        return np.concatenate([np.zeros(0, np.uint64), *(piece.columns["hashes"] for piece in self)])
+
+    @property
+    def counts(self) -> WordCounts:
+        """Counts of all rows."""
+        return WordCounts(self.words, self.tokens, self.characters, self.unknown, dict(self.met))
 
 
 def collect(
     texts: Texts,
     work: Work,
-    store: Store,
-    counts: Counts,
+    rows: Rows,
     *,
     limit: int | None = None,
     keep_repeated: bool = False,
     apart_hashes: np.ndarray | None = None,
     workers: int = 1,
-    after_piece: Callable[[Counts], None] = lambda counts: None,
-) -> Counts:
-    """Fills the store with the sentences of these texts, from the first text that was not counted yet.
+) -> Iterator[Rows]:
+    """Append to ``rows`` what is kept of the texts, from the first text not in them; yield after each chunk.
 
-    limit: of rows. keep_repeated: a sentence that was met before is kept. apart_hashes: of sentences that are left out.
-    after_piece: called with the counts whenever store and counts belong together; they are a copy, to be kept.
+    limit: most rows. keep_repeated: keep a sentence that was met before. apart_hashes: of sentences to leave out.
     """
-    seen = Seen()
-    if store.rows and not keep_repeated:
-        seen.add(store.column("hashes"))
-    skipped = 0
-    while skipped < counts.texts:
-        skipped += len(texts.take(counts.texts - skipped)) or counts.texts
-    counts = copy.deepcopy(counts)
-    if apart_hashes is not None:
-        apart_hashes = np.unique(apart_hashes)
-    wanted = Wanted(limit)
-    for piece in pieces(texts, work, workers, lambda: wanted(store.rows)):
+    seen, apart = Seen(), np.sort(apart_hashes if apart_hashes is not None else np.zeros(0, np.uint64))
+    if not keep_repeated:
+        seen.add(rows.hashes)
+    texts.skip(rows.texts)
+    for piece in pieces(texts, work, workers, lambda: None if limit is None else limit - len(rows)):
         hash_B = piece.columns["hashes"]
-        wanted_B = np.ones(len(hash_B), dtype=bool)
-        if apart_hashes is not None and len(apart_hashes):
-            wanted_B = ~_are_in(hash_B, apart_hashes)
-            piece.dropped[APART] += int((~wanted_B).sum())
-        if not keep_repeated:
-            new_B = seen.add(hash_B)
-            piece.dropped[REPEATED] += int((wanted_B & ~new_B).sum())
-            wanted_B &= new_B
-        rows = np.flatnonzero(wanted_B)
-        if limit is not None:
-            rows = rows[: limit - store.rows]
-        chosen = piece if len(rows) == len(hash_B) else piece.at(rows)
-        store.append(chosen)
-        counts.add(chosen, work.tokenizer.unk_token_id)
-        after_piece(dataclasses.replace(counts, met=counts.met.copy(), dropped=counts.dropped.copy()))
-        if store.rows == limit:
-            break
-    return counts
-
-
-def _are_in(value_B: np.ndarray, sorted_values: np.ndarray) -> np.ndarray:
-    """bool [B]. np.isin would sort both at every call."""
-    place_B = np.minimum(np.searchsorted(sorted_values, value_B), len(sorted_values) - 1)
-    return sorted_values[place_B] == value_B
+        apart_B = are_in(hash_B, apart)
+        kept_B = ~apart_B & (True if keep_repeated else seen.add(hash_B))
+        piece.dropped[APART] += int(apart_B.sum())
+        piece.dropped[REPEATED] += int((~apart_B & ~kept_B).sum())
+        rows.append(piece.at(np.flatnonzero(kept_B)[: None if limit is None else limit - len(rows)]))
+        yield rows
+        if len(rows) == limit:
+            return

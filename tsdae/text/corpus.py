@@ -1,6 +1,4 @@
-"""Sentences, tokenised once: what training reads, without touching text again.
-
-In memory, or on disk as a folder of three arrays and corpus.json, which is mapped and never read in full.
+"""Tokenised sentences, in memory or in a folder of three memory-mapped arrays and corpus.json: what training reads.
 
 # R corpus rows, B sentences of a batch, T packed tokens
 """
@@ -19,34 +17,33 @@ from typing import Any
 import numpy as np
 
 from tsdae.packing import Packed, ranges
-from tsdae.text.building import OF_TOKENS, WORDLESS, Counts, Store, Work
+from tsdae.text.building import OF_TOKENS, WORDLESS, Rows, Work
 from tsdae.text.marks import BEGINS_WORD, SPECIAL
 from tsdae.text.tokenization import fingerprint_of
-from tsdae.text.word_boundaries import Figures, notes
+from tsdae.text.word_boundaries import WordCounts, notes
 from tsdae.utils.files import read_json, replace_folder, write_json
 from tsdae.utils.progress import progress_bar
 
 CHUNK = 2048  # sentences tokenised in one call
-ROWS_AT_ONCE = 2**16  # rows that are copied in one go
-STRETCH = 2**20  # rows whose boundaries are looked at in one go
-FORMAT = 1  # of the folder; one that is read differently gets another number
+STRETCH = 2**20  # rows whose lengths are computed at a time
+FORMAT = 1  # of the folder; raise it when older code cannot read a new folder
 DESCRIPTION, HELDOUT = "corpus.json", "heldout"  # in the folder, beside the arrays
 REPORT = "report.json"  # what of the text was kept, beside them where scripts/prepare.py made the folder
 TYPES = {"token_ids": np.int32, "marks": np.uint8, "boundaries": np.int64}  # the arrays, NAME.npy each
 
 
 def in_memory(name: str, size: int) -> np.ndarray:
-    """An empty array for one of ``TYPES``."""
+    """Return an empty array for one of ``TYPES``."""
     return np.empty(size, TYPES[name])
 
 
 def in_folder(folder: Path) -> Callable[[str, int], np.ndarray]:
-    """Makes such arrays as files of a folder, mapped; OSError where the disk has no room for one."""
+    """Return a function that makes such arrays as memory-mapped files; it raises OSError if the disk is full."""
 
     def mapped(name: str, size: int) -> np.ndarray:
         path = folder / f"{name}.npy"
         array = np.lib.format.open_memmap(path, "w+", TYPES[name], (size,))
-        if hasattr(os, "posix_fallocate"):  # else a full disk would be noticed by the signal that ends the process
+        if hasattr(os, "posix_fallocate"):  # else a full disk ends the process by SIGBUS
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return array
@@ -56,17 +53,21 @@ def in_folder(folder: Path) -> Callable[[str, int], np.ndarray]:
 
 @dataclass(frozen=True)
 class Corpus:
-    """R tokenised sentences end to end.
+    """R tokenised sentences, end to end in three arrays.
 
     token_ids: int32, special tokens included, untruncated (truncation comes after the noise).
-    marks: uint8, what each token is: `tokenization.INSIDE`, ``BEGINS_WORD`` or ``SPECIAL``.
+    marks: uint8, the kind of each token: `marks.INSIDE`, ``BEGINS_WORD`` or ``SPECIAL``.
     boundaries: int64 [R + 1].
-    without_words: how many sentences were left out because they tokenise to nothing.
-    tokenizer: `tokenization.fingerprint_of` the tokenizer that made the ids; empty: not known.
-    words: what a word is, one of `words.CHOICES` or module:function; it made the marks.
-    figures: what was counted on the way; None: a folder of an earlier version does not say.
-    made_from: of which text, for which model and by which settings it was made; kept in corpus.json.
-    stored_fingerprint: of a corpus on disk; it was computed when the corpus was written.
+    without_words: number of sentences left out because they tokenise to nothing.
+    tokenizer: `tokenization.fingerprint_of` the tokenizer that made the ids; empty if not known.
+    words: definition of words behind the marks, one of `word_boundaries.CHOICES` or module:function.
+    counts: words, tokens and characters of the text; None in a folder of an early version.
+    made_from: text, model and settings, kept in corpus.json.
+    stored_fingerprint: of a corpus on disk, computed when it was written.
+
+        corpus = Corpus.build(["A man plays the guitar.", "A dog runs."], encoder.tokenizer)
+        corpus.write("corpus")
+        dataset = DenoisingDataset(Corpus.open("corpus"), encoder.tokenizer)
     """
 
     token_ids: np.ndarray
@@ -75,7 +76,7 @@ class Corpus:
     without_words: int = 0
     tokenizer: str = ""
     words: str = "auto"
-    figures: Figures | None = None
+    counts: WordCounts | None = None
     made_from: dict[str, Any] = field(default_factory=dict)
     stored_fingerprint: str | None = None
 
@@ -83,50 +84,52 @@ class Corpus:
     def build(
         cls, sentences: Sequence[str], tokenizer: Any, words: str = "auto", show_progress: bool = False
     ) -> Corpus:
-        """Tokenises; ValueError if nothing is left, or if the user's segmenter among ``words`` does not do its work."""
-        work, store, counts = Work(tokenizer, words), Store(), Counts()
+        """Tokenise sentences in memory; ValueError if none has a word, or for a segmenter ``words`` that fails."""
+        work, rows = Work(tokenizer, words), Rows(tokenizer.unk_token_id)
         with progress_bar(len(sentences), "tokenising", " sentences", show_progress) as bar:
             for start in range(0, len(sentences), CHUNK):
-                piece = work(sentences[start : start + CHUNK])
-                store.append(piece)
-                counts.add(piece, tokenizer.unk_token_id)
-                bar.update(piece.texts)
-        return cls.of(store, counts, work)
+                rows.append(work(sentences[start : start + CHUNK]))
+                bar.update(rows.texts - start)
+        return cls.of(rows, work)
 
     @classmethod
-    def of(cls, store: Store, counts: Counts, work: Work) -> Corpus:
-        """All rows of a store; ValueError if it has none."""
-        if not store.rows:
-            raise ValueError(f"no sentence with a word in it among the {counts.texts:,} that were read")
-        boundaries = np.zeros(store.rows + 1, TYPES["boundaries"])
-        np.cumsum(store.column("lengths"), out=boundaries[1:])
-        arrays = store.column("token_ids"), store.column("marks"), boundaries
-        tokenizer = fingerprint_of(work.tokenizer)
-        return cls(*arrays, counts.dropped[WORDLESS], tokenizer, work.words, counts.figures)
+    def of(
+        cls,
+        rows: Rows,
+        work: Work,
+        row_K: np.ndarray | None = None,
+        new: Callable[[str, int], np.ndarray] = in_memory,
+    ) -> Corpus:
+        """Return a corpus of the K different rows ``row_K`` in this order; None: all rows.
 
-    def take(self, row_B: np.ndarray, new: Callable[[str, int], np.ndarray] = in_memory) -> Corpus:
-        """A corpus of these rows, in this order.
-
-        new: makes the arrays that are filled, of a name and a size; they need not lie in memory.
+        new: makes the arrays that are filled, from name and size, in memory or on disk.
+        ValueError if there are no rows.
         """
-        boundaries = new("boundaries", len(row_B) + 1)
+        rows.check()
+        if row_K is None:
+            row_K = np.arange(len(rows))
+        boundaries = new("boundaries", len(row_K) + 1)
         boundaries[0] = 0
-        stretches = [(start, row_B[start : start + ROWS_AT_ONCE]) for start in range(0, len(row_B), ROWS_AT_ONCE)]
-        for start, rows in stretches:
-            lengths_B = self.boundaries[rows + 1] - self.boundaries[rows]
-            boundaries[start + 1 : start + 1 + len(rows)] = boundaries[start] + np.cumsum(lengths_B)
+        np.cumsum(rows.lengths[row_K], out=boundaries[1:])
         columns = {name: new(name, int(boundaries[-1])) for name in OF_TOKENS}
-        for start, rows in stretches:
-            places_T = ranges(self.boundaries[rows], self.boundaries[rows + 1] - self.boundaries[rows])
+        place_R = np.full(len(rows), -1)  # in the corpus
+        place_R[row_K] = np.arange(len(row_K))
+        first = 0
+        for piece in rows:
+            place_B = place_R[first : first + len(piece)]
+            first += len(piece)
+            chosen = piece.at(np.flatnonzero(place_B >= 0))
+            places_T = ranges(boundaries[place_B[place_B >= 0]], chosen.columns["lengths"])
             for name, column in columns.items():
-                column[boundaries[start] : boundaries[start + len(rows)]] = getattr(self, name)[places_T]
-        return dataclasses.replace(self, boundaries=boundaries, token_ids=columns["token_ids"], marks=columns["marks"])
+                column[places_T] = chosen.columns[name]
+        arrays = columns["token_ids"], columns["marks"], boundaries
+        return cls(*arrays, rows.dropped[WORDLESS], fingerprint_of(work.tokenizer), work.words, rows.counts)
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
-        """Maps the folder that `write` wrote, reading next to nothing of it.
+        """Map a folder that `write` wrote, without reading its tokens.
 
-        ValueError if it is no such folder, of another format, or if a file does not fit to corpus.json.
+        ValueError if it is no such folder, has another format, or if a file does not fit corpus.json.
         """
         folder = Path(folder)
         if not is_corpus(folder):
@@ -134,7 +137,7 @@ class Corpus:
         says = read_json(folder / DESCRIPTION)
         if says.get("format") != FORMAT:
             raise ValueError(
-                f"{folder} is a corpus of format {says.get('format')}, and format {FORMAT} is read here; "
+                f"{folder} is a corpus of format {says.get('format')}, and only format {FORMAT} can be read; "
                 "prepare it again with scripts/prepare.py"
             )
         try:
@@ -144,10 +147,10 @@ class Corpus:
             if boundaries[0] != 0 or boundaries[-1] != tokens:
                 raise ValueError(f"boundaries.npy does not run from 0 to {tokens}")
             if (boundaries[1:] <= boundaries[:-1]).any():
-                raise ValueError("boundaries.npy does not rise from sentence to sentence")
+                raise ValueError("boundaries.npy does not increase from sentence to sentence")
             if not isinstance(says["made_from"], dict):
-                raise ValueError(f"made_from of {DESCRIPTION} is no table")
-            figures = says.get("figures")
+                raise ValueError(f"made_from of {DESCRIPTION} is not a JSON object")
+            counts = says.get("figures")  # their name in the file
             return cls(
                 token_ids,
                 marks,
@@ -155,19 +158,20 @@ class Corpus:
                 says["without_words"],
                 says["tokenizer"],
                 says.get("words", "auto"),  # an earlier version had no other
-                None if figures is None else Figures.checked(figures),
+                None if counts is None else WordCounts.checked(counts),
                 says["made_from"],
                 says["fingerprint"],
             )
         except KeyError as error:
             raise ValueError(f"{folder} is damaged: {DESCRIPTION} does not say {error}; prepare it again") from error
-        except (ValueError, TypeError, OSError) as error:  # TypeError: a number in corpus.json that is none
+        except (ValueError, TypeError, OSError) as error:  # TypeError: text for a number in corpus.json
             raise ValueError(f"{folder} is damaged: {error}; prepare it again") from error
 
     def write(self, folder: str | Path, heldout: Corpus | None = None, overwrite: bool = False) -> None:
-        """Writes a folder that `open` maps, and the held-out sentences as a second corpus in its folder heldout.
+        """Write a folder that `open` maps, with the held-out sentences as a second corpus in its folder heldout.
 
-        It is written beside and renamed, so that what stands at ``folder`` is always whole.
+        It is written under another name and renamed, so that ``folder`` is always complete.
+        ValueError if ``folder`` holds anything else, or a corpus and ``overwrite`` is False.
         """
         folder = Path(folder)
         check_corpus_output(folder, overwrite)
@@ -182,14 +186,14 @@ class Corpus:
             shutil.rmtree(staged, ignore_errors=True)
 
     def save(self, folder: Path) -> None:
-        """Writes arrays and corpus.json into a new folder; `write` does it so that it is never half there."""
+        """Write arrays and corpus.json into a new folder; `write` does it so that it is never there in part."""
         folder.mkdir()
         for name in TYPES:
             np.save(folder / f"{name}.npy", getattr(self, name))
         self.describe(folder)
 
     def describe(self, folder: Path) -> None:
-        """Writes corpus.json beside the arrays."""
+        """Write corpus.json beside the arrays."""
         says = {
             "format": FORMAT,
             "rows": len(self),
@@ -198,7 +202,7 @@ class Corpus:
             "fingerprint": self.fingerprint(),
             "tokenizer": self.tokenizer,
             "words": self.words,
-            "figures": self.figures and self.figures._asdict(),
+            "figures": self.counts and self.counts._asdict(),
             "made_from": self.made_from,
         }
         write_json(folder / DESCRIPTION, says)
@@ -212,12 +216,12 @@ class Corpus:
         return np.diff(self.boundaries)
 
     def longer_than(self, length: int) -> int:
-        """How many sentences have more tokens than ``length``, counted without holding all lengths."""
+        """Return the number of sentences of more tokens than ``length``, without holding all lengths in memory."""
         stretches = (self.boundaries[start : start + STRETCH + 1] for start in range(0, len(self), STRETCH))
         return sum(int((np.diff(boundaries) > length).sum()) for boundaries in stretches)
 
     def rows(self, row_B: np.ndarray) -> tuple[Packed[np.ndarray], np.ndarray]:
-        """The sentences of these rows, and word_T: the word of each token, counted through the batch, -1 if special."""
+        """Return the sentences of these rows, and word_T: the number of each token's word in the batch, -1: special."""
         starts_B, ends_B = self.boundaries[row_B], self.boundaries[row_B + 1]
         lengths_B = ends_B - starts_B
         places_T = ranges(starts_B, lengths_B)
@@ -227,7 +231,7 @@ class Corpus:
         return Packed.from_lengths(self.token_ids[places_T].astype(np.int64), lengths_B), word_T
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, marks and boundaries: equal only for the same text in the same order and tokenizer."""
+        """Return SHA-256 over ids, marks and boundaries: equal only for equal text, order and tokenizer."""
         if self.stored_fingerprint is not None:
             return self.stored_fingerprint
         digest = hashlib.sha256()
@@ -236,24 +240,24 @@ class Corpus:
         return digest.hexdigest()
 
     def notes(self) -> list[str]:
-        """What a word is and how many sentences have none, in lines for the user."""
-        lines = notes(self.words, self.figures) if self.figures else []
+        """Return lines for the user: the definition of words, and how many sentences have none."""
+        lines = notes(self.words, self.counts) if self.counts else []
         if self.without_words:
             lines.append(f"{self.without_words:,} sentences tokenise to nothing and are left out")
         return lines
 
     def check_words(self, words: str | None) -> None:
-        """ValueError if its marks were made by another definition of words than this one; None: any will do."""
+        """Raise ValueError if the marks were made by another definition of words than this one; None: any."""
         if words not in (None, self.words):
             raise ValueError(
-                f"this corpus was made with words {self.words!r}, and {words!r} is asked for; what a word is, is "
-                f"decided when a text is tokenised: make it again with words {words!r}, or ask for {self.words!r}"
+                f"this corpus was made with words {self.words!r}, and {words!r} is asked for; words are defined when "
+                f"a text is tokenised: make it again with words {words!r}, or ask for {self.words!r}"
             )
 
     def check_tokenizer(self, tokenizer: Any, asked: str = "the model") -> None:
-        """ValueError if the ids were made by another tokenizer than this one; names the model that they were made for.
+        """Raise ValueError, with the model of the corpus, if the ids were made by another tokenizer than this one.
 
-        asked: what the tokenizer belongs to, in words (see `model_in_words`).
+        asked: name of the tokenizer's model in the message (see `model_in_words`).
         """
         if self.tokenizer and self.tokenizer != fingerprint_of(tokenizer):
             made = self.made_from
@@ -265,17 +269,17 @@ class Corpus:
 
 
 def model_in_words(model: str, add_tokens: str | None) -> str:
-    """What a tokenizer belongs to: a model, and the file of words that were added to its tokens."""
+    """Return the name of a tokenizer in messages: its model, and the file of words added to its tokens."""
     return f"{model} with --add-tokens {add_tokens}" if add_tokens else model
 
 
 def is_corpus(folder: Path) -> bool:
-    """Whether a corpus on disk stands there, by its corpus.json; `Corpus.open` says whether it is whole."""
+    """True if the folder has a corpus.json; `Corpus.open` checks the rest."""
     return (folder / DESCRIPTION).is_file()
 
 
 def check_corpus_output(folder: Path, overwrite: bool) -> None:
-    """ValueError if `Corpus.write` may not write there; writes nothing."""
+    """Raise ValueError if `Corpus.write` may not write there."""
     first_there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not first_there.is_dir():
         raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
@@ -290,7 +294,7 @@ def check_corpus_output(folder: Path, overwrite: bool) -> None:
 
 
 def _mapped(folder: Path, name: str, size: int) -> np.ndarray:
-    """The array NAME.npy of ``size`` values, read from the disk where and when it is used."""
+    """Return the array NAME.npy of ``size`` values, memory-mapped."""
     array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")  # np.load would open other kinds of files too
     expected = np.dtype(TYPES[name])
     if array.dtype != expected or array.shape != (size,):

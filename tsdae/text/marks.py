@@ -1,7 +1,7 @@
-"""From text to token ids, and which word each token belongs to.
+"""Tokenise text and mark where words begin.
 
-A fast tokenizer says which word each token belongs to and where it stands in the text. A slow one, written in Python,
-says neither, and both are read from its pieces.
+A fast tokenizer returns the word of each token and its place in the text. A slow one, written in Python, returns
+neither, and both are read from its pieces.
 
 # B sentences, T packed tokens
 """
@@ -17,24 +17,24 @@ from tsdae.packing import Packed, ranges
 from tsdae.text.tokenization import encoded, plain_backend, slowly
 from tsdae.text.word_boundaries import AUTO, SLOW, Words
 
-# What a token is within its sentence; kept per token in a corpus, one byte each.
+# The kind of a token, one byte per token in a corpus.
 INSIDE, BEGINS_WORD, SPECIAL = 0, 1, 2
-# How the pieces of a vocabulary say what a word is: ##s goes on (WordPiece), wal@@ is gone on with (BPE), ▁dog begins
-# (SentencePiece), as does Ġdog, whose letters are bytes (byte-level BPE).
+# Signs of a vocabulary's pieces: ##s continues a word (WordPiece), wal@@ is continued by the next piece (BPE), ▁dog
+# begins one (SentencePiece), as does Ġdog, whose letters are bytes (byte-level BPE).
 GOES_ON, GONE_ON_WITH, BEGINS, BYTES = "##", "@@", "▁", "Ġ"
-READ_FROM_PIECES = (AUTO, "tokens", "characters")  # definitions of words that need no place in the text
+READ_FROM_PIECES = (AUTO, "tokens", "characters")  # definitions of words that need no offsets in the text
 
 
 def tokenize(
     sentences: Sequence[str], tokenizer: Any, words: Words | None = None
 ) -> tuple[Packed[np.ndarray], np.ndarray]:
-    """Token ids with special tokens, and one mark per token (INSIDE, BEGINS_WORD or SPECIAL).
+    """Return token ids with special tokens, and one mark per token (INSIDE, BEGINS_WORD or SPECIAL), uint8 [T].
 
-    words: what a word is; None: "auto", the tokenizer's own words (its pre-tokenizer's pieces: in BERT's, runs of
+    words: definition of words; None: "auto", the tokenizer's own words (its pre-tokenizer's pieces: in BERT's, runs of
     letters and single punctuation marks) and character clusters where a script writes no spaces. A special token that
     the text itself spells out is a word like any other.
-    ValueError, with its number, for a sentence that is no text; for a definition of words that a slow tokenizer cannot
-    serve; and from the user's segmenter.
+    ValueError for a sentence that is not text, with its number; for a definition of words that a slow tokenizer does
+    not support; and from the user's segmenter.
     """
     words = words or Words()
     if tokenizer.is_fast:
@@ -63,10 +63,10 @@ def tokenize(
 
 
 class PieceEncoding(NamedTuple):
-    """What a fast tokenizer's encoding of a sentence holds, made from the pieces of a slow one; one entry a token.
+    """Encoding of a sentence with a fast tokenizer's fields, made from the pieces of a slow one; one entry a token.
 
     word_ids: None for special tokens.
-    text: what the offsets count in: the letters of the pieces, with a space before each word.
+    text: the letters of the pieces, with a space before each word; the offsets are places in it.
     """
 
     ids: list[int]
@@ -77,19 +77,19 @@ class PieceEncoding(NamedTuple):
 
 
 def from_pieces(sentences: Sequence[str], tokenizer: Any, words: Words) -> list[PieceEncoding]:
-    """Words as the vocabulary's own sign says; without such a sign each piece is one, as is each token that was added.
+    """Return encodings with words by the vocabulary's sign; without a sign each piece and each added token is a word.
 
-    Counts the sentences in ``words.met``, so that the user is told. ValueError for words that pieces do not tell.
+    Counts the sentences in ``words.met`` for a note. ValueError for definitions of words that need offsets.
     """
     name = type(tokenizer).__name__
     if words.name not in READ_FROM_PIECES:
         raise ValueError(
-            f"words {words.name!r} needs to know where each token stands in the text, and {name}, a slow tokenizer, "
-            f"does not say it; with this model there are words {', '.join(READ_FROM_PIECES)}"
+            f"words {words.name!r} needs the place of each token in the text, and {name}, a slow tokenizer, does not "
+            f"return it; with this model choose words {', '.join(READ_FROM_PIECES)}"
         )
     sign = _sign(tokenizer)
     if sign == BYTES:
-        raise ValueError(f"{name} is a slow tokenizer of bytes, which says nothing of words; take its fast version")
+        raise ValueError(f"{name} is a slow byte-level tokenizer without word boundaries; use its fast version")
     words.met[f"{SLOW}{name}"] += len(sentences)
     added = set(tokenizer.added_tokens_encoder)
     return [_encoding(pieces, ids, in_front, sign, added) for pieces, ids, in_front in slowly(sentences, tokenizer)]
@@ -118,7 +118,7 @@ def _encoding(pieces: list[str], ids: list[int], in_front: int, sign: str, added
 
 
 def _sign(tokenizer: Any) -> str:
-    """The sign that more pieces of the vocabulary have than any other; empty if none has one."""
+    """Return the sign of most pieces of the vocabulary; empty if none has one."""
     vocabulary = tokenizer.get_vocab()
     counts = {sign: sum(_has(piece, sign) for piece in vocabulary) for sign in (GOES_ON, GONE_ON_WITH, BEGINS, BYTES)}
     sign = max(counts, key=counts.__getitem__)
@@ -126,7 +126,7 @@ def _sign(tokenizer: Any) -> str:
 
 
 def _has(piece: str, sign: str) -> bool:
-    """Whether it has the sign; ## and @@ alone are letters of a text."""
+    """True if the piece has the sign; ## and @@ alone are letters of a text."""
     has = piece.endswith(sign) if sign == GONE_ON_WITH else piece.startswith(sign)
     return has and (sign == BEGINS or len(piece) > len(sign))
 

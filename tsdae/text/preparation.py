@@ -1,4 +1,4 @@
-"""Text made ready for training: read, some sentences held out, the rest tokenised; on disk where it is asked for."""
+"""Prepare a text for training: read it, hold some sentences out, tokenise."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from tsdae.config import TextConfig
-from tsdae.text.building import APART, WORDLESS, Counts, Store, Work, collect, hashes_of
+from tsdae.text.building import APART, WORDLESS, Rows, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.corpus import HELDOUT, Corpus, in_memory
-from tsdae.text.formats import TABLES, check_file, suffix_of
 from tsdae.text.reading import (
+    TABLES,
     Texts,
+    check_file,
     check_source,
-    cleaning_for,
-    left_out,
+    in_words,
     limit_for,
     load_sentences,
-    nothing_left,
+    no_sentence,
     open_texts,
+    split_for,
+    suffix_of,
     what_was_read,
 )
 from tsdae.text.word_boundaries import AUTO, Words
@@ -36,7 +38,7 @@ SHUFFLED = 0x5F1E  # a word in the key that draws an order
 
 
 def check_text(source: str, text: TextConfig) -> None:
-    """ValueError for what can be known to fail before anything is read."""
+    """Raise ValueError for what can be known to fail before anything is read."""
     check_source(source, text.limit)
     cleaning_of(source, text)
     Words(text.words or AUTO)
@@ -44,31 +46,34 @@ def check_text(source: str, text: TextConfig) -> None:
 
 
 def cleaning_of(source: str, text: TextConfig) -> Cleaning:
-    return cleaning_for(source, text.sentences, text.min_characters, text.max_characters, text.min_letters)
+    """Return how the texts of this source are split and filtered."""
+    split = split_for(source, text.sentences)
+    return Cleaning(split, text.min_characters, text.max_characters, text.min_letters or 0.0)
 
 
 def check_heldout(heldout: str | None) -> None:
-    """ValueError unless it is None, a number or a file."""
-    if heldout is not None and names_file(heldout):
+    """Raise ValueError unless ``heldout`` is None, a number or an existing file."""
+    if names_file(heldout):
         check_file(Path(heldout))
 
 
-def names_file(heldout: str) -> bool:
-    return not heldout.isdecimal()
+def names_file(heldout: str | None) -> TypeGuard[str]:
+    """True if --heldout names a file; it can also be a number of sentences or None."""
+    return heldout is not None and not heldout.isdecimal()
 
 
-def read_apart(text: TextConfig) -> list[str] | None:
-    """The sentences of the file of held-out sentences; None: a number of the text's own are held out."""
-    if text.heldout is None or not names_file(text.heldout):
+def _read_apart(text: TextConfig) -> list[str] | None:
+    """Return the sentences of the file named by --heldout; None if a number of the text's own are held out."""
+    if not names_file(text.heldout):
         return None
     column = text.column if suffix_of(Path(text.heldout)) in TABLES else None
     return load_sentences(text.heldout, column, notes=print_note)
 
 
 def sentences_of(source: str, text: TextConfig, outside: Sequence[Path] = ()) -> Iterator[str]:
-    """The sentences of ``source``, cleaned and limited as ``text`` says, without holding more than are drawn.
+    """Yield the sentences of ``source``, cleaned and limited as ``text`` says, without holding more than are drawn.
 
-    Repeated ones too, unless --shuffle draws them. outside: see `files_of`.
+    Repeated ones are yielded too, unless --shuffle draws them. outside: see `files_of`.
     """
     texts, cleaning = open_texts(source, text.column, outside), cleaning_of(source, text)
     chunks = (cleaning(chunk)[0] for chunk in iter(texts.take, []))
@@ -79,7 +84,7 @@ def sentences_of(source: str, text: TextConfig, outside: Sequence[Path] = ()) ->
 
 
 def _drawn(chunks: Iterable[list[str]], limit: int) -> list[str]:
-    """Those that `divide` draws where none is repeated and no file holds sentences out."""
+    """Return the sentences that `build_corpora` draws if none is repeated and no file holds sentences out."""
     drawn: dict[int, str] = {}
     for chunk in chunks:
         drawn.update(zip(keyed(SHUFFLED, hashes_of(chunk)).tolist(), chunk, strict=True))
@@ -88,98 +93,71 @@ def _drawn(chunks: Iterable[list[str]], limit: int) -> list[str]:
     return [sentence for _, sentence in sorted(drawn.items())[:limit]]
 
 
-def build_corpora(texts: Texts, source: str, text: TextConfig, tokenizer: Any) -> tuple[Corpus, Corpus | None]:
-    """Tokenises what is chosen of the texts, in memory: (to train on, held out or None).
+def build_corpora(
+    texts: Texts,
+    source: str,
+    text: TextConfig,
+    tokenizer: Any,
+    rows: Rows | None = None,
+    new: Callable[[str, int], np.ndarray] = in_memory,
+    workers: int | None = None,
+) -> tuple[Corpus, Corpus | None]:
+    """Clean, choose and tokenise texts as ``text`` says; return (corpus to train on, held-out corpus or None).
 
-    source: what the texts are called in notes; empty: they are sentences already, and spoken of elsewhere.
+    source: name of the texts in notes; empty: they are sentences already, and no note is printed.
+    rows: takes what is kept, and may hold the first rows already; None: in memory. new: makes the arrays to train on,
+    see `Corpus.of`. workers: number of processes; None: one for each core.
     """
     work = Work(tokenizer, text.words or AUTO, cleaning_of(source, text) if source else None)
-    store, apart = Store(), read_apart(text)
-    counts = gather(texts, source, text, apart, work, store, Counts(), default_workers())
-    return divide(Corpus.of(store, counts, work), store.column("hashes"), source, text, apart, work)
+    rows = Rows(tokenizer.unk_token_id) if rows is None else rows
+    apart = _read_apart(text)
+    limit, size = limit_for(source, text.limit), texts.meter.size
+    with progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1) as bar:
+        for _ in collect(
+            texts,
+            work,
+            rows,
+            limit=None if text.shuffle else limit,
+            keep_repeated=text.keep_repeated,
+            apart_hashes=hashes_of(apart) if apart else None,
+            workers=workers or default_workers(),
+        ):
+            bar.set_postfix_str(f"{len(rows):,} sentences", refresh=False)
+            bar.update((texts.meter.done if size else len(rows)) - bar.n)
+    if not len(rows) and not rows.dropped[WORDLESS]:
+        if rows.dropped[APART]:
+            raise ValueError(f"all sentences of the corpus are held out ({in_words(rows.dropped)})")
+        raise no_sentence(source, rows.dropped)
+    rows.check()
+    if source:
+        print_note(what_was_read(source, len(rows), limit, rows.dropped))
+
+    hash_R, chosen = rows.hashes, np.arange(len(rows))
+    if text.shuffle:
+        keys = (hash_R, chosen) if text.keep_repeated else (hash_R,)  # equal sentences are not neighbours
+        chosen = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[:limit]
+    if apart is not None:
+        try:
+            heldout = Corpus.build(apart, tokenizer, work.words)
+        except ValueError as error:
+            raise ValueError(f"--heldout {text.heldout}: {error}") from error
+        return Corpus.of(rows, work, chosen, new), heldout
+    training, held_out = split_heldout(hash_R[chosen], None if text.heldout is None else int(text.heldout))
+    small = Corpus.of(rows, work, chosen[held_out]) if len(held_out) else None
+    return Corpus.of(rows, work, chosen[training], new), small
 
 
 def default_workers() -> int:
-    """The cores that this process may use, shared with the other processes of a run."""
+    """Return the number of cores of this process: those of the machine, shared among the processes of a run."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // distributed.world_size())
 
 
-def gather(
-    texts: Texts,
-    source: str,
-    text: TextConfig,
-    apart: list[str] | None,
-    work: Work,
-    store: Store,
-    counts: Counts,
-    workers: int,
-    save: Callable[[Counts], None] = lambda counts: None,
-) -> Counts:
-    """Fills the store with what is kept of the texts, with a bar, and a note on what was left out."""
-    limit = limit_for(source, text.limit)
-    size = texts.meter.size
-    bar = progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1)
-
-    def after_piece(counts: Counts) -> None:
-        bar.set_postfix_str(f"{counts.rows:,} sentences", refresh=False)
-        bar.update((texts.meter.done if size else counts.rows) - bar.n)
-        save(counts)
-
-    with bar:
-        counts = collect(
-            texts,
-            work,
-            store,
-            counts,
-            limit=None if text.shuffle else limit,
-            keep_repeated=text.keep_repeated,
-            apart_hashes=hashes_of(apart) if apart else None,
-            workers=workers,
-            after_piece=after_piece,
-        )
-    if not store.rows and not counts.dropped[WORDLESS]:
-        if counts.dropped[APART]:
-            raise ValueError(f"all sentences of the corpus are held out ({left_out(counts.dropped)})")
-        raise nothing_left(source, counts.dropped)
-    if source:
-        print_note(what_was_read(source, store.rows, limit, counts.dropped))
-    return counts
-
-
-def divide(
-    whole: Corpus,
-    hash_R: np.ndarray,
-    source: str,
-    text: TextConfig,
-    apart: list[str] | None,
-    work: Work,
-    new: Callable[[str, int], np.ndarray] = in_memory,
-) -> tuple[Corpus, Corpus | None]:
-    """(to train on, held out or None). new: makes the arrays of the first."""
-    rows = None
-    if text.shuffle:
-        keys = (hash_R, np.arange(len(hash_R))) if text.keep_repeated else (hash_R,)  # equal ones are not neighbours
-        rows = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[: limit_for(source, text.limit)]
-        hash_R = hash_R[rows]
-    heldout: Corpus | None
-    if apart is not None:
-        training = np.arange(len(hash_R))
-        try:
-            heldout = Corpus.build(apart, work.tokenizer, work.words)
-        except ValueError as error:
-            raise ValueError(f"--heldout {text.heldout}: {error}") from error
-    else:
-        training, held_out = split_heldout(hash_R, None if text.heldout is None else int(text.heldout))
-        heldout = whole.take(held_out if rows is None else rows[held_out]) if len(held_out) else None
-    return whole.take(training if rows is None else rows[training], new), heldout
-
-
 def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """(training, held-out) rows, chosen by the hashes of the text, so that equal sentences stay on one side.
+    """Return (training, held-out) rows, chosen by the hashes of the text, so that equal sentences stay on one side.
 
-    wanted: how many distinct sentences are held out, those of the smallest hashes, each once; None: 1,000 or 10 % of
-    them, whichever is less.
+    wanted: number of distinct sentences to hold out, those of the smallest hashes, each once; None: 1,000 or 10 % of
+    all, whichever is less. ValueError if nothing is left to train on.
     """
     distinct = np.sort(hash_R)  # np.unique without an index is a table of its own, five times as large
     distinct = distinct[np.append(True, distinct[1:] != distinct[:-1])]
@@ -194,13 +172,13 @@ def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, n
 
 
 def open_prepared(folder: str | Path) -> tuple[Corpus, Corpus | None]:
-    """What `prepare` wrote: (to train on, held out or None), mapped."""
+    """Map what scripts/prepare.py wrote: (corpus to train on, held-out corpus or None)."""
     corpus = Corpus.open(folder)
     held_out = corpus.made_from.get("heldout_sentences", 0)
     heldout = Corpus.open(Path(folder) / HELDOUT) if held_out else None
     if heldout is not None and len(heldout) != held_out:
         raise ValueError(
-            f"{folder} is damaged: {HELDOUT}/ holds {len(heldout):,} sentences, and {held_out:,} were held out; "
+            f"{folder} is damaged: {HELDOUT}/ holds {len(heldout):,} sentences instead of {held_out:,}; "
             "prepare it again"
         )
     return corpus, heldout

@@ -1,6 +1,6 @@
-"""From text to packed token ids, by any Hugging Face tokenizer, fast or slow.
+"""Turn text into packed token ids with any Hugging Face tokenizer, fast or slow.
 
-Padding and truncation are ours, so the tokenizer's own are switched off. Which word each token belongs to: see `marks`.
+The tokenizer's own padding and truncation are switched off. For the word of each token see `marks`.
 
 # B sentences, T packed tokens
 """
@@ -19,7 +19,7 @@ from tsdae.packing import Packed, ranges
 
 
 class Vocabulary(NamedTuple):
-    """What a noise may draw from."""
+    """Ids that a noise may draw from."""
 
     size: int
     mask_id: int | None
@@ -28,7 +28,7 @@ class Vocabulary(NamedTuple):
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """Reads the vocabulary; ValueError if the tokenizer does not set a sentence between special tokens."""
+    """Return the vocabulary; ValueError if the tokenizer does not put a sentence between special tokens."""
     if tokenizer.is_fast:
         of_text = [not special for special in plain_backend(tokenizer).encode("a").special_tokens_mask]
     else:
@@ -37,8 +37,8 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     tail = of_text[::-1].index(True) if any(of_text) else len(of_text)
     if of_text[0] or tail == 0:
         raise ValueError(
-            "the tokenizer adds no special tokens such as [CLS] and [SEP] around a sentence; TSDAE needs the first to "
-            "read the sentence vector from and the last to learn where a sentence ends"
+            "the tokenizer adds no special tokens such as [CLS] and [SEP] around a sentence; TSDAE needs the first for "
+            "the sentence vector and the last to learn where a sentence ends"
         )
     special_ids = np.asarray(sorted(set(tokenizer.all_special_ids)))
     all_ids = np.asarray(sorted(tokenizer.get_vocab().values()))
@@ -46,16 +46,16 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 
 
 def sign_of_a_space(tokenizer: Any) -> str:
-    """How a token shows that it carries the space before it, as in RoBERTa and XLM-R; empty where none does.
+    """Return the sign of a token that includes the space before it, as in RoBERTa and XLM-R; empty if none does.
 
-    An added token has to take its space as well, or the space stays behind as a token.
+    An added token has to include its space as well, or the space becomes a token.
     """
     splitter = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
     return "" if splitter is None else splitter.pre_tokenize_str("a b")[-1][0].removesuffix("b")
 
 
 def decoded(ids: Sequence[int], tokenizer: Any, skip_special_tokens: bool = True) -> str:
-    """The text of these tokens, with the spaces that added tokens have taken (see `add_words`)."""
+    """Return the text of these tokens, with the spaces that added tokens include (see `add_words`)."""
     if skip_special_tokens:
         special = set(tokenizer.all_special_ids)
         ids = [number for number in ids if number not in special]
@@ -69,19 +69,19 @@ def decoded(ids: Sequence[int], tokenizer: Any, skip_special_tokens: bool = True
 
 
 def fingerprint_of(tokenizer: Any) -> str:
-    """SHA-256 of the tokenizer as it would be written: vocabulary, normalizer and all else that makes its ids.
+    """Return SHA-256 of the tokenizer as it would be saved: vocabulary, normalizer and all else that makes its ids.
 
-    Of a slow one it covers the class, its arguments, the vocabulary, the added tokens and the merges or the
-    SentencePiece model, but not what it calls outside of itself, such as a dictionary of Japanese.
+    For a slow one it covers class, arguments, vocabulary, added tokens and merges or SentencePiece model, but not what
+    it calls outside itself, such as a Japanese dictionary.
     """
     written = plain_backend(tokenizer).to_str() if tokenizer.is_fast else slow_as_text(tokenizer)
     return hashlib.sha256(written.encode()).hexdigest()
 
 
 def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None = None) -> Packed[np.ndarray]:
-    """Token ids with special tokens, truncated to ``max_length``: what an encoder reads.
+    """Return token ids with special tokens, truncated to ``max_length`` tokens; None: not truncated.
 
-    ValueError, with its number, for a sentence that is no text.
+    ValueError, with its number, for a sentence that is not text.
     """
     if tokenizer.is_fast:
         encodings = encoded(sentences, plain_backend(tokenizer).encode_batch_fast)
@@ -94,6 +94,7 @@ def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None =
 
 
 def encoded(sentences: Sequence[str], encode_batch: Callable[[list[str]], list[Any]]) -> list[Any]:
+    """Return a fast tokenizer's encodings; ValueError for a sentence that is not text."""
     try:
         return encode_batch(list(sentences))
     except TypeError:
@@ -102,7 +103,7 @@ def encoded(sentences: Sequence[str], encode_batch: Callable[[list[str]], list[A
 
 
 def plain_backend(tokenizer: Any) -> Any:
-    """The tokenizer's engine without padding and truncation, which every call of the tokenizer may leave behind."""
+    """Return the tokenizer's backend with padding and truncation off; any call of the tokenizer may set them."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -110,7 +111,7 @@ def plain_backend(tokenizer: Any) -> Any:
 
 
 def truncate(tokens: Packed[np.ndarray], max_length: int, tail: int) -> Packed[np.ndarray]:
-    """Cuts longer sentences to ``max_length`` tokens; the closing special tokens (``tail`` of them) stay the last."""
+    """Truncate sentences to ``max_length`` tokens, of which the last ``tail`` stay the closing special tokens."""
     if tokens.longest <= max_length:
         return tokens
     lengths_B = np.minimum(tokens.lengths_B, max_length)
@@ -127,7 +128,7 @@ def truncate(tokens: Packed[np.ndarray], max_length: int, tail: int) -> Packed[n
 
 
 def slowly(sentences: Sequence[str], tokenizer: Any) -> Iterator[tuple[list[str], list[int], int]]:
-    """Of each sentence: its pieces, its ids with special tokens, and how many of these stand in front."""
+    """Yield for each sentence: pieces, ids with special tokens, and the number of special tokens in front."""
     check_text(sentences)
     in_front = tokenizer.build_inputs_with_special_tokens([-1]).index(-1)  # no token has this id
     for sentence in sentences:
@@ -136,7 +137,7 @@ def slowly(sentences: Sequence[str], tokenizer: Any) -> Iterator[tuple[list[str]
 
 
 def slow_as_text(tokenizer: Any) -> str:
-    """All that makes the ids of a slow tokenizer, without paths and whatever else changes when it is saved."""
+    """Return all that makes the ids of a slow tokenizer as JSON, without what changes when it is saved (paths)."""
     arguments = inspect.signature(type(tokenizer).__init__).parameters
     settings = {
         name: value for name, value in tokenizer.init_kwargs.items() if name in arguments and not name.endswith("_file")
@@ -159,7 +160,7 @@ def slow_as_text(tokenizer: Any) -> str:
 
 
 def check_text(sentences: Sequence[str]) -> None:
-    """ValueError, with its number, for a sentence that is no text, or holds half of a surrogate pair."""
+    """Raise ValueError, with its number, for a sentence that is not text, or holds half of a surrogate pair."""
     for number, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
             raise ValueError(f"sentence {number} is {type(sentence).__name__}, not text: {sentence!r}")

@@ -1,13 +1,13 @@
-"""What a word is: where units begin in the characters of a text, and which tokens they join.
+"""Find the word boundaries between the tokens of a text.
 
-Noise deletes, masks and moves words, and a word is a group of whole tokens. A tokenizer has words of its own, but where
-a script writes no spaces they can be whole sentences, and then nothing is ever deleted. So a word is one of:
+Noise deletes, masks and moves words, and a word is a group of whole tokens. A tokenizer has words of its own, but in
+scripts without spaces they can be whole sentences, and then nothing is ever deleted. So a word is one of:
 
-    auto             the tokenizer's own; in scripts written without spaces, character clusters as well
+    auto             the tokenizer's own; in scripts written without spaces, grapheme clusters as well
     tokens           every token
-    characters       character clusters: what a reader takes for one character (Unicode's UAX #29)
-    whitespace       what stands between white space
-    module:function  what a segmenter of the user's makes, a function ``str -> list[str]``
+    characters       grapheme clusters: what a reader takes for one character (Unicode's UAX #29)
+    whitespace       text between white space
+    module:function  parts returned by the user's segmenter, a function ``str -> list[str]``
 
 Characters and tokens need not agree: a piece can span several characters, a byte can be a part of one. The unit is the
 smallest group of whole tokens whose borders are also borders between units of characters: between two tokens there is a
@@ -67,20 +67,20 @@ UNKNOWN_AT_MOST = 0.2  # of the tokens; more of them make a note
 
 
 def writes_no_spaces(character: str) -> bool:
-    """Whether its script leaves no spaces between words."""
+    """True if the character is of a script without spaces between words."""
     return 0 < _kinds(np.array([ord(character)]))[0] <= len(WITHOUT_SPACES)
 
 
 class Words:
-    """One definition of words, ready for use.
+    """A definition of words.
 
     name: one of ``CHOICES``, or module:function, which is imported.
-    met: in how many of the sentences so far a kind of characters made "auto" do more than the tokenizer does; and how
-        many came from a slow tokenizer, under ``SLOW`` and its name.
+    met: number of sentences so far, by the kind of characters that "auto" splits further than the tokenizer, and by
+        ``SLOW`` and the name of a slow tokenizer.
     """
 
     def __init__(self, name: str = AUTO) -> None:
-        """ValueError if there is no such definition."""
+        """Raise ValueError if there is no such definition."""
         self._segmenter = named_function(name, "words") if ":" in name else None
         if self._segmenter is None and name not in CHOICES:
             raise ValueError(
@@ -90,7 +90,7 @@ class Words:
         self.met: Counter[str] = Counter()
 
     def cut(self, sentences: Sequence[str]) -> np.ndarray:
-        """The places, in ``sentences``, of those in which units of characters count: for "auto" few or none."""
+        """Return the numbers of the sentences in which units of characters count: for "auto" few or none."""
         if self.name != AUTO:
             return np.arange(len(sentences))
         # English costs next to nothing here: whether a string is ASCII is known without reading it.
@@ -98,9 +98,9 @@ class Words:
         return np.flatnonzero(found_B)
 
     def begin(self, sentences: Sequence[str], spans_T2: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
-        """bool [T]: whether a unit begins between the token before and this one; at a sentence's first token, whatever.
+        """Return bool [T], True if a unit begins between the token before and this one (undefined at a first token).
 
-        spans_T2: where each token begins and ends in the characters of its own sentence.
+        spans_T2: first and end character of each token in its own sentence.
         lengths_B: tokens of each sentence.
         ValueError, with the sentence, if the user's segmenter does not return its parts.
         """
@@ -116,9 +116,9 @@ class Words:
         return np.append(False, between_T)
 
     def _borders(self, sentences: Sequence[str], firsts_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """bool [C] both: whether a unit begins at this character, and whether it is a mark that ends a word.
+        """Return two bool [C]: True where a unit begins, and True for marks that end a word.
 
-        What begins or ends a sentence is no border.
+        The first and the last character of a sentence are no borders.
         """
         text = BETWEEN.join([*sentences, ""])
         code_C = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -169,7 +169,7 @@ def _kinds(code_C: np.ndarray) -> np.ndarray:
 
 
 def _shifted(flags_C: np.ndarray) -> np.ndarray:
-    """Whether it holds for the character before."""
+    """Return the flags of the character before each."""
     return np.append(False, flags_C[:-1])
 
 
@@ -187,12 +187,10 @@ def _move_before_spaces(borders_C: np.ndarray, space_C: np.ndarray) -> None:
     borders_C[spaces_begin_C[behind - 1]] = True
 
 
-class Figures(NamedTuple):
-    """What was counted when a text was tokenised.
+class WordCounts(NamedTuple):
+    """Counts of a tokenised text, without special tokens and spaces.
 
-    words, tokens, characters: of all sentences; special tokens and spaces are left out.
-    unknown: how many of the tokens are the unknown token.
-    met: sentences by kind of characters, and those of a slow tokenizer, see `Words`.
+    unknown: number of unknown tokens. met: number of sentences by kind, see `Words`.
     """
 
     words: int
@@ -202,44 +200,44 @@ class Figures(NamedTuple):
     met: dict[str, int]
 
     @classmethod
-    def checked(cls, read: Any) -> Figures:
-        """From JSON; ValueError if it is something else."""
+    def checked(cls, read: Any) -> WordCounts:
+        """Return them from JSON; ValueError if it holds anything else."""
         if isinstance(read, dict) and set(read) == set(cls._fields) and isinstance(read["met"], dict):
             counts = [count for name, count in read.items() if name != "met"]
             if all(type(count) is int for count in (*counts, *read["met"].values())):
                 return cls(**read)
-        raise ValueError(f"figures cannot be {str(read)[:100]}")
+        raise ValueError(f"counts of words cannot be {str(read)[:100]}")
 
 
-def notes(name: str, figures: Figures) -> list[str]:
-    """What a word is, as a line; more if the tokenizer is slow, or its vocabulary does not know the language."""
+def notes(name: str, counts: WordCounts) -> list[str]:
+    """Return lines for the user: the definition of words; a slow tokenizer; a vocabulary of another language."""
     plain = {
         AUTO: "the tokenizer's own",
         "tokens": "every token is one",
         "characters": "character clusters",
-        "whitespace": "what stands between white space",
+        "whitespace": "text between white space",
     }
     parts = [plain.get(name, f"as {name} cuts")]
-    scripts = [f"{figures.met[kind]:,} with {kind}" for kind in WITHOUT_SPACES if figures.met.get(kind)]
+    scripts = [f"{counts.met[kind]:,} with {kind}" for kind in WITHOUT_SPACES if counts.met.get(kind)]
     if scripts:
         in_all = scripts[0].replace(" with", " sentences with")
         parts.append(f"in {', '.join([in_all, *scripts[1:]])}, character clusters")
     parts += [
-        f"in {figures.met[kind]:,} sentences words end at the {kind}" for kind in END_A_WORD if figures.met.get(kind)
+        f"in {counts.met[kind]:,} sentences words end at the {kind}" for kind in END_A_WORD if counts.met.get(kind)
     ]
-    words = max(1, figures.words)
+    words = max(1, counts.words)
     parts.append(
-        f"a word has {figures.characters / words:.1f} characters and {figures.tokens / words:.1f} tokens on average"
+        f"a word has {counts.characters / words:.1f} characters and {counts.tokens / words:.1f} tokens on average"
     )
     lines = [f"words: {'; '.join(parts)}"]
     lines += [
         f"{kind.removeprefix(SLOW)} is a slow tokenizer without word ids: words are taken from its pieces"
-        for kind in figures.met
+        for kind in counts.met
         if kind.startswith(SLOW)
     ]
-    if figures.unknown > UNKNOWN_AT_MOST * figures.tokens:
+    if counts.unknown > UNKNOWN_AT_MOST * counts.tokens:
         lines.append(
-            f"{100 * figures.unknown / figures.tokens:.0f} % of the tokens are unknown to this vocabulary; choose a "
+            f"{100 * counts.unknown / counts.tokens:.0f} % of the tokens are unknown to this vocabulary; choose a "
             "model whose tokenizer knows the language (for example xlm-roberta-base), or make one from this text "
             "(scripts/pretrain.py)"
         )

@@ -5,11 +5,22 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tsdae.ablation.grid import Arm
-from tsdae.ablation.rows import CODE_OF, GRID, ROWS, about, code_hashes, finished_rows, other_text, write_rows
+from tsdae.ablation.rows import (
+    GRID,
+    ROWS,
+    about,
+    code_hash,
+    commit,
+    config_of,
+    finished_rows,
+    other_text,
+    write_rows,
+)
 from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.utils.files import write_json
 
@@ -37,6 +48,7 @@ def arm(place: Path) -> Arm:
         ("apart.txt", "heldout"),
         ("pairs.tsv", "pairs"),
         ("checkpoints/model/model.safetensors", "weights"),
+        ("parts.py", "own_code"),
     ],
 )
 def test_every_file_that_decides_is_compared(arm: Arm, place: Path, edited: str, what: str) -> None:
@@ -47,13 +59,6 @@ def test_every_file_that_decides_is_compared(arm: Arm, place: Path, edited: str,
     os.utime(place / edited, ns=(later, later))  # the clock of some file systems is coarse
     after = about(arm)
     assert {name for name in before if before[name] != after[name]} == {what}
-
-
-def test_a_splitter_of_ones_own_is_code(arm: Arm, place: Path) -> None:
-    before = code_hashes([arm])
-    (place / "parts.py").write_text(CODE.replace("[text]", "[text, text]"))
-    after = code_hashes([arm])
-    assert {name for name in before if before[name] != after[name]} == {"parts.py"}
 
 
 def test_auto_is_compared_by_what_it_was(arm: Arm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,43 +75,59 @@ def folder(arm: Arm, place: Path) -> Path:
     """An ablation with the row of that arm."""
     made = place / "ablation"
     made.mkdir()
-    row = {"id": arm.id, "arm": arm.name, "settings": {}, "config": arm.flat, "scores": {}, "corpus_fingerprint": "a"}
-    write_rows(made, {arm.id: row | about(arm)})
-    write_json(made / CODE_OF, code_hashes([arm]))
+    write_rows(made, {arm.id: row_of(arm)})
     return made
+
+
+def row_of(arm: Arm, **changes: Any) -> dict[str, Any]:
+    row = {"id": arm.id, "arm": arm.name, "settings": {}, "config": config_of(arm), "scores": {}}
+    return row | about(arm) | changes
 
 
 def test_rows_of_the_same_code_and_versions_stay(arm: Arm, folder: Path) -> None:
     assert list(finished_rows(folder, [arm])) == [arm.id]
 
 
-@pytest.mark.parametrize("changed", ["tsdae/noise.py", "parts.py"])
-@pytest.mark.parametrize("begun", ["a row", "a run"])
-def test_other_code_is_named(changed: str, begun: str, arm: Arm, folder: Path) -> None:
+@pytest.mark.parametrize("started", [False, True], ids=["a row", "a run"])
+@pytest.mark.parametrize("grid", ["of this grid", "of another grid"])
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("code", "another"), ("versions", {"torch": "0.1"}), ("pairs", "others"), ("own_code", {}), ("text", "other")],
+)
+def test_what_was_made_with_something_else_is_named(
+    what: str, value: Any, grid: str, started: bool, arm: Arm, folder: Path
+) -> None:
     """Also where no run has ended yet: a run that goes on would be of both."""
-    if begun == "a run":
+    row = row_of(arm, **{what: value}, commit="c0ffee")
+    if grid == "of another grid":
+        row["id"] = "another"
+    if started:
         (folder / ROWS).unlink()
         write_json(folder / GRID, {})
         assert finished_rows(folder, [arm]) == {}
-        (folder / "runs" / "base,seed=0").mkdir(parents=True)
-        (folder / "runs" / "base,seed=0" / "config.json").touch()
-    write_json(folder / CODE_OF, code_hashes([arm]) | {changed: "another"})
-    with pytest.raises(ValueError, match=f"{changed} is not the code that"):
+        (folder / "runs").mkdir()
+        write_json(folder / "runs" / f"{row['id']}.json", row)
+    else:
+        write_rows(folder, {row["id"]: row})
+    if grid == "of another grid" and what in ("own_code", "text"):  # it may have its own, and stays
+        assert list(finished_rows(folder, [arm])) == ([] if started else ["another"])
+        return
+    commits = rf" \(then at commit c0ffee, now {commit()}\)" if what == "code" else ""
+    message = rf"{row['id']} was made with {what} {value}, now it is .*{commits}; choose another --output"
+    with pytest.raises(ValueError, match=message):
         finished_rows(folder, [arm])
 
 
-def test_a_file_that_the_package_had_or_lacked_is_other_code(arm: Arm, folder: Path) -> None:
-    for changed in ({"tsdae/gone.py": "?"}, {}):
-        hashes = code_hashes([arm])
-        write_json(folder / CODE_OF, hashes | changed if changed else dict(list(hashes.items())[1:]))
-        with pytest.raises(ValueError, match="is not the code that"):
-            finished_rows(folder, [arm])
-
-
-def test_other_versions_are_named(arm: Arm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tsdae.ablation.rows.versions", lambda: {"torch": "0.1"})
-    with pytest.raises(ValueError, match=r"holds other versions .*now {'torch': '0.1'}"):
-        finished_rows(folder, [arm])
+def test_the_code_is_every_file_of_the_package(tmp_path: Path) -> None:
+    """Those of folders in folders too, and their names."""
+    inner = tmp_path / "package" / "noises" / "keyed.py"
+    inner.parent.mkdir(parents=True)
+    seen = set()
+    for text in ("a = 1\n", "a = 2\n"):
+        inner.write_text(text)
+        seen.add(code_hash.__wrapped__(tmp_path / "package"))
+    inner.rename(inner.with_name("other.py"))
+    assert len({*seen, code_hash.__wrapped__(tmp_path / "package")}) == 3
 
 
 def test_a_text_that_changed_between_two_runs_is_noticed() -> None:

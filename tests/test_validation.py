@@ -1,4 +1,4 @@
-"""Label-free measures against slow loops and known geometries."""
+"""Validation metrics without labels against slow loops and known geometries; which way of each is better."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from torch import Tensor
 
 from tests import tiny
 from tsdae import LossSum
-from tsdae.evaluation.probes import GEOMETRY, RECONSTRUCTION, effective_rank, geometry, label_free, probe_of
-from tsdae.evaluation.validation import BestSoFar, measure
+from tsdae.evaluation.validation import (
+    GEOMETRY,
+    RECONSTRUCTION,
+    BestSoFar,
+    effective_rank,
+    geometry,
+    label_free,
+    validate,
+    with_fixed_noise,
+)
 from tsdae.objectives import MaskedLanguageModel, tsdae
 
 
-def vectors(rows: int = 12, width: int = 5, seed: int = 0) -> Tensor:
-    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def vectors(rows: int = 12, hidden_size: int = 5, seed: int = 0) -> Tensor:
+    return torch.randn(rows, hidden_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_the_geometry_is_that_of_a_loop_over_pairs() -> None:
@@ -56,44 +64,44 @@ def test_the_effective_rank_counts_equal_directions() -> None:
 
 @torch.no_grad()
 def test_the_reconstruction_loss_is_that_of_each_sentence_alone() -> None:
-    model, probe = tiny.model(), probe_of(tiny.dataset())
-    terms = [tsdae(model, probe.batch(np.array([0]), np.array([row]))).terms["reconstruction"] for row in range(8)]
+    model, heldout = tiny.model(), with_fixed_noise(tiny.dataset())
+    terms = [tsdae(model, heldout.batch(np.array([0]), np.array([row]))).terms["reconstruction"] for row in range(8)]
     expected = float(sum(term.total for term in terms)) / sum(term.count for term in terms)
-    measured = label_free(model, probe)
+    measured = label_free(model, heldout)
     assert list(measured) == [*RECONSTRUCTION, *GEOMETRY]
     assert measured["reconstruction_loss"] == pytest.approx(expected)
     assert measured["perplexity"] == pytest.approx(math.exp(expected))
     vectors = [
-        torch.cat([model.encode(probe.batch(np.array([0]), np.array([row]))[side]) for row in range(8)])
+        torch.cat([model.encode(heldout.batch(np.array([0]), np.array([row]))[side]) for row in range(8)])
         for side in (0, 1)
     ]
     assert {name: measured[name] for name in GEOMETRY} == pytest.approx(geometry(*vectors))
 
 
-def test_runs_of_other_noise_and_seeds_are_probed_by_the_same_sentences() -> None:
-    """Else their figures could not be compared."""
+def test_runs_of_other_noise_and_seeds_are_validated_on_the_same_sentences() -> None:
+    """Else their metrics could not be compared."""
     model = tiny.model()
     runs = [tiny.dataset(noise="mask", noise_ratio=0.9, seed=4), tiny.dataset(noise_ratio=0.1), tiny.dataset()]
-    first, *others = (measure(model, tsdae, None, heldout) for heldout in runs)
+    first, *others = (validate(model, tsdae, None, heldout) for heldout in runs)
     assert len({first["heldout_loss"], *(other["heldout_loss"] for other in others)}) == 3
     for name in (*RECONSTRUCTION, *GEOMETRY):
         assert all(other[name] == pytest.approx(first[name]) for other in others), name
-    assert probe_of(runs[2]) is runs[2]
+    assert with_fixed_noise(runs[2]) is runs[2]
 
 
 def test_what_says_nothing_is_left_out() -> None:
     """A decoder that is not trained, vectors of a single sentence; and each term of several has its own loss."""
     model, heldout = tiny.model(), tiny.dataset()
-    assert list(measure(model, MaskedLanguageModel(), None, heldout)) == ["heldout_loss", *GEOMETRY]
-    assert list(measure(model, tsdae, None, tiny.dataset(["a dog runs"]))) == ["heldout_loss"]
+    assert list(validate(model, MaskedLanguageModel(), None, heldout)) == ["heldout_loss", *GEOMETRY]
+    assert list(validate(model, tsdae, None, tiny.dataset(["a dog runs"]))) == ["heldout_loss"]
 
     def twice(model: object, batch: object) -> LossSum:
         loss = tsdae(model, batch)
         return loss + 0.5 * LossSum(loss.terms["reconstruction"].total, 7, "again")
 
-    measures = measure(model, twice, None, heldout)
-    parts = measures["heldout_reconstruction_loss"], measures["heldout_again_loss"]
-    assert measures["heldout_loss"] == pytest.approx(parts[0] + 0.5 * parts[1])
+    metrics = validate(model, twice, None, heldout)
+    parts = metrics["heldout_reconstruction_loss"], metrics["heldout_again_loss"]
+    assert metrics["heldout_loss"] == pytest.approx(parts[0] + 0.5 * parts[1])
     assert parts[0] != parts[1]
 
 

@@ -1,0 +1,121 @@
+"""Scores of a model on a set of pairs: metrics with intervals, differences between models, and the table of both.
+
+# S resamples
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tsdae.evaluation.statistics import UNDEFINED, interval
+
+LABELS = {"spearman": "Spearman", "pearson": "Pearson", "accuracy_at_1": "accuracy@1", "mrr": "MRR"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics x 100 of one model on one set of pairs, or the differences between two models (see `minus`).
+
+        scores = evaluate_sts(encoder, load_stsb()["dev"])
+        print(scores.spearman, scores.interval("spearman"), scores.n)
+        print(scores.minus(evaluate_sts(other, load_stsb()["dev"])).verdict("spearman"))
+
+    values: {metric: value} in the order of the table, NaN where it is not defined. Each is an attribute as well.
+    values_S: {metric: its value on each resample of the pairs, [S]}; empty if none were drawn. Resample k draws the
+        same pairs for every model.
+    sizes: how much was scored, {"n": pairs or queries, ...}. Each is an attribute as well.
+    compared: the metrics by which two models are compared. caption: the line under the table.
+    """
+
+    values: dict[str, float]
+    values_S: dict[str, np.ndarray] = field(repr=False, compare=False)
+    sizes: dict[str, int]
+    compared: tuple[str, ...]
+    caption: str
+
+    def __getattr__(self, name: str) -> Any:
+        known = self.__dict__.get("values", {}) | self.__dict__.get("sizes", {})
+        if name not in known:
+            raise AttributeError(f"there is no score {name!r}, only {', '.join(known)}")
+        return known[name]
+
+    def interval(self, metric: str) -> tuple[float, float]:
+        """Return the 95 % bootstrap interval of a metric, NaN where no resamples were drawn."""
+        return interval(self.values_S[metric]) if metric in self.values_S else UNDEFINED
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """The interval of the first metric."""
+        return self.interval(next(iter(self.values)))
+
+    def minus(self, other: Scores) -> Scores:
+        """Return the differences from another model on the same pairs, of the metrics by which models are compared.
+
+        Their intervals are paired: over the differences on each resample.
+        """
+        values = {name: self.values[name] - other.values[name] for name in self.compared}
+        both = self.values_S.keys() & other.values_S.keys()
+        values_S = {name: self.values_S[name] - other.values_S[name] for name in self.compared if name in both}
+        return dataclasses.replace(self, values=values, values_S=values_S, sizes={})
+
+    def verdict(self, metric: str) -> str:
+        """Return what a difference shows, in words; its interval decides."""
+        low, high = self.interval(metric)
+        if math.isnan(self.values[metric]):
+            return "not defined"
+        return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+
+    def row(self) -> dict[str, Any]:
+        """Return all of it for JSON, NaN as null: the first metric's interval is "ci95", another's "METRIC_ci95"."""
+        row: dict[str, Any] = {}
+        for name, number in self.values.items():
+            value, low, high = (None if math.isnan(x) else round(x, 4) for x in (number, *self.interval(name)))
+            row |= {name: value, f"{name}_ci95" if row else "ci95": [low, high]}
+        return row | self.sizes
+
+
+def table(rows: Sequence[tuple[str, Mapping[str, Scores]]], differences: bool = False) -> str:
+    """Return a plain-text table: a row a model with the metrics of each split, and under it their intervals.
+
+    rows: (name of the model, {split: scores}). differences: add a line for each difference from the first model.
+    """
+    headings = [f"{split} {LABELS[metric]}" for split, scores in rows[0][1].items() for metric in scores.values]
+    width, wide = max(len(name) for name, _ in rows), max(18, *(len(heading) + 2 for heading in headings))
+    lines = [" " * width + "".join(heading.rjust(wide) for heading in headings)]
+    undefined = False
+    for name, splits in rows:
+        values = [value for scores in splits.values() for value in scores.values.values()]
+        intervals = [bracketed(scores.interval(metric)) for scores in splits.values() for metric in scores.values]
+        lines.append(f"{name:<{width}}" + "".join(f"{value:{wide}.2f}" for value in values))
+        lines.append(" " * width + "".join(text.rjust(wide) for text in intervals))
+        undefined |= any(map(math.isnan, values))
+    lines.append(f"{next(iter(rows[0][1].values())).caption}; [95 % bootstrap intervals over the pairs]")
+    if undefined:
+        lines.append("nan: no correlation is defined: all cosines or all scores are equal, or vectors are not finite")
+    if differences and len(rows) > 1:
+        lines += _difference_lines(rows)
+    return "\n".join(lines)
+
+
+def _difference_lines(rows: Sequence[tuple[str, Mapping[str, Scores]]]) -> list[str]:
+    (first_name, first), *others = rows
+    lines = [f"Difference from {first_name}; [95 % interval, both models on the same resamples of the pairs]"]
+    width = max(len(name) for name, _ in others)
+    for name, splits in others:
+        for split, scores in splits.items():
+            difference = scores.minus(first[split])
+            for metric, value in difference.values.items():
+                ends, verdict = bracketed(difference.interval(metric), "+"), difference.verdict(metric)
+                lines.append(f"{name:<{width}}  {split} {LABELS[metric]:<10} {value:>+7.2f} {ends:>18}  {verdict}")
+    return [*lines, "(of these trained models; how much scores vary over training seeds: `tsdae ablate`)"]
+
+
+def bracketed(ci95: tuple[float, float], sign: str = "") -> str:
+    """Return an interval as text. sign "+": show the sign of its ends always."""
+    return f"[{ci95[0]:{sign}.2f}, {ci95[1]:{sign}.2f}]"

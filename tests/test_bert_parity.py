@@ -24,7 +24,7 @@ from tests.families import FAMILIES, LENGTHS, padded, ragged
 from tests.tolerances import BFLOAT16_RATIO, FLOAT32, FLOAT64
 from tsdae.bert import LanguageModelHead, OneVectorAttention, Pretrained
 from tsdae.hub.conversion import FAMILIES as OUR_FAMILIES
-from tsdae.hub.conversion import parameter_names, read_pretrained
+from tsdae.hub.conversion import read_pretrained
 from tsdae.packing import Layout, Packed
 
 PRECISIONS = {torch.float64: FLOAT64, torch.float32: FLOAT32}
@@ -105,9 +105,8 @@ def test_whole_encoder_and_its_gradients(family: str, dtype: torch.dtype) -> Non
     assert all(g.abs().max() > 1e-4 for name, g in expected_of.items() if not name.endswith(("key.bias", "k_lin.bias")))
 
     ours = torch.autograd.grad((hidden_TD * weight_TD).sum(), list(bert.parameters()))
-    table = parameter_names(OUR_FAMILIES[family], LAYERS)
     for (name, _), gradient in zip(bert.named_parameters(), ours, strict=True):
-        joined = torch.cat([expected_of.pop(their_name) for their_name in table[name]])
+        joined = torch.cat([expected_of.pop(their_name) for their_name in OUR_FAMILIES[family].names_of(name)])
         assert_close(gradient, joined, **PRECISIONS[dtype], msg=lambda text, name=name: f"{name}: {text}")
     assert not expected_of  # every parameter of theirs is one of ours
 

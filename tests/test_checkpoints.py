@@ -420,7 +420,7 @@ def test_shard_outside_the_folder_is_refused(shard: str, tmp_path: Path) -> None
     families.save(folder, "bert")
     (folder / "model.safetensors").rename(tmp_path / "model.safetensors")  # where ../ points: it could be read
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {LAST_WEIGHT: shard}}))
-    with pytest.raises(ValueError, match=f"names {shard!r}, which is not a file of its own folder"):
+    with pytest.raises(ValueError, match=f"names {shard!r}, which is not a file of this folder"):
         read_pretrained(folder)
 
 
@@ -452,7 +452,7 @@ def test_pickle_that_is_no_table_of_weights(content: Any, tmp_path: Path) -> Non
     families.save(tmp_path, "bert")
     (tmp_path / "model.safetensors").unlink()
     torch.save(content, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="not a table of named tensors"):
+    with pytest.raises(ValueError, match="not a dict of named tensors"):
         read_pretrained(tmp_path)
 
 
@@ -470,7 +470,7 @@ def test_folder_without_config_or_weights(tmp_path: Path) -> None:
     [
         (b"{broken", "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
-        (b"[1]", "holds a JSON list, expected was a dict"),
+        (b"[1]", "holds a JSON list, not a dict"),
     ],
 )
 def test_broken_config(content: bytes, message: str, tmp_path: Path) -> None:

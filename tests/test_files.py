@@ -1,4 +1,4 @@
-"""Locks: who holds one, when it is let go of, and disks that know none."""
+"""Locks, also on disks that know none, and files and folders that are replaced whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tsdae.utils.files import locked
+from tsdae.utils.files import atomic, locked
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
@@ -41,3 +41,26 @@ def test_a_lock_is_let_go_of_by_what_fails_within(place: Path) -> None:
         failing()
     with locked(place / "lock", "busy", 0.01):
         assert kept.value is not None
+
+
+@pytest.mark.parametrize("unique", [False, True])
+@pytest.mark.parametrize("name", ["file", "folder/file"])
+def test_what_is_replaced_is_whole_at_any_moment(name: str, unique: bool, tmp_path: Path) -> None:
+    """With what a killed process has left beside it, and after a writer that failed half way."""
+    path, written = tmp_path / name.split("/")[0], tmp_path / name
+
+    def write(text: str, fail: bool) -> None:
+        with atomic(path, unique) as staged:
+            inner = staged / written.relative_to(path)
+            inner.parent.mkdir(exist_ok=True)
+            inner.write_text(text)
+            if fail:
+                raise KeyboardInterrupt
+
+    (tmp_path / f"{path.name}.part").mkdir()
+    (tmp_path / f"{path.name}.part" / "left").touch()
+    for text, fail, found in (("one", False, "one"), ("two", True, "one"), ("three", False, "three")):
+        with pytest.raises(KeyboardInterrupt) if fail else contextlib.nullcontext():
+            write(text, fail)
+        assert written.read_text() == found
+        assert len(list(tmp_path.iterdir())) == 1 + unique, "what another process may be writing is left alone"

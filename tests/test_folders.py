@@ -161,7 +161,7 @@ def test_broken_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"modules\.json is not valid JSON"):
         read_sentence_settings(tmp_path)
     (tmp_path / "modules.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"modules\.json holds a JSON dict, expected was a list"):
+    with pytest.raises(ValueError, match=r"modules\.json holds a JSON dict, not a list"):
         read_sentence_settings(tmp_path)
     add_modules(tmp_path, "Pooling")
     (tmp_path / "1_Pooling" / "config.json").unlink()

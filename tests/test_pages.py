@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("tsdae", "scripts", "tests", "benchmarks")
 PAGES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
 README, CODE, GUIDE, TESTS, RESULTS = (ROOT / folder / "README.md" for folder in (".", *FOLDERS))
-REPORTS = [ROOT / "benchmarks" / "ablation" / start / "report.md" for start in ("minilm", "raw")]
+REPORTS = [RESULTS.parent / name for name in ("ablation/minilm/report.md", "ablation/raw/report.md", "label_free.md")]
 
 
 def blocks(page: Path) -> list[str]:
@@ -44,8 +44,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_training_in_python(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, names = blocks(README)[0], dict[str, Any]()
     assert '"mini"' in code
-    assert "steps=2000" in code
-    exec(code.replace('"mini"', '"model"').replace("steps=2000", "steps=5"), names)
+    assert "steps=2000, batch_size=32" in code
+    exec(code.replace('"mini"', '"model"').replace("steps=2000, batch_size=32", "steps=3, batch_size=4"), names)
     assert names["vectors"].shape == (1, 24)
     assert "a man is playing a guitar in the morning." in capsys.readouterr().out
 

@@ -30,9 +30,10 @@ from tsdae.losses import LossSum
 from tsdae.objectives import tsdae
 from tsdae.packing import Batch
 from tsdae.run import folder as runs
-from tsdae.run import resume as resuming
 from tsdae.run.folder import Checkpoints
+from tsdae.run.resume import split_step
 from tsdae.training import train
+from tsdae.utils import files
 from tsdae.utils.files import sha256_of
 from tsdae.utils.signals import Interrupted
 
@@ -204,7 +205,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     capsys.readouterr()
     trained(folder, resume=True)
     err = capsys.readouterr().err
-    assert "step-00000010 is damaged and left out" in err
+    assert "step-00000010 is damaged and not used" in err
     assert "going on after step 9" in err
     assert not (folder / "hacked").exists()
     assert_same_run(whole, folder)
@@ -319,14 +320,14 @@ def test_a_disk_with_too_little_space_is_noticed_before_writing(
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a loss of power needs it, which no test can cause."""
     happened = []
-    replace_folder = runs.replace_folder
+    replace_folder = files.replace_folder
 
     def renamed(staged: Path, path: Path) -> None:
         happened.append(f"{staged.name} -> {path.name}")
         replace_folder(staged, path)
 
     monkeypatch.setattr(runs, "sync", lambda path: happened.append(path.name))
-    monkeypatch.setattr(runs, "replace_folder", renamed)
+    monkeypatch.setattr(files, "replace_folder", renamed)
     Checkpoints(tmp_path).save(3, {"weight": torch.ones(2)}, keep=1)
     name = "step-00000003"
     assert happened == ["state.pt", "state.sha256", f"{name}.part", f"{name}.part -> {name}", "checkpoints"]
@@ -381,19 +382,13 @@ def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> 
 @pytest.mark.parametrize(
     ("processes", "expected"), [(1, (8, 3)), (2, (6, 2)), (3, (8, 1)), (4, (6, 1)), (12, (2, 1)), (24, (1, 1))]
 )
-def test_a_step_keeps_its_sentences_under_other_processes(
-    processes: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """24 of them, in batches no larger than the run's 8."""
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
-    shared = resuming._shared_out({"sentences_per_step": 24, "batch_size": 8, "processes": 1})
-    assert (shared["batch_size"], shared["accumulate"]) == expected
+def test_a_step_keeps_its_sentences_under_other_processes(processes: int, expected: tuple[int, int]) -> None:
+    assert split_step(24, 8, processes) == expected
 
 
-def test_processes_that_cannot_share_a_step_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "5")
-    with pytest.raises(ValueError, match="takes 24 sentences a step, which 5 processes cannot share equally"):
-        resuming._shared_out({"sentences_per_step": 24, "batch_size": 8, "processes": 1})
+def test_processes_that_cannot_share_a_step_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 processes cannot share the run's 24 sentences per step equally"):
+        split_step(24, 8, 5)
 
 
 def test_resume_starts_a_run_that_has_not_begun(run: Run, place: Path) -> None:
@@ -402,7 +397,7 @@ def test_resume_starts_a_run_that_has_not_begun(run: Run, place: Path) -> None:
         assert run("train", f"{FLAGS} --output run --resume").code == 0
     refused = run("train", "--resume --output rnu")
     assert refused.code == 2
-    assert "--resume: rnu holds no run to go on with; to start one, give its settings as well" in refused.err
+    assert "--resume: rnu holds no run; to start one, give its settings as well" in refused.err
 
 
 def test_the_table_of_a_run_that_died_before_it_is_made(run: Run, place: Path) -> None:
@@ -448,7 +443,7 @@ def test_the_same_text_may_lie_elsewhere(run: Run, place: Path) -> None:
         ("--resume --output model", "model holds a model, not a run"),
         ("--resume --output text.txt", "is a file, not a folder"),
         ("--resume --output broken", "broken/config.json is not valid JSON"),
-        ("--resume --output other", "is not of a run"),
+        ("--resume --output other", "is not of a training run"),
         ("--keep 0", "--keep must be at least 1, got 0"),
         ("--patience 0", "--patience must be at least 1, got 0"),
         ("--early-stop heldout_loss --eval-every 0", "--early-stop needs evaluations: --eval-every is 0"),

@@ -105,7 +105,7 @@ FOLDERS = {
     tokenizer_with_code: "has no tokenizer",
     encoder_of_no_family_with_code: "strange",
     module_with_code: "the module Model is not implemented",
-    shard_outside: "is not a file of its own folder",
+    shard_outside: "is not a file of this folder",
     transformer_outside: "points outside of the folder",
 }
 

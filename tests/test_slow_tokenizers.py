@@ -217,7 +217,7 @@ def test_what_pieces_do_not_tell_is_refused(tmp_path: Path, monkeypatch: pytest.
             ValueError, match=f"words '{words}' needs .* PhobertTokenizer, a slow .* auto, tokens, char"
         ):
             DenoisingDataset(VIETNAMESE, tokenizer, words=words)
-    with pytest.raises(ValueError, match=r"SlowTwin is a slow tokenizer of bytes, .* take its fast version"):
+    with pytest.raises(ValueError, match=r"SlowTwin is a slow byte-level tokenizer .* use its fast version"):
         tokenize(VIETNAMESE, SlowTwin(trained("bytes", VIETNAMESE, 300)))
     no_text: list[Any] = ["a", 3]
     for function in (tokenize, token_ids):
@@ -231,7 +231,7 @@ def test_text_that_has_to_be_lowered_first_is_refused(tmp_path: Path) -> None:
     slow_encoder(phobert(tmp_path / "vi")).save_pretrained(tmp_path / "saved")
     settings = tmp_path / "saved" / "sentence_bert_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_lower_case": True}))
-    with pytest.raises(ValueError, match=r"asks for lower-case text .* PhobertTokenizer, is a slow one"):
+    with pytest.raises(ValueError, match=r"asks for lower-case text .* slow tokenizer PhobertTokenizer cannot"):
         SentenceEncoder.from_pretrained(tmp_path / "saved")
 
 
@@ -347,4 +347,4 @@ def test_training_with_a_slow_tokenizer(place: Path, run: Run) -> None:
     vectors = SentenceEncoder.from_pretrained(place / "one" / "encoder").encode(VIETNAMESE)
     assert np.isfinite(vectors).all()
     refused = run("train", f"--corpus vi.txt {flags} --words whitespace --output three")
-    assert (refused.code, "words 'whitespace' needs to know where" in refused.err.splitlines()[-1]) == (2, True)
+    assert (refused.code, "words 'whitespace' needs the place" in refused.err.splitlines()[-1]) == (2, True)

@@ -25,7 +25,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
 from tsdae.objectives import tsdae
 from tsdae.packing import Batch
-from tsdae.run.step_metrics import NonFiniteLoss, Window
+from tsdae.run.step_metrics import NonFiniteLoss, StepMetrics
 from tsdae.training import train
 from tsdae.utils import signals
 from tsdae.utils.signals import Interrupted
@@ -228,7 +228,7 @@ def test_the_speed_is_that_of_the_steps_since_the_clock_was_started(monkeypatch:
     """An evaluation within a row of the log takes its time out, and the steps before it as well."""
     now = [0.0]
     monkeypatch.setattr("tsdae.run.step_metrics.time.perf_counter", lambda: now[0])
-    window, batch, one = Window(torch.device("cpu")), tiny.batch(), torch.ones(())
+    window, batch, one = StepMetrics(torch.device("cpu")), tiny.batch(), torch.ones(())
     tokens = batch.noisy.token_count + batch.target.token_count
     for step in range(1, 6):
         now[0] += 2.0
@@ -241,7 +241,7 @@ def test_the_speed_is_that_of_the_steps_since_the_clock_was_started(monkeypatch:
 
 def test_fp16_skips_what_overflows_but_not_for_ever() -> None:
     """Twenty steps in a row, over several rows of the log; a good one in between begins the count again."""
-    window, batch = Window(torch.device("cpu")), tiny.batch()
+    window, batch = StepMetrics(torch.device("cpu")), tiny.batch()
     one, overflowed = torch.ones(()), torch.tensor(math.inf)
     for done, norms in ((19, [overflowed] * 19), (20, [one]), (39, [overflowed] * 19)):
         for norm in norms:

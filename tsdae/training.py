@@ -26,7 +26,7 @@ from tsdae.objectives.interface import build, check_batch_size, check_counts, ch
 from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
 from tsdae.packing import Batch
 from tsdae.run.folder import Checkpoints, Run, check_same, holds_run, stored_settings
-from tsdae.run.step_metrics import Window
+from tsdae.run.step_metrics import StepMetrics
 from tsdae.utils import distributed
 from tsdae.utils.device import (
     autocast_dtype,
@@ -90,7 +90,7 @@ def train(
     trained = _Trained(model, objective.to(device, dtype) if isinstance(objective, nn.Module) else objective)
     optimizer = make_optimizer(trained, config.learning_rate, config.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    window, best = Window(device), BestSoFar(best_measure(config, objective, heldout))
+    window, best = StepMetrics(device), BestSoFar(best_measure(config, objective, heldout))
     early_stop = BestSoFar(config.early_stop) if config.early_stop is not None else None
     parts: dict[str, Any] = {"trained": trained, "optimizer": optimizer, "scaler": scaler}
     parts |= {"window": window, "best": best} | ({"early_stop": early_stop} if early_stop else {})
@@ -287,9 +287,9 @@ def _open_run(
     print_note(f"run folder {folder}; if it is stopped, go on with --resume --output {folder}")
     if resume:
         print_note(f"going on after step {done:,}" if done else "no whole checkpoint yet: going on from the start")
-        run.go_on(saved)
+        run.rewind(saved)
     if config.tensorboard:
-        run.watch(done)
+        run.log_to_tensorboard(done)
     return run, done
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from tsdae.hub.model_folder import encoder_folder
 from tsdae.text.reading import load_sentences
 from tsdae.text.tokenization import token_ids
 from tsdae.utils.device import choose_device
+from tsdae.utils.files import atomic
 from tsdae.utils.progress import print_note
 
 
@@ -31,13 +31,8 @@ def encode_file(model: str, config: EncodeConfig) -> np.ndarray:
     encoder = SentenceEncoder.from_pretrained(encoder_folder(model), config.pooling).to(device)
     note_truncated(sentences, encoder)
     vectors = encoder.encode(sentences, config.batch_size, show_progress=True)
-    staged = output.with_name(f"{output.name}.{os.getpid()}.part")
-    try:
-        with staged.open("wb") as file:
-            np.save(file, vectors)
-        os.replace(staged, output)
-    finally:
-        staged.unlink(missing_ok=True)
+    with atomic(output, unique=True) as staged, staged.open("wb") as file:
+        np.save(file, vectors)
     print(f"wrote {vectors.shape[0]:,} x {vectors.shape[1]} float32 to {output}")
     return vectors
 

@@ -92,8 +92,7 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
                 print_note(f"what is done is kept in {folder}{RESUMES}")
             raise
         finally:
-            if not keep:
-                remove(folder)
+            remove(folder / WHOLE if keep else folder)
 
 
 def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) -> None:

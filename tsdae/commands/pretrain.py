@@ -31,7 +31,7 @@ from tsdae.text.corpus import check_corpus_output, is_corpus
 from tsdae.text.preparation import sentences_of
 from tsdae.text.reading import is_stream
 from tsdae.utils import distributed
-from tsdae.utils.files import read_json, remove, replace_folder, write_json, writing
+from tsdae.utils.files import atomic, read_json, write_json, writing
 from tsdae.utils.progress import print_note
 from tsdae.utils.signals import Interrupted
 
@@ -149,10 +149,7 @@ def _write_raw(run: Path, folder: Path) -> None:
 
 def _write_language_model(pretrained: Pretrained, tokenizer: Any, folder: Path) -> None:
     """Write a model folder of Hugging Face's format, with the head if there is one, that names no pooling."""
-    staged = folder.with_name(f"{folder.name}.part")
-    remove(staged)
-    staged.mkdir(parents=True)
-    with writing(staged):
+    with atomic(folder) as staged, writing(staged):
+        staged.mkdir(parents=True)
         write_pretrained(staged, pretrained, with_head=pretrained.head is not None)
         tokenizer.save_pretrained(str(staged))
-    replace_folder(staged, folder)

@@ -27,7 +27,7 @@ from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.objectives import HoldOn, Objective
 from tsdae.objectives.interface import build, try_out, views_of
-from tsdae.run.folder import held, holds_run, next_run_folder
+from tsdae.run.folder import holds_run, locked_run, next_run_folder
 from tsdae.run.resume import finished_line, resume_command, resumed
 from tsdae.text.corpus import Corpus, model_in_words
 from tsdae.text.preparation import build_corpora, open_prepared
@@ -128,7 +128,7 @@ def run_training(
         with contextlib.ExitStack() as until_the_end:
             with distributed.rank_zero_first():  # so that nobody else writes what all of them read
                 if distributed.is_rank_zero():
-                    until_the_end.enter_context(held(Path(output)))
+                    until_the_end.enter_context(locked_run(Path(output)))
             train(model, dataset, config, objective, evaluate, heldout, settings)
     except Interrupted as stop:
         raise Interrupted(stop.signal, f"{stop}; resume with: {command}") from stop

@@ -1,35 +1,36 @@
-"""Checkpoints on disk: the one room that knows the names of Hugging Face's weights and configs, in both directions.
+"""Read and write model folders: the one file that knows the names of Hugging Face's weights and configs.
 
-A folder is read once into a `Pretrained`: our `Bert`, its language-model head if the file has one, the tokenizer, and
-what must be written back unchanged (the pooler, the original config). Weights come from safetensors, or from
-pytorch_model.bin with ``weights_only=True``; no code of a folder is ever run.
+A folder is read into a `Pretrained`: our `Bert`, its language-model head if the folder has one, and what must be
+written back unchanged (the pooler, the original config). No code of a folder is ever run.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsdae.bert import Bert, BertConfig, LanguageModelHead, Pretrained
 from tsdae.utils.files import read_json, read_weights, write_json
 
 # ---------------------------------------------------------------------------------------------------------------
-# Names. ours -> theirs; several of theirs are laid end to end along dimension 0 (query, key, value).
+# Names. our module -> theirs; several of theirs are concatenated along dimension 0 (query, key, value).
 
-BERT_TOP = {
+Names = dict[str, tuple[str, ...]]
+EMBEDDINGS: Names = {
     "embeddings.words": ("embeddings.word_embeddings",),
     "embeddings.positions": ("embeddings.position_embeddings",),
     "embeddings.token_types": ("embeddings.token_type_embeddings",),
     "embeddings.norm": ("embeddings.LayerNorm",),
 }
-BERT_LAYER = {
+BERT_LAYER: Names = {
     "attention.project": ("attention.self.query", "attention.self.key", "attention.self.value"),
     "attention.output": ("attention.output.dense",),
     "attention.norm": ("attention.output.LayerNorm",),
@@ -37,7 +38,7 @@ BERT_LAYER = {
     "feed_forward.contract": ("output.dense",),
     "feed_forward.norm": ("output.LayerNorm",),
 }
-DISTILBERT_LAYER = {
+DISTILBERT_LAYER: Names = {
     "attention.project": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
     "attention.output": ("attention.out_lin",),
     "attention.norm": ("sa_layer_norm",),
@@ -69,60 +70,62 @@ DISTILBERT_CONFIG = {
     "attention_dropout": "attention_dropout",
     "initializer_range": "initializer_range",
 }
+REQUIRED = ("vocabulary_size", "width", "layers", "heads", "feed_forward", "positions")
+FRACTIONS = ("dropout", "attention_dropout", "layer_norm_epsilon", "initializer_range")  # all other settings count
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one family of checkpoints names things, and what sets its shape apart from BERT's."""
+    """How one family of pretrained models names things, and how its shape differs from BERT's."""
 
     architecture: str  # what AutoModel calls the encoder
-    prefix: str  # before every encoder name, where the pretrained has a head
+    prefix: str  # before every encoder name, where the folder has a head
     layer_prefix: str
-    layer: dict[str, tuple[str, ...]]
+    layer: Names
     config_names: dict[str, str]
-    head: dict[str, str]  # transform, norm and bias of the language-model head
-    has_token_types: bool = True
+    head: dict[str, str]  # of the language-model head: transform, norm, and the module that owns the output bias ("")
     has_pooler: bool = True
-    offset_positions: bool = False  # positions begin after the padding id
+    offset_positions: bool = False  # positions start after the padding id
     attention_output_dropout: bool = True
 
     def fits(self, config: BertConfig) -> bool:
-        """Whether a folder of this family can hold a model of this shape."""
+        """True if a folder of this family can hold a model of this shape."""
         return (
-            (config.token_types > 0) == self.has_token_types
+            (config.token_types > 0) == ("token_types" in self.config_names)
             and (config.position_offset > 0) == self.offset_positions
             and config.attention_output_dropout == self.attention_output_dropout
         )
+
+    def names_of(self, parameter: str) -> tuple[str, ...]:
+        """Return their names, without prefix, of a parameter of our `Bert`."""
+        module, kind = parameter.rsplit(".", 1)
+        if layer := re.fullmatch(r"layers\.(\d+)\.(.+)", module):
+            return tuple(f"{self.layer_prefix}{layer[1]}.{name}.{kind}" for name in self.layer[layer[2]])
+        return tuple(f"{name}.{kind}" for name in EMBEDDINGS[module])
+
+    def head_name_of(self, parameter: str) -> str:
+        """Return their name of a parameter of our `LanguageModelHead`."""
+        module, _, kind = parameter.rpartition(".")
+        return f"{self.head[module]}.{kind}"
 
 
 BERT_HEAD = {
     "transform": "cls.predictions.transform.dense",
     "norm": "cls.predictions.transform.LayerNorm",
-    "bias": "cls.predictions.bias",
+    "": "cls.predictions",
 }
-ROBERTA_HEAD = {"transform": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias"}
-DISTILBERT_HEAD = {"transform": "vocab_transform", "norm": "vocab_layer_norm", "bias": "vocab_projector.bias"}
-
-
-def _roberta(architecture: str) -> Family:
-    return Family(
-        architecture, "roberta.", "encoder.layer.", BERT_LAYER, BERT_CONFIG, ROBERTA_HEAD, offset_positions=True
-    )
-
-
+ROBERTA_HEAD = {"transform": "lm_head.dense", "norm": "lm_head.layer_norm", "": "lm_head"}
+DISTILBERT_HEAD = {"transform": "vocab_transform", "norm": "vocab_layer_norm", "": "vocab_projector"}
+ROBERTAS = {"roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "camembert": "CamembertModel"}
 FAMILIES = {
     "bert": Family("BertModel", "bert.", "encoder.layer.", BERT_LAYER, BERT_CONFIG, BERT_HEAD),
-    "roberta": _roberta("RobertaModel"),
-    "xlm-roberta": _roberta("XLMRobertaModel"),
-    "camembert": _roberta("CamembertModel"),
+    **{
+        name: Family(model, "roberta.", "encoder.layer.", BERT_LAYER, BERT_CONFIG, ROBERTA_HEAD, offset_positions=True)
+        for name, model in ROBERTAS.items()
+    },
     "distilbert": Family(
-        "DistilBertModel",
-        "distilbert.",
-        "transformer.layer.",
-        DISTILBERT_LAYER,
-        DISTILBERT_CONFIG,
-        DISTILBERT_HEAD,
-        has_token_types=False,
+        *("DistilBertModel", "distilbert.", "transformer.layer."),
+        *(DISTILBERT_LAYER, DISTILBERT_CONFIG, DISTILBERT_HEAD),
         has_pooler=False,
         attention_output_dropout=False,
     ),
@@ -142,8 +145,7 @@ ONLY_IMPLEMENTED = {
     "quantization_config": None,
     "auto_map": None,  # a model with code of its own is another model, whatever its type says
 }
-FRACTIONS = ("dropout", "attention_dropout", "layer_norm_epsilon", "initializer_range")  # all other settings count
-# Known weights without a use here. The pooler is not among them: it is kept and written back.
+# Known weights that are not used here. The pooler is not among them: it is kept and written back.
 WITHOUT_USE = re.compile(
     r"(embeddings\.(position_ids|token_type_ids)|cls\.seq_relationship\.(weight|bias)|cls\.predictions\.decoder\.bias"
     r"|lm_head\.decoder\.bias)$"
@@ -153,11 +155,11 @@ POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
 
 class UnsupportedArchitecture(ValueError):
-    """The folder holds a model that has no hand-written encoder here."""
+    """The folder holds a model whose architecture is not implemented here."""
 
 
 def check_family(bert: Bert, model_type: str) -> str:
-    """The family whose folders hold such a model, the first one by default; ValueError if there is none."""
+    """Return the family whose folders can hold such a model, by default the first; ValueError if there is none."""
     fitting = [name for name, family in FAMILIES.items() if family.fits(bert.config)]
     model_type = model_type or next(iter(fitting), "")
     if model_type not in fitting:
@@ -168,39 +170,16 @@ def check_family(bert: Bert, model_type: str) -> str:
     return model_type
 
 
-def parameter_names(family: Family, layers: int) -> dict[str, tuple[str, ...]]:
-    """The two-way table: every parameter of our `Bert` -> the pretrained's names, without prefix."""
-    modules: dict[str, tuple[str, ...]] = dict(BERT_TOP)
-    if not family.has_token_types:
-        del modules["embeddings.token_types"]
-    for i in range(layers):
-        for ours, theirs in family.layer.items():
-            modules[f"layers.{i}.{ours}"] = tuple(f"{family.layer_prefix}{i}.{name}" for name in theirs)
-    names = {}
-    for ours, theirs in modules.items():
-        is_table = ours.startswith("embeddings.") and ours != "embeddings.norm"
-        for kind in ("weight",) if is_table else ("weight", "bias"):
-            names[f"{ours}.{kind}"] = tuple(f"{name}.{kind}" for name in theirs)
-    return names
-
-
-def head_names(family: Family) -> dict[str, str]:
-    """Every parameter of our `LanguageModelHead` -> the pretrained's name."""
-    names = {
-        f"{part}.{kind}": f"{family.head[part]}.{kind}" for part in ("transform", "norm") for kind in ("weight", "bias")
-    }
-    return names | {"bias": family.head["bias"]}
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Reading
 
 
 def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
-    """config.json -> our config, the model type, and the file as it is. Refuses by name what is not implemented."""
-    if not (folder / "config.json").is_file():
+    """Return config.json as our config, the model type, and the file as it is; ValueError if it is not implemented."""
+    path = folder / "config.json"
+    if not path.is_file():
         raise ValueError(f"{folder} is not a model folder: it has no config.json")
-    raw = read_json(folder / "config.json")
+    raw = read_json(path)
     model_type = raw.get("model_type")
     if model_type not in FAMILIES:
         raise UnsupportedArchitecture(
@@ -211,82 +190,68 @@ def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
     for name, value in ONLY_IMPLEMENTED.items():
         if raw.get(name) not in (None, value):
             only = "" if value is None else f", only {value!r}"
-            raise ValueError(f"{folder}/config.json: {name} = {raw[name]!r} is not implemented{only}")
-    settings = {ours: raw[theirs] for ours, theirs in family.config_names.items() if theirs in raw}
-    missing = sorted(
-        family.config_names[name]
-        for name in ("vocabulary_size", "width", "layers", "heads", "feed_forward", "positions")
-        if name not in settings
-    )
-    if missing:
-        raise ValueError(f"{folder}/config.json lacks {', '.join(missing)}")
-    if not family.has_token_types:
-        settings["token_types"] = 0
+            raise ValueError(f"{path}: {name} = {raw[name]!r} is not implemented{only}")
+    names = family.config_names | ({"position_offset": "pad_token_id"} if family.offset_positions else {})
+    if missing := sorted(names[ours] for ours in REQUIRED if names[ours] not in raw):
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    settings = {"token_types": 0} if "token_types" not in names else {}
+    given = {"pad_token_id": 1} | raw
+    settings |= {ours: given[theirs] for ours, theirs in names.items() if theirs in given}
+    for ours, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float) if ours in FRACTIONS else int):
+            raise ValueError(f"{path}: {names[ours]} = {value!r} is not a number that it can have")
     if family.offset_positions:
-        settings["position_offset"] = raw.get("pad_token_id", 1)  # of the padding id; the first token comes after it
-    for name, value in settings.items():
-        kinds = (int, float) if name in FRACTIONS else int
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            theirs = family.config_names.get(name, "pad_token_id")
-            raise ValueError(f"{folder}/config.json: {theirs} = {value!r} is not a number that it can have")
-    if family.offset_positions:
-        settings["position_offset"] += 1
+        settings["position_offset"] += 1  # the first token comes after the padding id
     try:
         config = BertConfig(**settings, attention_output_dropout=family.attention_output_dropout)
     except ValueError as error:
-        raise ValueError(f"{folder}/config.json: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
     return config, model_type, raw
 
 
 def read_pretrained(folder: Path) -> Pretrained:
-    """Reads a model folder. ValueError names what is missing; a weight that nobody knows is named in a warning."""
+    """Return the model of a folder. ValueError names what is missing, a warning the weights that are not used."""
     config, model_type, raw = read_config(folder)
     family = FAMILIES[model_type]
     theirs = {_plain_name(name, family): tensor for name, tensor in read_weights(folder).items()}
-    names = parameter_names(family, config.layers)
-    wanted = {name for group in names.values() for name in group}
+    bias = family.head_name_of("bias")
+    if (other_name := bias.replace(".bias", ".decoder.bias")) in theirs:
+        theirs.setdefault(bias, theirs[other_name])
+
+    bert, head = Bert(config), LanguageModelHead(config)
+    names = {ours: family.names_of(ours) for ours in bert.state_dict()}
+    head_names: Names = {ours: (family.head_name_of(ours),) for ours in head.state_dict()}
+    wanted, wanted_head = ({name for group in table.values() for name in group} for table in (names, head_names))
     if missing := wanted - theirs.keys():
         raise ValueError(f"{folder}: its weights lack {_list(missing)}")
-
-    bert = Bert(config)
-    state = {}
-    for ours, parameter in bert.named_parameters():
-        group = names[ours]
-        part_shape = (parameter.shape[0] // len(group), *parameter.shape[1:])
-        state[ours] = torch.cat([_weight(theirs, name, part_shape, folder) for name in group])
-    bert.load_state_dict(state)
-
-    head_of = head_names(family)
-    bias = family.head["bias"]
-    also_bias = bias.replace(".bias", ".decoder.bias")
-    if bias not in theirs and also_bias in theirs:
-        theirs[bias] = theirs[also_bias]
-    head: dict[str, Tensor] | None = None
-    lacking = set(head_of.values()) - theirs.keys()
-    if not lacking:
-        shapes = {ours: tuple(tensor.shape) for ours, tensor in LanguageModelHead(config).state_dict().items()}
-        head = {ours: _weight(theirs, name, shapes[ours], folder) for ours, name in head_of.items()}
-    elif len(lacking) < len(head_of):
-        warnings.warn(f"{folder}: its language-model head is not used, it lacks {_list(lacking)}", stacklevel=2)
+    bert.load_state_dict(_state_of(bert, names, theirs, folder))
+    missing = wanted_head - theirs.keys()
+    if missing and missing != wanted_head:
+        warnings.warn(f"{folder}: its language-model head is not used, it lacks {_list(missing)}", stacklevel=2)
 
     embedding = theirs["embeddings.word_embeddings.weight"]
     tied = {name for name in TIED_COPIES if name in theirs and torch.equal(theirs[name], embedding)}
-    unknown = theirs.keys() - wanted - set(head_of.values()) - tied - set(POOLER)
-    unknown = {name for name in unknown if not WITHOUT_USE.match(name)}
-    if unknown:
+    unknown = theirs.keys() - wanted - wanted_head - tied - set(POOLER)
+    if unknown := {name for name in unknown if not WITHOUT_USE.match(name)}:
         warnings.warn(f"{folder}: weights that nothing here uses: {', '.join(sorted(unknown))}", stacklevel=2)
     pooler = {name: theirs[name].float() for name in POOLER if name in theirs}
-    return Pretrained(bert, model_type, head, pooler, raw)
+    return Pretrained(bert, model_type, None if missing else _state_of(head, head_names, theirs, folder), pooler, raw)
 
 
-def _weight(theirs: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
-    """One weight in fp32, after a look at its shape and type."""
-    tensor = theirs[name]
-    if tensor.shape != shape:
-        raise ValueError(f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
-    if not tensor.is_floating_point():
-        raise ValueError(f"{folder}: {name} holds {tensor.dtype}; quantised weights are not implemented")
-    return tensor.float()
+def _state_of(module: nn.Module, names: Names, theirs: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """Return the module's weights in fp32, taken from ``theirs``; ValueError for a wrong shape or type."""
+    state = {}
+    for ours, parameter in module.state_dict().items():
+        group = names[ours]
+        shape = (parameter.shape[0] // len(group), *parameter.shape[1:])
+        for name in group:
+            if theirs[name].shape != shape:
+                found = tuple(theirs[name].shape)
+                raise ValueError(f"{folder}: {name} has shape {found}, config.json asks for {shape}")
+            if not theirs[name].is_floating_point():
+                raise ValueError(f"{folder}: {name} holds {theirs[name].dtype}; quantised weights are not implemented")
+        state[ours] = torch.cat([theirs[name].float() for name in group])
+    return state
 
 
 def _list(names: set[str]) -> str:
@@ -295,7 +260,7 @@ def _list(names: set[str]) -> str:
 
 
 def _plain_name(name: str, family: Family) -> str:
-    """A pretrained's name without the family's prefix, and with the names of layer norms that TensorFlow's lacked."""
+    """Return a weight's name without the family's prefix, and with today's names for TensorFlow's gamma and beta."""
     name = name.removeprefix(family.prefix)
     return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
 
@@ -305,33 +270,33 @@ def _plain_name(name: str, family: Family) -> str:
 
 
 def write_pretrained(folder: Path, pretrained: Pretrained, with_head: bool = False) -> None:
-    """Writes config.json and model.safetensors so that AutoModel and SentenceTransformer load them without a report.
+    """Write config.json and model.safetensors so that AutoModel and SentenceTransformer load them without a warning.
 
-    A pooler that the pretrained lacks is written as AutoModel would start it; nothing here uses it.
-    with_head: write a language model instead, which AutoModelForMaskedLM loads: no pooler, but the pretrained's head.
+    A pooler that the model lacks is written as AutoModel would initialise it; nothing here uses it.
+    with_head: write a language model instead, which AutoModelForMaskedLM loads: no pooler, but the model's head.
     """
     bert, family = pretrained.bert, FAMILIES[pretrained.model_type]
     config = bert.config
-    raw = dict(pretrained.raw_config)
-    raw |= {theirs: getattr(config, ours) for ours, theirs in family.config_names.items()}
     architecture = family.architecture.replace("Model", "ForMaskedLM") if with_head else family.architecture
+    raw = pretrained.raw_config | {theirs: getattr(config, ours) for ours, theirs in family.config_names.items()}
     raw |= {"model_type": pretrained.model_type, "architectures": [architecture], "dtype": "float32"}
     raw.pop("torch_dtype", None)
     if family.offset_positions:
         raw["pad_token_id"] = config.position_offset - 1
-    state = bert.state_dict()
+    prefix = family.prefix if with_head else ""
     theirs: dict[str, Tensor] = {}
-    for ours, group in parameter_names(family, config.layers).items():
-        theirs |= zip(group, state[ours].detach().float().cpu().chunk(len(group)), strict=True)
+    for ours, tensor in bert.state_dict().items():
+        names = [prefix + name for name in family.names_of(ours)]
+        theirs |= zip(names, tensor.chunk(len(names)), strict=True)
     if with_head:
         if pretrained.head is None:
-            raise ValueError("this pretrained has no language-model head to write")
-        theirs = {family.prefix + name: tensor for name, tensor in theirs.items()}
-        theirs |= {name: pretrained.head[ours].detach().float().cpu() for ours, name in head_names(family).items()}
+            raise ValueError("this pretrained model has no language-model head to write")
+        theirs |= {family.head_name_of(ours): tensor for ours, tensor in pretrained.head.items()}
     elif family.has_pooler:
         generator = torch.Generator().manual_seed(0)
         weight = torch.empty(config.width, config.width).normal_(0.0, config.initializer_range, generator=generator)
         theirs |= dict(zip(POOLER, (weight, torch.zeros(config.width)), strict=True)) | pretrained.pooler
     write_json(folder / "config.json", raw)
     # Cloned: safetensors refuses tensors that share storage, as the chunks of one matrix do.
-    save_file({name: tensor.clone() for name, tensor in theirs.items()}, folder / "model.safetensors", {"format": "pt"})
+    weights = {name: tensor.detach().float().cpu().clone() for name, tensor in theirs.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})

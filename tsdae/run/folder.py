@@ -1,8 +1,8 @@
-"""The run folder: config.json, metrics.jsonl, the last model and the best one, and the checkpoints to go on from.
+"""The run folder: config.json, metrics.jsonl, the last model and the best one, and the checkpoints to resume from.
 
 checkpoints/step-00000250/ holds state.pt (tensors and plain values, read with ``weights_only=True``) and its SHA-256.
-Whatever a reader may open is written beside and renamed, so a process may die at any moment; checkpoints are synced
-first. Where it is `held`, as by the scripts, one process at a time writes there.
+Everything but the log is written by `files.atomic`, so a process may die at any moment; checkpoints are synced first.
+While the folder is `locked_run`, as by the scripts, one process at a time writes there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import transformers
 from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
-from tsdae.utils.files import load_plain, locked, read_json, remove, replace_folder, sha256_of, write_json, writing
+from tsdae.utils.files import atomic, load_plain, locked, read_json, remove, sha256_of, write_json, writing
 from tsdae.utils.progress import print_note
 
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
@@ -31,30 +31,30 @@ MARKS_OF_A_RUN = (
     *("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors", "evaluation.json", "curve.png"),
     *("checkpoints", "tensorboard"),
 )
-# What a process that died while writing leaves behind (see `files.replace_folder`); all else is the user's.
-LEFTOVER = re.compile(r"(last|best|step-\d+|(config|evaluation)\.json)\.part|.+\.\d+\.old")
+# What a process that died while writing leaves behind (see `files.atomic`); all else is the user's.
+LEFTOVER = re.compile(r"(last|best|encoder|decoder\.safetensors|step-\d+|(config|evaluation)\.json)\.part|.+\.\d+\.old")
 FORMAT = 1  # of a checkpoint; one that is read differently gets another number
 STATE, DIGEST = "state.pt", "state.sha256"
 LOCK, LOCK_WAIT = ".lock", 10.0  # seconds that a run which was told to stop may take
 SPARE_BYTES = 2**24  # of free space that a checkpoint leaves, for the log
 
-# What may differ between a run and what resumes it: where and how it is computed and watched, not what is computed.
+# Settings that may differ when a run is resumed: where and how it is computed and logged, not what is computed.
 FREE = {
     *("corpus", "output", "overwrite", "resume", "threads", "device", "batch_size", "accumulate"),
     *("processes", "eval_every", "save_every", "log_every", "keep", "patience", "tensorboard", "finished"),
 }
-LENGTH = {"steps", "epochs", "min_steps"}  # free as well, unless the learning rate follows from it
+FREE_IF_CONSTANT = {"steps", "epochs", "min_steps"}  # the learning rate of other schedules follows from them
 
 
 def next_run_folder(parent: str | Path = "runs") -> Path:
-    """The first unused of runs/001, runs/002, ... (not created)."""
+    """Return the first unused of runs/001, runs/002, ... without creating it."""
     parent = Path(parent)
     taken = [int(path.name) for path in parent.glob("*") if path.name.isdigit()] if parent.is_dir() else []
     return parent / f"{max(taken, default=0) + 1:03d}"
 
 
 def check_output(folder: Path, overwrite: bool = False, resume: bool = False) -> None:
-    """ValueError if ``folder`` cannot become a run folder, or does not hold the run to resume; writes nothing."""
+    """Raise ValueError if ``folder`` can neither become a run folder nor hold the run to resume. Writes nothing."""
     first_there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not first_there.is_dir():
         raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
@@ -64,17 +64,17 @@ def check_output(folder: Path, overwrite: bool = False, resume: bool = False) ->
         return
     holds = [name for name in MARKS_OF_A_RUN if (folder / name).exists()]
     if holds and not overwrite:
+        held = ", ".join(holds)
         raise ValueError(
-            f"--output {folder} already holds a run ({', '.join(holds)}); --resume it, choose another folder, or "
-            "--overwrite it"
+            f"--output {folder} already holds a run ({held}); --resume it, --overwrite it, or choose another"
         )
     if folder.is_dir() and not holds and any(path.name != LOCK for path in folder.iterdir()):
         raise ValueError(f"--output {folder} is not empty and holds no run; choose another folder")
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Makes the folder; no other process trains there meanwhile. ValueError if one does."""
+def locked_run(folder: Path) -> Iterator[None]:
+    """Create the folder and keep other processes from training there. ValueError if one does."""
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process is training in {folder}; stop it, wait for it, or choose another --output"
     with locked(folder / LOCK, busy, LOCK_WAIT):
@@ -82,23 +82,23 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has begun there."""
+    """True if a run was started in the folder."""
     return (folder / "config.json").is_file()
 
 
-def check_same(then: dict[str, Any], now: dict[str, Any], free: set[str] = FREE) -> None:
-    """ValueError that names the first setting by which a resumed run would be another one than it was.
+def check_same(then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError for the first setting that must not change when a run is resumed, and does.
 
     then, now: settings by name; what only one of them has is not compared.
     """
-    free = free | LENGTH if then.get("schedule") == "constant" else free
+    free = FREE | FREE_IF_CONSTANT if then.get("schedule") == "constant" else FREE
     for name in sorted(then.keys() & now.keys() - free):
         if then[name] == now[name]:
             continue
         if name.endswith("fingerprint"):
             raise ValueError(
                 f"the {name.removesuffix('_fingerprint')} is not the one that the run was started with (other "
-                "sentences, another order or another tokenizer); give back the old text, or start a new run"
+                "sentences, another order or another tokenizer); use the same text, or start a new run"
             )
         shown = "sentences per step" if name == "sentences_per_step" else f"--{name.replace('_', '-')}"
         raise ValueError(
@@ -107,15 +107,21 @@ def check_same(then: dict[str, Any], now: dict[str, Any], free: set[str] = FREE)
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder.
+
+    >>> checkpoints = Checkpoints("runs/001")
+    >>> checkpoints.save(250, {"optimizer": optimizer.state_dict()}, keep=2)
+    >>> checkpoints.newest()["step"]
+    250
+    """
 
     def __init__(self, run_folder: str | Path) -> None:
         self.folder = Path(run_folder) / "checkpoints"
 
     def save(self, step: int, state: dict[str, Any], keep: int) -> None:
-        """Writes one, then removes all but the newest ``keep``.
+        """Write a checkpoint, then remove all but the newest ``keep``.
 
-        OSError if the disk is full; those that were there are whole then.
+        OSError if the disk is full; the earlier ones are whole then.
         """
         self.folder.mkdir(exist_ok=True)
         needed, free = size_of(state) + SPARE_BYTES, shutil.disk_usage(self.folder).free
@@ -126,40 +132,34 @@ class Checkpoints:
                 str(self.folder),
             )
         folder = self.folder / f"step-{step:08d}"
-        staged = folder.with_name(f"{folder.name}.part")
-        remove(staged)
-        staged.mkdir()
-        try:
+        with atomic(folder) as staged:
+            staged.mkdir()
             with writing(staged / STATE):
                 torch.save({"format": FORMAT, "step": step} | state, staged / STATE)
             (staged / DIGEST).write_text(sha256_of(staged / STATE) + "\n", encoding="ascii")
             for path in (staged / STATE, staged / DIGEST, staged):
                 sync(path)
-        except OSError:
-            remove(staged)
-            raise
-        replace_folder(staged, folder)
         sync(self.folder)
         for old in self._found()[:-keep]:
             remove(old)
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest whole one, None if there is none; a damaged one is named on stderr."""
+        """Return the newest whole checkpoint, or None; name damaged ones on stderr."""
         for folder in reversed(self._found()):
             try:
                 if (folder / DIGEST).read_text(encoding="ascii").strip() != sha256_of(folder / STATE):
-                    raise ValueError("its bytes do not have the SHA-256 that was written with them")
+                    raise ValueError(f"{STATE} does not have the SHA-256 in {DIGEST}")
                 state = load_plain(folder / STATE)
                 if state["format"] != FORMAT:
-                    raise ValueError(f"it is of format {state['format']}, and format {FORMAT} is read here")
+                    raise ValueError(f"its format is {state['format']}, and this version reads {FORMAT}")
             except (OSError, ValueError) as error:
-                print_note(f"{folder} is damaged and left out: {error}")
+                print_note(f"{folder} is damaged and not used: {error}")
                 continue
-            return dict(state)
+            return state
         return None
 
     def remove_after(self, step: int) -> None:
-        """Removes those of later steps: they were damaged, and would be taken for the newest again."""
+        """Remove the checkpoints of later steps: they were damaged, and would be tried first again."""
         for folder in self._found():
             if int(folder.name.removeprefix("step-")) > step:
                 remove(folder)
@@ -169,7 +169,12 @@ class Checkpoints:
 
 
 class Run:
-    """Writes one run's folder; ``resume`` goes on in it."""
+    """Writes one run's folder; with ``resume``, the folder of a run that was stopped.
+
+    >>> run = Run("runs/001", settings={"seed": 0})
+    >>> run.log({"step": 10, "loss": 3.2})
+    >>> run.save_last(model)
+    """
 
     def __init__(
         self, folder: str | Path, settings: dict[str, Any], overwrite: bool = False, resume: bool = False
@@ -188,8 +193,8 @@ class Run:
         write_json(self.folder / "config.json", settings)
         self._board: Any = None
 
-    def go_on(self, state: dict[str, Any] | None) -> None:
-        """Takes back what was written after the checkpoint ``state``; without one, everything."""
+    def rewind(self, state: dict[str, Any] | None) -> None:
+        """Remove what was written after the checkpoint ``state``; without one, everything."""
         step, length = (state["step"], state["metrics_bytes"]) if state else (0, 0)
         self.checkpoints.remove_after(step)
         metrics = self.folder / "metrics.jsonl"
@@ -197,20 +202,20 @@ class Run:
             os.truncate(metrics, length)
         elif length:
             print_note(f"{metrics} has lost rows of the steps before {step:,}")
-            if metrics.is_file():  # perhaps in the middle of one
+            if metrics.is_file():  # it may end in the middle of one
                 os.truncate(metrics, metrics.read_bytes().rfind(b"\n") + 1)
         if state is None:
             remove(self.folder / "best")
         elif state["versions"] != versions():
             changed = (f"{name} {old} -> {versions().get(name)}" for name, old in state["versions"].items())
-            print_note(f"other versions than before, so not bit for bit the same: {', '.join(changed)}")
+            print_note(f"versions changed, so results may differ in the last bits: {', '.join(changed)}")
 
-    def watch(self, after: int) -> None:
-        """Sends each row of the log to TensorBoard too, which forgets what it knows of steps above ``after``."""
+    def log_to_tensorboard(self, after: int) -> None:
+        """Send each row of the log to TensorBoard too, which drops what it has of steps above ``after``."""
         self._board = summary_writer()(str(self.folder / "tensorboard"), purge_step=after + 1)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Appends one row to metrics.jsonl."""
+        """Append one row to metrics.jsonl."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._board:
@@ -219,7 +224,7 @@ class Run:
             self._board.flush()
 
     def save_checkpoint(self, step: int, state: dict[str, Any], keep: int) -> None:
-        """``state`` with what a resumed run has to compare and to undo."""
+        """Save ``state`` with what a resumed run has to compare and to remove."""
         metrics = self.folder / "metrics.jsonl"
         if metrics.is_file():
             sync(metrics)
@@ -228,37 +233,33 @@ class Run:
         self.checkpoints.save(step, state | about, keep)
 
     def save_last(self, model: TSDAE) -> None:
-        """encoder/ and decoder.safetensors."""
-        staged = self._stage(model, "last.part")
-        for name in ("encoder", "decoder.safetensors"):
-            replace_folder(staged / name, self.folder / name)
-        staged.rmdir()
+        """Write encoder/ and decoder.safetensors."""
+        with atomic(self.folder / "encoder") as encoder, atomic(self.folder / "decoder.safetensors") as decoder:
+            _save_model(model, encoder, decoder)
 
-    def save_best(self, model: TSDAE, measures: dict[str, float]) -> None:
-        """best/: encoder/, decoder.safetensors, and measures.json, which says when and why."""
-        staged = self._stage(model, "best.part")
-        write_json(staged / "measures.json", measures)
-        replace_folder(staged, self.folder / "best")
+    def save_best(self, model: TSDAE, metrics: dict[str, float]) -> None:
+        """Write best/: encoder/, decoder.safetensors, and measures.json with the step and its metrics."""
+        with atomic(self.folder / "best") as staged:
+            _save_model(model, staged / "encoder", staged / "decoder.safetensors")
+            write_json(staged / "measures.json", metrics)
 
     def finish(self, step: int) -> None:
-        """Says in config.json that the run has ended, and after which step."""
+        """Note in config.json that the run has ended, and after which step."""
         self.settings = self.settings | {"finished": step}
         write_json(self.folder / "config.json", self.settings)
 
-    def _stage(self, model: TSDAE, name: str) -> Path:
-        staged = self.folder / name
-        remove(staged)
-        with writing(staged):
-            model.encoder.save_pretrained(staged / "encoder")
-            model.save_decoder(staged / "decoder.safetensors")
-        return staged
+
+def _save_model(model: TSDAE, encoder: Path, decoder: Path) -> None:
+    with writing(encoder):
+        model.encoder.save_pretrained(encoder)
+        model.save_decoder(decoder)
 
 
 def stored_settings(folder: Path) -> dict[str, Any]:
-    """config.json of a run folder."""
+    """Return config.json of a run folder; ValueError if it is not a run's."""
     settings: dict[str, Any] = read_json(folder / "config.json")
     if "learning_rate" not in settings:
-        raise ValueError(f"{folder / 'config.json'} is not of a run; --resume needs --output RUN")
+        raise ValueError(f"{folder / 'config.json'} is not of a training run; --resume needs --output RUN")
     for name in ("finished", "processes", "sentences_per_step"):
         if not isinstance(settings.get(name, 1), int):
             raise ValueError(f"{folder / 'config.json'}: {name} cannot be {settings[name]!r}; was the file edited?")
@@ -266,7 +267,7 @@ def stored_settings(folder: Path) -> dict[str, Any]:
 
 
 def summary_writer() -> Callable[..., Any]:
-    """TensorBoard's writer; ValueError if it is not installed."""
+    """Return TensorBoard's writer; ValueError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -276,16 +277,13 @@ def summary_writer() -> Callable[..., Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides about the last bits of a result."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-    }
+    """Return the versions that decide about the last bits of a result."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    return {name: str(version) for name, version in found.items()}
 
 
 def size_of(state: Any) -> int:
-    """Bytes of all tensors in nested tables and lists."""
+    """Return the bytes of all tensors in nested dicts and lists."""
     if isinstance(state, Tensor):
         return state.nbytes
     if isinstance(state, dict):
@@ -294,7 +292,7 @@ def size_of(state: Any) -> int:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the names in a folder, are on the disk."""
     with contextlib.suppress(PermissionError):  # Windows opens no folders
         descriptor = os.open(path, os.O_RDONLY)
         try:

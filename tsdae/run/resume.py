@@ -1,4 +1,4 @@
-"""Going on with a run from the command line: whose settings hold, and what to type."""
+"""Resume a run from the command line: merge its settings with those given now, and say what to type."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ Config = TypeVar("Config", DataConfig, MethodConfig, TrainConfig)
 def resumed(
     data: DataConfig, method: MethodConfig, config: TrainConfig, given: set[str]
 ) -> tuple[DataConfig, MethodConfig, TrainConfig]:
-    """With --resume, the settings of the run in --output, beside those ``given`` now (names of flags).
+    """Return the three configurations; with --resume, those of the run in --output with what is ``given`` now.
 
-    ValueError if one that is given would make another run of it. Code that the run's folder names (noise, objective,
-    evaluate, words) is run only if the user names it again: the folder may be a stranger's.
+    given: names of the flags on the command line. ValueError if one of them must not change when a run is resumed.
+    Code that the run's folder names (noise, objective, evaluate, words, sentences) is run only if the user names it
+    again: the folder may be a stranger's.
     """
     if not config.resume:
         return data, method, config
@@ -32,43 +33,66 @@ def resumed(
     check_output(folder, resume=True)
     if not holds_run(folder):
         if given <= {"resume", "output"}:
-            raise ValueError(f"--resume: {folder} holds no run to go on with; to start one, give its settings as well")
+            raise ValueError(f"--resume: {folder} holds no run; to start one, give its settings as well")
         return data, method, config
     stored = stored_settings(folder)
-    for config_now in (data, method, config):
-        for name, hint in get_type_hints(type(config_now)).items():
-            if name in stored and not fits(stored[name], hint):
-                raise ValueError(f"{folder / 'config.json'}: {name} cannot be {stored[name]!r}; was the file edited?")
+    for name, hint in _types(data, method, config).items():
+        if name in stored and not fits(stored[name], hint):
+            raise ValueError(f"{folder / 'config.json'}: {name} cannot be {stored[name]!r}; was the file edited?")
     filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
     now = {name: value for name, value in filled.items() if name in given and (value != "auto" or name in FREE)}
     check_same(stored, now)
     for name in NAMING:
         if name not in now and _is_code(name, stored.get(name)):
             raise ValueError(f"the run's --{name} is code; name it again: --{name} {shlex.quote(stored[name])}")
+    merged = {name: filled[name] for name in NEWER} | stored
     if "steps" in now:
-        stored |= {"epochs": None, "min_steps": 0}
+        merged |= {"epochs": None, "min_steps": 0}
     try:
         if not {"batch_size", "accumulate"} & now.keys():
-            stored |= _shared_out(stored)
-        merged = stored | now
+            size, count = split_step(stored["sentences_per_step"], stored["batch_size"], distributed.world_size())
+            merged |= {"batch_size": size, "accumulate": count}
+            if distributed.world_size() != stored["processes"]:
+                change = f"{distributed.world_size()} processes, {stored['processes']} before"
+                print_note(f"{change}: continuing with --batch-size {size} --accumulate {count} in each process")
+        merged |= now
         step_size = merged["batch_size"] * merged["accumulate"] * distributed.world_size()
         check_same(stored, {"sentences_per_step": step_size})
         return _filled(data, merged), _filled(method, merged), _filled(config, merged)
     except KeyError as error:
-        raise ValueError(f"{folder / 'config.json'} does not say {error}; it is of another version") from error
+        raise ValueError(f"{folder / 'config.json'} lacks {error}; another version wrote it") from error
+
+
+def split_step(sentences: int, largest: int, processes: int) -> tuple[int, int]:
+    """Return batch size and accumulation for each process, so that a step keeps its number of sentences.
+
+    sentences: of a step, over all processes. largest: the batch size that must not be exceeded.
+
+    >>> split_step(24, largest=8, processes=2)
+    (6, 2)
+    """
+    each, rest = divmod(sentences, processes)
+    if rest:
+        raise ValueError(f"{processes} processes cannot share the run's {sentences} sentences per step equally")
+    size = max(size for size in range(1, min(largest, each) + 1) if each % size == 0)
+    return size, each // size
+
+
+def _types(*configs: Any) -> dict[str, Any]:
+    return {name: hint for config in configs for name, hint in get_type_hints(type(config)).items()}
 
 
 def _is_code(name: str, value: Any) -> bool:
-    """Whether a setting that may name a function does."""
+    """True if a setting that may name a function does so."""
     if not isinstance(value, str):
         return False
-    if name == "evaluate":  # a file's name, colon and all, it can be here alone: others may bring a file evil.py:run
+    if name == "evaluate":  # only here may a file's name have a colon: a stranger may bring a file evil.py:run
         return names_function(value)
     return ":" in value and not (name == "sentences" and value.split(":")[0] == "icu")  # icu:LANGUAGE is built in
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of a field's type."""
+    """True if a value read from JSON is of a field's type."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_args(hint):
@@ -79,31 +103,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _filled(config: Config, settings: dict[str, Any]) -> Config:
-    """``config`` with all its fields taken from ``settings``."""
-    newer = {name: getattr(config, name) for name in NEWER if hasattr(config, name)}
-    settings = newer | settings
+    """Return ``config`` with all its fields taken from ``settings``."""
     return dataclasses.replace(config, **{field.name: settings[field.name] for field in dataclasses.fields(config)})
 
 
-def _shared_out(stored: dict[str, Any]) -> dict[str, int]:
-    """Batch size and accumulation with which a step keeps its number of sentences under another process count."""
-    each, rest = divmod(stored["sentences_per_step"], distributed.world_size())
-    if rest:
-        raise ValueError(
-            f"the run takes {stored['sentences_per_step']} sentences a step, which {distributed.world_size()} "
-            "processes cannot share equally"
-        )
-    size = max(size for size in range(1, min(stored["batch_size"], each) + 1) if each % size == 0)
-    if distributed.world_size() != stored["processes"]:
-        print_note(
-            f"{stored['processes']} processes before, {distributed.world_size()} now: batches of {size}, "
-            f"{each // size} of them a step in each process"
-        )
-    return {"batch_size": size, "accumulate": each // size}
-
-
 def finished_line(data: DataConfig, config: TrainConfig) -> str | None:
-    """What to say if the run to resume has nothing left to do."""
+    """Return the line to print if the run to resume has nothing left to do; None if it has."""
     folder = Path(str(config.output))
     stored = stored_settings(folder) if holds_run(folder) else {}
     lengths = ("steps", "epochs", "min_steps", "patience")
@@ -117,7 +122,7 @@ def finished_line(data: DataConfig, config: TrainConfig) -> str | None:
 
 
 def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
-    """What to type to go on with a run that was stopped."""
+    """Return the command that resumes a run which was stopped."""
     start = ["python"]
     if distributed.world_size() > 1:
         start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.world_size()))]

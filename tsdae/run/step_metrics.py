@@ -1,4 +1,4 @@
-"""What happened since the last row of the log: kept on the device, fetched once.
+"""Losses and gradient norms since the last row of the log: kept on the device, fetched once.
 
 # B sentences, T packed tokens
 """
@@ -19,11 +19,16 @@ FP16_BAD_STEPS = 20  # skipped steps in a row after which fp16 training is given
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or gradient that is not a number; the weights have not seen it."""
+    """A loss or gradient that is not finite; no weight was changed by it."""
 
 
-class Window:
-    """The steps since the last row of metrics.jsonl; with a state, since a checkpoint may fall between two rows."""
+class StepMetrics:
+    """The steps since the last row of metrics.jsonl; saved with checkpoints, which may fall between two rows.
+
+    >>> metrics = StepMetrics(torch.device("cpu"))
+    >>> metrics.add(loss, gradient_norm, batches)
+    >>> row = metrics.close(step, fp16=False, name_sentences=str)
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._since = device, time.perf_counter()
@@ -37,11 +42,14 @@ class Window:
         self._tokens += sum(part.token_count for batch in batches for part in (*batch.views, batch.target))
 
     def restart_clock(self) -> None:
-        """Leaves the time that an evaluation took out of the speed, and with it the steps before."""
+        """Leave the time of an evaluation, and the steps before it, out of the speed."""
         self._tokens, self._since = 0, time.perf_counter()
 
     def close(self, done: int, fp16: bool, name_sentences: Callable[[int], str]) -> dict[str, float]:
-        """Fetches the window, which ends with step ``done``, and starts the next. Raises NonFiniteLoss."""
+        """Return the row of the steps up to ``done``, and start the next one. Raises NonFiniteLoss.
+
+        name_sentences: step -> its sentences, for the error.
+        """
         losses, norms = torch.stack([torch.stack(self._losses), torch.stack(self._norms).to(self._losses[0])]).tolist()
         first = done - len(losses) + 1
         finite = [math.isfinite(loss) and math.isfinite(norm) for loss, norm in zip(losses, norms, strict=True)]
@@ -51,8 +59,8 @@ class Window:
             if not is_finite and not fp16:
                 loss, norm = losses[number - first], norms[number - first]
                 raise NonFiniteLoss(
-                    f"the loss or gradient of step {number:,} is not finite (loss {loss}, norm {norm}); the weights "
-                    f"were not touched by it. Its sentences: {name_sentences(number)}"
+                    f"the loss or gradient of step {number:,} is not finite (loss {loss}, norm {norm}); it changed "
+                    f"no weight. Its sentences: {name_sentences(number)}"
                 )
             if self._skipped_in_row >= FP16_BAD_STEPS:
                 raise NonFiniteLoss(

@@ -30,7 +30,7 @@ def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
     taken = {normal(word) for word in tokenizer.get_added_vocab()}
     for word in dict.fromkeys(words):
         if not word or any(letter.isspace() for letter in word):
-            raise ValueError(f"a new token must be one word without spaces, got {word!r}")
+            raise ValueError(f"a new token must be one word, without spaces, got {word!r}")
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]  # as within a text
         without_space = [piece for piece in ids if tokenizer.decode([piece]).strip()]  # SentencePiece may cut it off
         known = [piece for piece in without_space if piece != tokenizer.unk_token_id]

@@ -132,19 +132,23 @@ def build_corpora(
     if source:
         print_note(what_was_read(source, len(rows), limit, rows.dropped))
 
-    hash_R, chosen = rows.hashes, np.arange(len(rows))
+    hash_R, order = rows.hashes, None
     if text.shuffle:
-        keys = (hash_R, chosen) if text.keep_repeated else (hash_R,)  # equal sentences are not neighbours
-        chosen = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[:limit]
+        keys = (hash_R, np.arange(len(rows))) if text.keep_repeated else (hash_R,)  # equal ones are not neighbours
+        order = np.argsort(keyed(SHUFFLED, *keys), kind="stable")[:limit]
+        hash_R = hash_R[order]
+    heldout = None
     if apart is not None:
+        training = np.arange(len(hash_R))
         try:
             heldout = Corpus.build(apart, tokenizer, work.words)
         except ValueError as error:
             raise ValueError(f"--heldout {text.heldout}: {error}") from error
-        return Corpus.of(rows, work, chosen, new), heldout
-    training, held_out = split_heldout(hash_R[chosen], None if text.heldout is None else int(text.heldout))
-    small = Corpus.of(rows, work, chosen[held_out]) if len(held_out) else None
-    return Corpus.of(rows, work, chosen[training], new), small
+    else:
+        training, held_out = split_heldout(hash_R, None if text.heldout is None else int(text.heldout))
+        if len(held_out):
+            heldout = Corpus.of(rows, work, held_out if order is None else order[held_out])
+    return Corpus.of(rows, work, training if order is None else order[training], new), heldout
 
 
 def default_workers() -> int:

@@ -1,4 +1,4 @@
-"""Checks of values that a person has given."""
+"""Check values that the user has given."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def check_range(name: str, value: float, interval: str, hint: str = "") -> None:
-    """Raise ValueError unless ``value`` lies in ``interval``, such as "[0, 1)" or "[1, inf)"; NaN lies in none.
+    """Raise ValueError unless ``value`` is in ``interval``, such as "[0, 1)" or "[1, inf)"; NaN is in none.
 
-    name: what the value is called. hint: what stands behind the message, such as "0.6 changes 60 % of the words".
+    name: of the value, for the message. hint: appended to it, such as "0.6 changes 60 % of the words".
 
     >>> check_range("--noise-ratio", 1.0, "[0, 1)")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Which device and precision a run uses, and the sentence that says so."""
+"""Choose the device and precision of a run, and describe them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA, else Apple's MPS, else the CPU. ValueError if the one asked for is not there.
+    """Return the device: for auto CUDA, else Apple's MPS, else the CPU. ValueError if it is not available.
 
-    Of several processes on a machine each gets a GPU of its own.
+    Each of several processes on a machine gets a GPU of its own.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if not available.get(torch.device(name).type if _is_device(name) else name, False):
+    try:
+        is_available = available.get(torch.device(name).type, False)
+    except RuntimeError:  # PyTorch knows no such name
+        is_available = False
+    if not is_available:
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise ValueError(f"--device {name} is not available; here: auto, {there}")
     device = torch.device(name)
@@ -41,16 +45,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _is_device(name: str) -> bool:
-    try:
-        torch.device(name)
-    except RuntimeError:
-        return False
-    return True
-
-
 def choose_precision(name: str, device: torch.device) -> str:
-    """auto: bf16 where the hardware multiplies it, fp16 on older CUDA cards, else fp32. fp16 is for CUDA only."""
+    """Return the precision: for auto bf16 where the hardware multiplies it, fp16 on older CUDA cards, else fp32.
+
+    ValueError for fp16 without CUDA and fp64 on MPS.
+    """
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
@@ -63,26 +62,25 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def avoid_cudnn_attention() -> None:
-    """Attention by PyTorch's own kernels on CUDA, where cuDNN's may come first (Hopper and newer).
+    """Use PyTorch's own attention kernels on CUDA, where cuDNN's may come first (Hopper and newer).
 
-    cuDNN's know dropout in sixteenths only, so that BERT's 0.1 is another one (pytorch#174245), and they make a plan
-    for each new length.
+    cuDNN's round dropout to sixteenths, which changes BERT's 0.1 (pytorch#174245), and plan anew for each length.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def keep_freed_memory() -> None:
-    """Asks glibc to keep what is freed for the next step, where it would go back to the system and be cleared anew.
+    """Ask glibc to keep freed memory for the next step instead of returning it to the system.
 
-    A bf16 step on a CPU then takes 5 % less (measured). Other C libraries have no such switch; they are left alone.
+    A bf16 step on a CPU then takes 5 % less (measured). Other C libraries have no such switch.
     """
     if mallopt := _of_glibc("mallopt"):
-        mallopt(MALLOPT_TRIM_THRESHOLD, 2**28)  # bytes; what a large step needed besides goes back
-        mallopt(MALLOPT_MMAP_THRESHOLD, 2**25)  # the largest it takes
+        mallopt(MALLOPT_TRIM_THRESHOLD, 2**28)  # bytes; what is above goes back
+        mallopt(MALLOPT_MMAP_THRESHOLD, 2**25)  # the largest value it takes
 
 
 def give_back_freed_memory() -> None:
-    """Asks glibc to give back what is free between living tensors: batches of ever other lengths leave holes."""
+    """Ask glibc to return the free memory between tensors in use: batches of changing lengths leave holes."""
     if malloc_trim := _of_glibc("malloc_trim"):
         malloc_trim(0)
 
@@ -92,16 +90,17 @@ def _of_glibc(function: str) -> Callable[..., int] | None:
 
 
 def compile_parts(parts: Sequence[nn.Module], device: torch.device) -> None:
-    """torch.compile of each part in place, for any lengths. Without a C++ compiler parts on a CPU stay as they are."""
+    """Compile each part in place, for any lengths; print a note instead if a CPU lacks the C++ compiler for it."""
     compilers = (os.environ.get("CXX", "g++"), "clang++", "cl")  # PyTorch's own search
     if device.type == "cpu" and not any(shutil.which(name) for name in compilers):
-        print("--compile needs a C++ compiler (g++ or clang++) for a CPU; going on without", file=sys.stderr)
+        print("--compile needs a C++ compiler (g++ or clang++) for a CPU; training without it", file=sys.stderr)
         return
     for part in parts:
         part.compile(dynamic=True)
 
 
 def autocast_dtype(precision: str) -> torch.dtype:
+    """Return the type that autocast computes in."""
     return torch.float16 if precision == "fp16" else torch.bfloat16
 
 
@@ -110,13 +109,12 @@ def cpu_multiplies_bf16() -> bool:
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     if known:
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16"))
-    cpuinfo = Path("/proc/cpuinfo")  # older PyTorch: ask Linux; elsewhere fp32 is the safe answer
-    words = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    words = " ".join(_cpuinfo().values()).split()  # older PyTorch: ask Linux; elsewhere fp32 is the safe answer
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
 
 
 def describe(device: torch.device, precision: str) -> str:
-    """One line for the start of a run."""
+    """Return the line that a run prints about its device when it starts."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     line = f"device {device.type} ({name}), precision {precision}, PyTorch {torch.__version__}"
     if device.type == "cpu" and shutil.which("nvidia-smi"):
@@ -125,17 +123,18 @@ def describe(device: torch.device, precision: str) -> str:
 
 
 def machine_name() -> str:
-    """The processor's name, how many cores this process may use, and the instructions that decide about bf16."""
+    """Return the processor's name, how many cores this process may use, and the instructions that decide about bf16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name, flags = platform.processor() or platform.machine(), ""
+    cpuinfo = _cpuinfo()
+    name = cpuinfo.get("model name") or platform.processor() or platform.machine()
+    flags = cpuinfo.get("flags", "").split()
+    return ", ".join([name, f"{cores} cores", *(f for f in ("avx512f", "avx512_bf16", "amx_bf16") if f in flags)])
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return what Linux says of the last core, by name; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        if key.strip() == "flags":
-            flags = "".join(f", {flag}" for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in value.split())
-    return f"{name}, {cores} cores{flags}"
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

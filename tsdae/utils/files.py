@@ -1,8 +1,7 @@
-"""Files of models and runs: JSON, tables of named weights, and folders that are replaced whole.
+"""Read and write files of models and runs: JSON, named weights, files and folders that are replaced atomically.
 
-What cannot be used ends in a ValueError that says why.
-
-Weights come from safetensors, or from pytorch_model.bin with ``weights_only=True``; no code of a file is ever run.
+A file that cannot be used ends in a ValueError that says why. No code of a file is ever run: weights come from
+safetensors, or from pytorch_model.bin with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  #
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """A JSON file that holds a ``kind``; ValueError that names the file if it is absent, broken or holds another."""
+    """Return the content of a JSON file, a ``kind``; ValueError if the file is absent, broken or holds another one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -35,24 +34,42 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except (RecursionError, ValueError) as error:  # broken, not UTF-8, or nested too deeply
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected was a {kind.__name__}")
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, not a {kind.__name__}")
     return content
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, on one line; its kind where it says nothing."""
+    """Return the first line of another library's error message, or the error's type if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Written beside and renamed: what stands at ``path`` is always whole."""
-    staged = path.with_name(f"{path.name}.part")
-    staged.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(staged, path)
+    """Write JSON so that a reader never sees half of it."""
+    with atomic(path) as staged:
+        staged.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def atomic(path: Path, unique: bool = False) -> Iterator[Path]:
+    """Give the block a path beside ``path`` to write a file or a folder at; rename it to ``path`` when the block ends.
+
+    If the block fails, ``path`` stays as it was and what was written is removed.
+    unique: another process may write ``path`` at the same time (no `locked`): the name holds the process's id.
+
+    >>> with atomic(Path("scores.json")) as staged:
+    ...     staged.write_text("{}")
+    """
+    staged = path.with_name(f"{path.name}.{os.getpid()}.part" if unique else f"{path.name}.part")
+    remove(staged)  # of a process that was killed
+    try:
+        yield staged
+        replace_folder(staged, path) if staged.is_dir() else os.replace(staged, path)
+    finally:
+        remove(staged)
 
 
 def replace_folder(staged: Path, path: Path) -> None:
-    """Renames ``staged`` (a folder or a file) to ``path``; what stood there goes only when the new one is in place."""
+    """Rename a folder to ``path``; what was there is removed only when the new one is in place."""
     replaced = path.with_name(f"{path.name}.{os.getpid()}.old")
     try:
         if path.exists():
@@ -65,13 +82,13 @@ def replace_folder(staged: Path, path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(path: Path) -> None:
-    """A file or folder, if it is there."""
+    """Remove a file or folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -80,10 +97,10 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str, wait: float = 0.0) -> Iterator[None]:
-    """One process, and one thread of it, at a time; ValueError(``busy``) where another does not end within ``wait``.
+    """Hold a lock file; ValueError(``busy``) if another process or thread still holds it after ``wait`` seconds.
 
-    wait: seconds. The file stays behind where it is waited for, so that all wait for the same one.
-    A disk that knows no locks is written to without one.
+    With ``wait`` the file is kept afterwards, so that all wait for the same one. A disk that knows no locks is written
+    to without one.
     """
     held = FileLock(path)
     try:
@@ -106,7 +123,7 @@ def locked(path: Path, busy: str, wait: float = 0.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Writers of other libraries raise their own kinds of errors where a disk is full: here they become OSErrors."""
+    """Turn the errors that writers of other libraries raise on a full disk, each its own kind, into OSErrors."""
     try:
         yield
     except OSError:
@@ -116,7 +133,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder, from safetensors or pytorch_model.bin, whole or in shards."""
+    """Return all weights of a folder by name, from safetensors or pytorch_model.bin, whole or in shards."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return _read_weight_file(folder / name)
@@ -125,12 +142,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             weights: dict[str, Tensor] = {}
             shards = read_json(index).get("weight_map")
             if not isinstance(shards, dict):
-                raise ValueError(f"{index} has no weight_map, which says in which file each weight lies")
+                raise ValueError(f"{index} has no weight_map, which says in which file each weight is")
             for shard in sorted({str(shard) for shard in shards.values()}):
                 if Path(shard).name != shard:
-                    raise ValueError(f"{index} names {shard!r}, which is not a file of its own folder")
+                    raise ValueError(f"{index} names {shard!r}, which is not a file of this folder")
                 if not (folder / shard).is_file():
-                    raise ValueError(f"{folder} lacks {shard}, one of the files its weights are spread over")
+                    raise ValueError(f"{folder} lacks {shard}, which {index.name} names")
                 weights |= _read_weight_file(folder / shard)
             return weights
     raise ValueError(f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, whole or in shards")
@@ -144,20 +161,18 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} cannot be read as weights: {first_line(error)}") from error
     weights = load_plain(path)
     if not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()):
-        raise ValueError(f"{path} cannot be read as weights: it is not a table of named tensors")
+        raise ValueError(f"{path} cannot be read as weights: it is not a dict of named tensors")
     return weights
 
 
 def load_plain(path: Path) -> dict[Any, Any]:
-    """A table that torch.save wrote, of tensors and plain values and nothing else; ValueError if it is none."""
+    """Return a dict of tensors and plain values that torch.save wrote; ValueError if the file is anything else."""
     try:
         table = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its text advises to load the file all the same, so it is not passed on
-        raise ValueError(
-            f"{path} is no plain file of weights; it was not loaded, since loading could run code"
-        ) from error
+        raise ValueError(f"{path} holds more than weights; it was not loaded, since loading could run code") from error
     except Exception as error:
         raise ValueError(f"{path} cannot be read as weights: {first_line(error)}") from error
     if not isinstance(table, dict):
-        raise ValueError(f"{path} cannot be read as weights: it is not a table of named tensors")
+        raise ValueError(f"{path} cannot be read as weights: it is not a dict of named tensors")
     return dict(table)

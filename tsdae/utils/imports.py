@@ -1,4 +1,4 @@
-"""Functions that the user names on the command line: ``module:function`` or ``file.py:function``."""
+"""Import functions that the user names on the command line: ``module:function`` or ``file.py:function``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NAMING = ("noise", "objective", "evaluate", "words", "sentences")  # settings th
 
 
 def names_function(name: str) -> bool:
-    """module:function, and not a file whose path has a colon."""
+    """True for module:function, unless a file has that name."""
     return ":" in name and not Path(name).exists()
 
 
 def named_function(name: str, role: str) -> Callable[..., Any]:
-    """Imports the function that ``name`` spells; the current folder is searched first.
+    """Import and return the function that ``name`` spells; the current folder is searched first.
 
     name: ``package.module:function``, or ``path/to/file.py:function``.
     role: what it is for ("noise", "objective", ...), for the error.
@@ -46,7 +46,7 @@ def named_function(name: str, role: str) -> Callable[..., Any]:
 
 
 def file_of(name: str) -> Path | None:
-    """The file of file.py:function, or of module:function; None for what is built in."""
+    """Return the file of file.py:function or module:function; None for a built-in name or module."""
     module = name.rpartition(":")[0]
     if not module or module.endswith(".py"):
         return Path(module) if module else None
@@ -59,7 +59,7 @@ def file_of(name: str) -> Path | None:
 
 
 def _search_here() -> str:
-    """The current folder, which is searched first from now on."""
+    """Return the current folder, and search it first from now on."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -68,7 +68,7 @@ def _search_here() -> str:
 
 @functools.cache
 def _module_from_file(path: Path, modified_ns: int) -> Any:
-    """Runs the file once, however often a run names it; anew after an edit."""
+    """Return the module of a file; it is run once, and again after an edit."""
     spec = importlib.util.spec_from_file_location(f"{path.stem} of {path.parent}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

@@ -1,4 +1,4 @@
-"""What a run tells the user on its way: notes and progress bars, on stderr, from the first of several processes."""
+"""Notes and progress bars, on stderr, from rank 0 only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tsdae.utils import distributed
 
 
 def print_note(line: str) -> None:
-    """One line, above the progress bar where there is one; results go to stdout, notes to stderr."""
+    """Print one line to stderr, above the progress bar if there is one; results go to stdout."""
     if distributed.is_rank_zero():
         tqdm.write(line, file=sys.stderr)
         sys.stderr.flush()
@@ -27,12 +27,12 @@ def progress_bar(
     scaled: bool = False,
     delay: float = 0.0,
 ) -> tqdm[Any]:
-    """Where stderr is no terminal but a log, a new line only every 30 seconds.
+    """Return a bar that is updated five times a second; if stderr is a log, only every 30 seconds.
 
-    done: what was done before. scaled: in thousands and millions. delay: seconds before it shows at all.
+    done: steps done before. scaled: show thousands and millions. delay: seconds before the bar is shown.
     """
     interval = 0.2 if sys.stderr.isatty() else 30.0
-    # Not given otherwise: what is given outweighs TQDM_DISABLE.
+    # Absent otherwise, since an argument outweighs TQDM_DISABLE.
     silent = {} if show and distributed.is_rank_zero() else {"disable": True}
     settings = {"total": total, "initial": done, "desc": doing, "unit": unit, "unit_scale": scaled, "delay": delay}
     return tqdm(**settings, mininterval=interval, leave=leave, **silent)

@@ -14,14 +14,18 @@ FEISTEL_TURNS = 12  # fewer leave neighbours together too often in corpora of a 
 
 
 def mix(value: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014, constants of Stafford's variant 13), on uint64."""
+    """Return the finaliser of SplitMix64 (Steele, Lea, Flood 2014, constants of Stafford's variant 13), on uint64."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
 
 
 def keyed(*keys: int | np.ndarray) -> np.ndarray:
-    """A 64-bit hash of integer keys, elementwise: the counter-based source of every random choice about data."""
+    """Return a 64-bit hash of integer keys, elementwise: the source of every random choice about data.
+
+    >>> keyed(0, 7)[0] == keyed(0, 7)[0]
+    True
+    """
     state = np.zeros(1, dtype=np.uint64)
     for key in keys:
         state = mix((state ^ np.atleast_1d(np.asarray(key)).astype(np.uint64)) + GOLDEN)
@@ -29,12 +33,12 @@ def keyed(*keys: int | np.ndarray) -> np.ndarray:
 
 
 def uniform(bits: np.ndarray) -> np.ndarray:
-    """The upper 53 of 64 bits as a float64 in [0, 1)."""
+    """Return the upper 53 of 64 bits as a float64 in [0, 1)."""
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def permuted(place_B: np.ndarray, size: int, key_B: np.ndarray) -> np.ndarray:
-    """Where a keyed random permutation of ``range(size)`` sends each place, without ever storing the permutation.
+    """Return where a keyed random permutation of ``range(size)`` sends each place, without storing the permutation.
 
     A Feistel network (Luby and Rackoff 1988) on the next power of four permutes; places that fall outside ``size``
     are sent on until they fall inside (cycle walking, Black and Rogaway 2002), at most four times on average.
@@ -54,8 +58,8 @@ def permuted(place_B: np.ndarray, size: int, key_B: np.ndarray) -> np.ndarray:
 
 
 def draws(count: int, training: bool, device: torch.device) -> Tensor:
-    """Uniform numbers in [0, 1) for noise inside the model: new ones in each training step, as dropout's are (see
-    `training.train`); in evaluation always the same, so that figures can be compared.
+    """Return uniform numbers in [0, 1) for noise inside the model: new ones in each training step, like dropout's
+    masks; in evaluation always the same, so that metrics can be compared.
     """
     generator = None if training else torch.Generator(device).manual_seed(0)
     return torch.rand(count, device=device, generator=generator)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a step is finished and written first."""
+"""Handle Ctrl-C and SIGTERM: the current step is finished and the model written first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tsdae.utils.progress import print_note
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came; the step was finished and the model written. ``signal``: which."""
+    """Raised after SIGINT or SIGTERM (``signal``), when the step is finished and the model written."""
 
     def __init__(self, signal_number: int, message: str = "stopped") -> None:
         super().__init__(message)
@@ -23,9 +23,9 @@ class Interrupted(BaseException):
 def catch_signals(enabled: bool, several: bool = False) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM; a second Ctrl-C quits at once.
 
-    A block that ends without `Interrupted` has not heeded them: they are raised again behind it.
-    several: of several processes, one hears from another that it has to stop, and may get its own signal later, even
-        after the block: once they are `Interrupted`, both signals are ignored until the process ends.
+    If the block ends without `Interrupted`, the first one caught is raised again after it.
+    several: there are several processes, so this one may learn from another that it has to stop, and get its own signal
+        later, even after the block: after `Interrupted` both signals are ignored until the process ends.
     """
     caught: list[int] = []
     if not enabled or threading.current_thread() is not threading.main_thread():
@@ -53,7 +53,7 @@ def catch_signals(enabled: bool, several: bool = False) -> Iterator[list[int]]:
 
 
 def when_parent_ends(end: Callable[[], None]) -> None:
-    """Calls ``end`` in a thread if the process that started this one (by `multiprocessing`) ends before it, however."""
+    """Call ``end`` in a thread if the process that started this one by `multiprocessing` ends first, for any reason."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

@@ -18,9 +18,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tsdae.commands.evaluate import load_encoder, score  # noqa: E402
+from tsdae.commands.evaluate import score  # noqa: E402
 from tsdae.evaluation.pairs import load_stsb  # noqa: E402
 from tsdae.evaluation.scores import bracketed  # noqa: E402
+from tsdae.hub.auto_encoder import load_encoder  # noqa: E402
 from tsdae.utils.device import machine_name  # noqa: E402  # the root has to be on the path first
 
 RUNS = ROOT / "runs"

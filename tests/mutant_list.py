@@ -29,6 +29,7 @@ ABLATION = "tests/test_ablation.py"
 COMPARISONS, REPORT, GUIDES = "tests/test_statistics.py", "tests/test_report.py", "tests/test_label_free.py"
 WORDS = "tests/test_words.py"
 DECODING = "tests/test_decoding.py"
+COMMAND_LINE = "tests/test_command_line.py"
 WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
@@ -203,7 +204,7 @@ MUTANTS = (
     Mutant("a-users-backup-is-removed", "tsdae/run/folder.py", "if LEFTOVER.fullmatch(path.name):", 'if path.suffix in (".part", ".old"):', RESUME),
     Mutant("asks-whether-code-may-run", "tsdae/hub/model_folder.py", ", trust_remote_code=False)  #", ")  #", "tests/test_security.py -kstrangers_model"),
     Mutant("a-file-without-its-neighbours", "tsdae/utils/imports.py", "        _search_here()\n", "", FUNCTIONS),
-    Mutant("positions-of-the-padding-for-all", "tsdae/commands/evaluate.py", "return positions - unused if", "return positions - 2 if", "tests/test_inference.py"),
+    Mutant("positions-of-the-padding-for-all", "tsdae/hub/auto_encoder.py", "return positions - unused if", "return positions - 2 if", "tests/test_inference.py"),
     Mutant("words-without-their-spaces", "tsdae/text/tokenization.py", "[space, number] if number in took and place", "[number] if number in took and place", NEW_WORDS),
     Mutant("evaluation-in-train-mode", "tsdae/evaluation/validation.py", "    model.eval()\n", "    model.train()\n", TRAINING),
     Mutant("training-in-evaluation-mode", "tsdae/training.py",
@@ -332,9 +333,9 @@ MUTANTS = (
            "        farness_BC", "tests/test_retrieval.py"),
     Mutant("any-of-the-equally-near", "tsdae/evaluation/retrieval.py", "np.flatnonzero(~(farness_C > last))",
            "np.argpartition(farness_C, count - 1)[:count]", "tests/test_retrieval.py"),
-    Mutant("a-sheet-of-agreement", "tsdae/commands/neighbours.py", "np.argsort(-above_MP, axis=1", "np.argsort(above_MP, axis=1",
+    Mutant("a-sheet-of-agreement", "tsdae/commands/sheet.py", "np.argsort(-above_MP, axis=1", "np.argsort(above_MP, axis=1",
            "tests/test_trust.py"),
-    Mutant("a-sheet-that-betrays", "tsdae/commands/neighbours.py", "chosen[drawn(count, count, SHUFFLE)]", "chosen",
+    Mutant("a-sheet-that-betrays", "tsdae/commands/sheet.py", "chosen[drawn(count, count, SHUFFLE)]", "chosen",
            "tests/test_trust.py"),
     Mutant("verdict-without-interval", "tsdae/evaluation/scores.py", 'return "better" if low > 0 else',
            'return "better" if self.values[metric] > 0 else', EVALUATION),
@@ -351,7 +352,7 @@ MUTANTS = (
            DECODING),
     Mutant("a-decoy-hides-code", "tsdae/run/resume.py", 'if name == "evaluate":  #', "if True:  #", STRANGERS),
     Mutant("a-strangers-splitter-runs", "tsdae/utils/imports.py", ', "words", "sentences")', ', "words")', STRANGERS),
-    Mutant("stored-code-runs", "tsdae/commands/reconstruct.py", "if name in built_in and value not in built_in[name]:", "if False:",
+    Mutant("stored-code-runs", "tsdae/commands/reconstruct.py", "if name in BUILT_IN and value not in BUILT_IN[name]:", "if False:",
            DECODING),
     Mutant("words-of-another-run", "tsdae/commands/reconstruct.py", "    value = stored.get(name)\n",
            "    value = stored.get(name) if name in ('noise', 'noise_ratio') else None\n", DECODING),
@@ -380,9 +381,9 @@ MUTANTS = (
     Mutant("overflowing-for-ever", "tsdae/run/step_metrics.py", "if self._skipped_in_row >= FP16_BAD_STEPS:", "if False:", TRAINING),
     Mutant("warm-up-counted-twice", "tsdae/config.py", "max(1, steps - self.warmup_steps)", "steps", TRAINING),
     Mutant("batches-that-do-not-divide", "tsdae/run/resume.py", "if each % size == 0", "if size", RESUME),
-    Mutant("padding-as-the-first-token", "tsdae/commands/evaluate.py", "hidden_BLD[torch.arange(len(rows)), first_B]",
+    Mutant("padding-as-the-first-token", "tsdae/hub/auto_encoder.py", "hidden_BLD[torch.arange(len(first_B)), first_B]",
            "hidden_BLD[:, 0]", "tests/test_inference.py"),
-    Mutant("the-default-ratio-for-mlm", "scripts/train.py", "method.check_used(parser.given)", "pass", MLM),
+    Mutant("the-default-ratio-for-mlm", "tsdae/commands/train.py", "method.check_used(given)", "pass", MLM),
     Mutant("a-full-disk-ends-the-process", "tsdae/text/corpus.py", "os.posix_fallocate(file.fileno(), 0, path.stat().st_size)",
            "pass", CORPUS),
     # new words, from nothing but text
@@ -442,10 +443,10 @@ MUTANTS = (
     Mutant("a-pattern-reads-its-own-work", "tsdae/commands/prepare.py", "open_texts(source, config.column, outside)",
            "open_texts(source, config.column)", INTAKE),
     Mutant("repeats-read-one-by-one", "tsdae/text/reading.py", "2 * self._asked if few else 0", "0", INTAKE),
-    Mutant("vowel-signs-dropped", "tsdae/commands/pretrain.py", "strip_accents=False", "strip_accents=not cased", NEW_WORDS),
-    Mutant("a-failed-start-burns-the-folder", "tsdae/commands/pretrain.py", "    _check_begun(output, settings)\n",
-           "    _check_begun(output, settings)\n    output.mkdir(exist_ok=True)\n    write_json(output / BEGUN, {})\n", NEW_WORDS),
-    Mutant("holds-on-to-itself", "tsdae/commands/train.py", "start = copy.deepcopy(encoder)", "start = encoder", HOLDING),
+    Mutant("vowel-signs-dropped", "tsdae/commands/tokenizer.py", "strip_accents=False", "strip_accents=not cased", NEW_WORDS),
+    Mutant("a-failed-start-burns-the-folder", "tsdae/commands/pretrain.py", "    _check_same(output, settings)\n",
+           "    _check_same(output, settings)\n    output.mkdir(exist_ok=True)\n    write_json(output / SETTINGS, {})\n", NEW_WORDS),
+    Mutant("holds-on-to-itself", "tsdae/commands/train.py", "start = copy.deepcopy(model.encoder)", "start = model.encoder", HOLDING),
     Mutant("start-by-the-runs-pooling", "tsdae/commands/train.py", "start.pooling = own_pooling", "pass", HOLDING),
     Mutant("a-sentence-is-a-pair-with-itself", "tsdae/objectives/hold_on.py", "difference_BB.numel() - len(difference_BB)",
            "difference_BB.numel()", HOLDING),
@@ -469,14 +470,21 @@ MUTANTS = (
     Mutant("a-small-model-by-its-vocabulary", "tsdae/commands/recipes.py", '"small" if in_layers < SMALL', '"small" if config.layers < SMALL', RECIPES),
     Mutant("a-sentence-model-as-a-raw-one", "tsdae/commands/recipes.py", "    if is_sentence_model:\n", "    if False:\n", RECIPES),
     Mutant("shorter-than-the-dip", "tsdae/config.py", "max(1, self.min_steps, ", "max(1, ", RECIPES),
-    Mutant("a-recipe-on-resuming", "tsdae/commands/train.py", "if given is not None and not resumes:", "if given is not None:", RECIPES),
+    Mutant("a-recipe-on-resuming", "tsdae/commands/train.py", "if given is not None and not (config.resume and holds_run(Path(str(config.output)))):", "if given is not None:", RECIPES),
     Mutant("nothing-measured-before", "tsdae/training.py", "if config.eval_every and done == 0:", "if config.eval_every and done == 1:", RECIPES),
     Mutant("stopped-early-in-the-dip", "tsdae/training.py", "if early_stop and step < config.min_steps:", "if early_stop and step < 0:", RECIPES),
     Mutant("the-best-by-a-loss-that-sees-no-harm", "tsdae/run/resume.py", 'return "noisy_retrieval" if retrieves', 'return "heldout_loss" if retrieves', RECIPES),
     Mutant("a-rise-is-harm", "tsdae/commands/summary.py", "rows[-1][name] < rows[0][name]", "rows[-1][name] > rows[0][name]", RECIPES),
     Mutant("the-loss-as-the-gain", "tsdae/commands/summary.py", "after[split].minus(before[split])", "before[split].minus(after[split])", RECIPES),
     Mutant("the-gain-on-dev", "tsdae/commands/summary.py", "split = list(after)[-1]", "split = list(after)[0]", RECIPES),
-    Mutant("masks-at-the-default-ratio", "tsdae/commands/pretrain.py", "ratio = config.mlm_ratio if is_mlm else", "ratio = MethodConfig.mlm_ratio if is_mlm else", NEW_WORDS),
+    Mutant("masks-at-the-default-ratio", "tsdae/commands/pretrain.py", "mlm_ratio=config.mlm_ratio)",
+           "mlm_ratio=MethodConfig.mlm_ratio)", NEW_WORDS),
+    # the command line
+    Mutant("pytorch-before-help", "tsdae/commands/main.py", "import re\n", "import re\nimport torch\n", COMMAND_LINE),
+    Mutant("initials-say-nothing", "tsdae/commands/parser.py", "near = short_for or difflib", "near = difflib", COMMAND_LINE),
+    Mutant("a-default-of-zero-is-not-shown", "tsdae/commands/parser.py", "elif default not in (None, dataclasses.MISSING)",
+           "elif default not in (None, 0, dataclasses.MISSING)", COMMAND_LINE),
+    Mutant("one-group-for-all", "tsdae/commands/parser.py", 'group = self.add_argument_group((owner', 'group = self.add_argument_group((config', COMMAND_LINE),
     # the field's objectives
     Mutant("negatives-of-one-process", "tsdae/objectives/simcse.py", "1 / self.temperature, self.training)",
            "1 / self.temperature, False)", GATHERED),

@@ -20,10 +20,10 @@ from tests.scripts import SCRIPTS, Run
 from tsdae.ablation import runner as ablation
 from tsdae.ablation import trials
 from tsdae.ablation.grid import Arm, arms_of, parse_grid
-from tsdae.commands.evaluate import load_encoder
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
 from tsdae.evaluation.pairs import load_pairs
 from tsdae.evaluation.sts import evaluate_sts
+from tsdae.hub.auto_encoder import load_encoder
 from tsdae.run.folder import LOCK
 
 FLAGS = (

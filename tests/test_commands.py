@@ -166,7 +166,7 @@ def test_sentences_that_are_too_long_are_counted(run: Run, place: Path) -> None:
     (place / "text.txt").write_text("dog " * 38 + "\n" + "dog " * 39 + "\ncat\n" + "dog " * 50 + "\n")
     encoded = run("encode", "model --input text.txt --output a.npy")
     assert encoded.code == 0, encoded.err
-    assert "2 sentences are longer than 40 tokens and lose their end" in encoded.err
+    assert "2 sentences are longer than 40 tokens and are truncated" in encoded.err
     vectors = np.load(place / "a.npy")
     np.testing.assert_allclose(vectors[1], vectors[0], **FLOAT32)
 
@@ -235,13 +235,6 @@ def test_an_interrupted_preparation_leaves_what_was_there(
     assert len(np.load(place / "corpus" / "heldout" / "boundaries.npy")) == 3 + 1
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "encode", "prepare", "neighbours"])
-def test_help(run: Run, script: str) -> None:
-    shown = run(script, "--help")
-    assert shown.code == 0
-    assert "usage:" in shown.out
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What bad input gets
 
@@ -257,7 +250,7 @@ BAD = [
     # corpora
     Bad("train", "--corpus nowhere.txt --model model", "no file nowhere.txt"),
     Bad("train", "--corpus model --model model", "model is a folder; give a file"),
-    Bad("train", "--corpus full --model model", "full is a folder; give a file, or a folder that scripts/prepare.py"),
+    Bad("train", "--corpus full --model model", "full is a folder; give a file, or a folder written by `tsdae"),
     Bad("train", "--corpus empty.txt --model model", "empty.txt holds no sentence (it is empty)"),
     Bad("train", "--corpus blank.txt --model model", "blank.txt holds no sentence (left out: 2 blank)"),
     Bad("train", "--corpus latin.txt --model model", "latin.txt, line 2: not UTF-8"),
@@ -269,12 +262,12 @@ BAD = [
     Bad("train", f"{TRAIN} --sentences words", "--sentences must be one of lines, regex, icu"),
     Bad("train", f"{TRAIN} --limit 0", "--limit must be at least 1, got 0"),
     # prepared corpora
-    Bad("train", f"{PREPARED} --limit 3", "--limit is decided when a corpus is prepared, and prep"),
-    Bad("train", f"{PREPARED} --column a", "--column is decided when a corpus is prepared"),
-    Bad("train", f"{PREPARED} --sentences regex", "--sentences is decided when a corpus is prep"),
-    Bad("train", f"{PREPARED} --min-characters 0", "--min-characters is decided when a corpus is"),
-    Bad("train", f"{PREPARED} --heldout 2", "--heldout is decided when a corpus is prepared"),
-    Bad("train", f"{PREPARED} --heldout text.txt", "--heldout is decided when a corpus is prepared"),
+    Bad("train", f"{PREPARED} --limit 3", "--limit is set when a corpus is prepared, and prepared"),
+    Bad("train", f"{PREPARED} --column a", "--column is set when a corpus is prepared"),
+    Bad("train", f"{PREPARED} --sentences regex", "--sentences is set when a corpus is prep"),
+    Bad("train", f"{PREPARED} --min-characters 0", "--min-characters is set when a corpus is"),
+    Bad("train", f"{PREPARED} --heldout 2", "--heldout is set when a corpus is prepared"),
+    Bad("train", f"{PREPARED} --heldout text.txt", "--heldout is set when a corpus is prepared"),
     Bad("train", f"{PREPARED} --evaluate heldout", "and prepared was prepared without any"),
     Bad(
         "train", f"{PREPARED} --model cased", "this corpus was prepared for bert-tiny, and cased has another tokenizer"
@@ -305,7 +298,7 @@ BAD = [
     Bad("train", f"{TRAIN} more.txt", "unknown argument more.txt; see --help"),
     Bad("train", f"{TRAIN} --noise scramble", "unknown noise 'scramble'; there are delete, mask, replace, swap, ins"),
     Bad("train", f"{TRAIN} --noise nowhere:f", "noise 'nowhere:f': nowhere cannot be imported"),
-    Bad("train", f"{TRAIN} --objective other", "unknown objective 'other'; there are tsdae, mlm and file.py:function"),
+    Bad("train", f"{TRAIN} --objective other", "unknown objective 'other'; there are tsdae, mlm, simcse"),
     Bad("train", f"{TRAIN} --evaluate nowhere.tsv", "no file nowhere.tsv"),
     Bad("train", f"{TRAIN} --evaluate table.csv", "table.csv: no column sentence1, sentence2, score; there are a, b"),
     Bad("train", f"{TRAIN} --steps 0", "--steps must be at least 1, got 0"),
@@ -332,34 +325,34 @@ BAD = [
     Bad("evaluate", "model --pairs three.csv", "three.csv: no column sentence1, sentence2, score; there are a, b, c"),
     Bad("evaluate", "model --pairs table.csv", "table.csv has no scores, and retrieval needs two different texts at l"),
     Bad("evaluate", "model --pairs unfilled.tsv", "unfilled.tsv: no score has been filled in yet (7 rows)"),
-    Bad("evaluate", "model --pairs pairs.tsv --stsb glue", "--stsb is about STS-B, and --pairs pairs.tsv takes its"),
-    Bad("evaluate", "model --pairs pairs.tsv --split dev", "--split is about STS-B, and --pairs pairs.tsv takes its"),
+    Bad("evaluate", "model --pairs pairs.tsv --stsb glue", "--stsb is for STS-B; it cannot be used with --pairs"),
+    Bad("evaluate", "model --pairs pairs.tsv --split dev", "--split is for STS-B; it cannot be used with --pairs"),
     Bad("evaluate", "model --pairs text.txt", "text.txt is no table"),
     Bad("evaluate", "model ./nowhere --pairs pairs.tsv", "the model ./nowhere does not exist"),
     Bad("evaluate", "model no-weights --pairs pairs.tsv --json a.json", "no-weights has no weights"),
     Bad("evaluate", "old-run --pairs pairs.tsv", "old-run is not a model folder: it has no config.json"),
     Bad("evaluate", "model --pairs pairs.tsv --json full", "--json full is a folder; give the name of a file"),
-    Bad("evaluate", "model --pairs pairs.tsv --json no/a.json", "--json no/a.json: there is no folder"),
+    Bad("evaluate", "model --pairs pairs.tsv --json no/a.json", "--json no/a.json: the folder"),
     Bad("evaluate", "model --pairs pairs.tsv --splitt dev", "unknown argument --splitt; did you mean --split?"),
     Bad("evaluate", "model --pairs pairs.tsv --split all", "invalid choice: 'all'"),
-    Bad("evaluate", "a b --corpus text.txt", "--corpus is for --make-pairs; a sheet that has been filled in goes to"),
+    Bad("evaluate", "a b --corpus text.txt", "--corpus is for --make-pairs; to evaluate on a scored sheet use --pairs"),
     Bad("evaluate", "a b --column text", "--column is for --make-pairs"),
     Bad("evaluate", "a b --sheet a.tsv", "--sheet is for --make-pairs"),
-    Bad("evaluate", "a b --make-pairs 5", "--make-pairs needs --corpus: the text from which the sentences come"),
+    Bad("evaluate", "a b --make-pairs 5", "--make-pairs needs --corpus, the text to take"),
+    Bad("evaluate", "a b --make-pairs 5 --corpus text.txt", "--make-pairs needs --sheet, a file to write whose name"),
+    Bad("evaluate", SHEET.replace("a.tsv", "a.txt"), "--make-pairs needs --sheet, a file to write whose name ends"),
+    Bad("evaluate", SHEET.replace("5", "2"), "--make-pairs must lie in [3, 2000], got 2"),
+    Bad("evaluate", SHEET.replace("5", "2001"), "--make-pairs must lie in [3, 2000], got 2001"),
     Bad(
-        "evaluate", "a b --make-pairs 5 --corpus text.txt", "--make-pairs needs --sheet: the file to write, whose name"
+        "evaluate", f"{SHEET} --pairs pairs.tsv", "writes a sheet and evaluates nothing; it cannot be used with --pairs"
     ),
-    Bad("evaluate", SHEET.replace("a.tsv", "a.txt"), "--make-pairs needs --sheet: the file to write, whose name ends"),
-    Bad("evaluate", SHEET.replace("5", "2"), "--make-pairs must lie between 3 and 2,000, got 2"),
-    Bad("evaluate", SHEET.replace("5", "2001"), "--make-pairs must lie between 3 and 2,000, got 2001"),
-    Bad("evaluate", f"{SHEET} --pairs pairs.tsv", "writes a sheet and scores nothing: it has no use for --pairs"),
-    Bad("evaluate", f"{SHEET} --stsb glue", "writes a sheet and scores nothing: it has no use for --stsb"),
-    Bad("evaluate", f"{SHEET} --split dev", "writes a sheet and scores nothing: it has no use for --split"),
-    Bad("evaluate", f"{SHEET} --json a.json", "writes a sheet and scores nothing: it has no use for --json"),
-    Bad("evaluate", SHEET.replace("./b", ""), "--make-pairs needs two models at least: it looks for pairs about"),
-    Bad("evaluate", SHEET.replace("./b", "./a"), "--make-pairs needs two models at least: it looks for pairs about"),
-    Bad("evaluate", SHEET.replace("a.tsv", "pairs.tsv"), "--sheet pairs.tsv is there already, perhaps with scores"),
-    Bad("evaluate", SHEET.replace("a.tsv", "no/a.tsv"), "--sheet no/a.tsv: there is no folder"),
+    Bad("evaluate", f"{SHEET} --stsb glue", "writes a sheet and evaluates nothing; it cannot be used with --stsb"),
+    Bad("evaluate", f"{SHEET} --split dev", "writes a sheet and evaluates nothing; it cannot be used with --split"),
+    Bad("evaluate", f"{SHEET} --json a.json", "writes a sheet and evaluates nothing; it cannot be used with --json"),
+    Bad("evaluate", SHEET.replace("./b", ""), "--make-pairs needs at least two different models: it samples"),
+    Bad("evaluate", SHEET.replace("./b", "./a"), "--make-pairs needs at least two different models: it samples"),
+    Bad("evaluate", SHEET.replace("a.tsv", "pairs.tsv"), "--sheet pairs.tsv exists, perhaps with scores"),
+    Bad("evaluate", SHEET.replace("a.tsv", "no/a.tsv"), "--sheet no/a.tsv: the folder"),
     Bad("evaluate", SHEET.replace("text.txt", "nowhere.txt"), "no file nowhere.txt"),
     Bad("evaluate", SHEET.replace("text.txt", "table.csv"), "the columns a, b; choose one with --column"),
     Bad("evaluate", SHEET.replace("5", "9"), "--make-pairs 9 needs 9 different sentences; there are 8"),
@@ -370,7 +363,9 @@ BAD = [
     Bad("neighbours", "model ./b --corpus text.txt", "the model ./b does not exist"),
     Bad("neighbours", "a b --corpus nowhere.txt", "no file nowhere.txt"),
     Bad(
-        "neighbours", "a b --corpus text.txt --neighbours 8", "--neighbours 8 needs 9 different sentences at least; the"
+        "neighbours",
+        "a b --corpus text.txt --neighbours 8",
+        "--neighbours 8 needs at least 9 different sentences; there",
     ),
     Bad("neighbours", "a b --corpus text.txt --neighbours 0", "--neighbours must be at least 1, got 0"),
     Bad("neighbours", "a b --corpus text.txt --queries 0", "--queries must be at least 1, got 0"),
@@ -378,7 +373,7 @@ BAD = [
     Bad(
         "neighbours",
         "a b --corpus text.txt --queries 2 --query dog",
-        "--queries draws sentences and --query gives them",
+        "--query and --queries cannot be used together",
     ),
     # encode.py
     Bad("encode", "model --output a.npy", "the following arguments are required: --input"),
@@ -390,7 +385,7 @@ BAD = [
     Bad("encode", "no-tokenizer --input text.txt --output a.npy", "no-tokenizer has no tokenizer"),
     Bad("encode", "model --input text.txt --output a.txt", "--output a.txt must end in .npy"),
     Bad("encode", "model --input text.txt --output full.npy", "--output full.npy is a folder"),
-    Bad("encode", "model --input text.txt --output no/a.npy", "--output no/a.npy: there is no folder"),
+    Bad("encode", "model --input text.txt --output no/a.npy", "--output no/a.npy: the folder"),
     Bad("encode", "model --input text.txt --output a.npy --batch-size 0", "--batch-size must be at least 1, got 0"),
     # prepare.py
     Bad("prepare", "", "the following arguments are required: --model, --output, CORPUS"),
@@ -477,7 +472,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(bad: Bad, run: Run, place: P
     lines = [line.strip() for line in result.err.replace("\r", "\n").splitlines()]
     lines = [line for line in lines if line and not line.startswith(("read ", "fetching "))]
     assert len(lines) == 1, result.err
-    assert lines[0].startswith(f"{bad.script}.py: error: ")
+    assert lines[0].startswith(f"tsdae {bad.script}: error: ")
     assert bad.message in lines[0]
     assert contents(place) == before
 
@@ -488,7 +483,7 @@ def test_in_a_process_of_its_own(place: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "train.py"), "--corpus", "nowhere.txt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "train.py: error: no file nowhere.txt\n"
+    assert done.stderr == "tsdae train: error: no file nowhere.txt\n"
 
 
 @pytest.mark.parametrize("failing", [(np, "save"), (os, "replace")], ids=["writing", "renaming"])
@@ -507,7 +502,7 @@ def test_nothing_half_written_if_writing_fails(
         patch.setattr(*failing, full_disk)
         failed = run("encode", "model --input text.txt --output a.npy")
     assert failed.code == 2
-    assert failed.err.splitlines()[-1] == "encode.py: error: [Errno 28] No space left on device"
+    assert failed.err.splitlines()[-1] == "tsdae encode: error: [Errno 28] No space left on device"
     assert contents(place) == before
     assert run("encode", "model --input text.txt --output a.npy").code == 0
     assert np.load(place / "a.npy").shape == (8, 24)
@@ -526,7 +521,7 @@ def test_vectors_can_be_read_by_those_who_may_read_the_users_files(run: Run, pla
         (PermissionError(13, "Permission denied", "a.npy"), 2, "tool: error: [Errno 13] Permission denied: 'a.npy'\n"),
         (NonFiniteLoss("step 3"), 1, "tool: stopped: step 3\n"),
         (Interrupted(15, "stopped after step 3"), 143, "stopped after step 3\n"),
-        (KeyboardInterrupt(), 130, "interrupted at once: nothing more was written\n"),
+        (KeyboardInterrupt(), 130, "interrupted: nothing more was written\n"),
     ],
 )
 def test_exit_codes(error: BaseException, code: int, printed: str, capsys: pytest.CaptureFixture[str]) -> None:

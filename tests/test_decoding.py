@@ -15,7 +15,8 @@ from tests import tiny
 from tests.scripts import Run as Script
 from tsdae import TSDAE, Batch, SentenceEncoder, TrainConfig, train
 from tsdae.bert import Bert
-from tsdae.commands.reconstruct import ReconstructConfig, show
+from tsdae.commands.reconstruct import show
+from tsdae.commands.settings import ReconstructConfig
 from tsdae.packing import Packed
 from tsdae.run.folder import Run
 from tsdae.text.tokenization import decoded
@@ -253,7 +254,7 @@ def test_a_run_and_a_model(trained: TSDAE, run: Script, place: Path) -> None:
 
     Run("mlm", SETTINGS | {"objective": "mlm"}).save_best(trained, {})
     shown = run("reconstruct", "mlm/best dog --noisings 0 --device cpu")
-    assert shown.err == "mlm/best was trained by masked-language modelling: its decoder is untrained\n"
+    assert shown.err == "mlm/best was trained by masked-language modelling; its decoder is untrained\n"
     assert "noise: mask, ratio 0.5" in shown.out, "of the run whose best/ it is"
     assert "noisy" not in shown.out
 
@@ -277,7 +278,7 @@ def test_code_that_a_strangers_run_names_is_not_run(shadow: bool, trained: TSDAE
     Run("stranger", SETTINGS | {"noise": "evil.py:f"}).save_last(trained)
     refused = run("reconstruct", "stranger dog")
     assert refused.code == 2
-    assert "the run's --noise is 'evil.py:f', and code is run only if you name it: give --noise" in refused.err
+    assert "the run's --noise is 'evil.py:f', which is code and runs only if you name it: give --noise" in refused.err
     assert not (place / "ran").exists()
     assert run("reconstruct", "stranger dog --noise evil.py:f").code == 0
     assert (place / "ran").exists(), "the premise: it would have left a mark"
@@ -289,20 +290,20 @@ def test_code_that_a_strangers_run_names_is_not_run(shadow: bool, trained: TSDAE
         ("", "the following arguments are required: RUN, SENTENCE"),
         ("run", "the following arguments are required: SENTENCE"),
         ("run dog --noising 3", "unknown argument --noising; did you mean --noisings?"),
-        ("run dog --noisings -1", "--noisings must not be negative, got -1"),
+        ("run dog --noisings -1", "--noisings must be at least 0"),
         ("run dog --noise-ratio 1", "--noise-ratio must lie in [0, 1), got 1.0"),
-        ("run dog --seed -1", "--seed must lie between 0 and 2**63 - 1, got -1"),
+        ("run dog --seed -1", "--seed must lie in [0, 9223372036854775808), got -1"),
         ("run dog --max-length 2", "max_length must be at least 3"),
         ("run dog --noise scramble", "unknown noise 'scramble'"),
         ("run dog --device abacus", "--device abacus is not available"),
-        ("run dog \u200d", "a sentence has no word in it"),
+        ("run dog \u200d", "a sentence has no words: it tokenises to nothing"),
         ("./nowhere dog", "the model ./nowhere does not exist"),
         ("text.txt dog", "the model text.txt is not a folder"),
         ("stopped dog", "stopped is a run without a trained model"),
         ("damaged dog", "damaged/decoder.safetensors cannot be read as a decoder"),
         ("other dog", "other/decoder.safetensors does not fit other/encoder: head.bias"),
-        ("edited dog", "the run's noise_ratio cannot be 'much'; was its config.json edited?"),
-        ("segmented dog", "the run's --words is 'evil.py:f', and code is run only if you name it: give --words"),
+        ("edited dog", "the run's noise_ratio is 'much', which is not valid; was its config.json edited?"),
+        ("segmented dog", "the run's --words is 'evil.py:f', which is code and runs only if you name it: give --words"),
     ],
 )
 def test_bad_arguments_get_one_line(arguments: str, message: str, trained: TSDAE, run: Script, place: Path) -> None:
@@ -315,7 +316,7 @@ def test_bad_arguments_get_one_line(arguments: str, message: str, trained: TSDAE
     Run("stopped", SETTINGS)
     result = run("reconstruct", arguments)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("reconstruct.py: error: ")
+    assert result.err.startswith("tsdae reconstruct: error: ")
     assert message in result.err
     assert result.err.count("\n") == 1
 

@@ -386,7 +386,7 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(
     job.send_signal(signal.SIGTERM)
     out, _ = job.communicate(timeout=PATIENCE_S)
     command = "torchrun --nproc-per-node 2 scripts/train.py --resume --output run --objective mine.py:slow"
-    assert f"checkpoint and model are in run; go on with: {command}" in out
+    assert f"checkpoint and model are in run; resume with: {command}" in out
     assert "2 processes, batches of 1 in each" in out
     assert [(place / f"threads.{rank}").read_text() for rank in range(2)] == ["[]\n", "[]\n"]
     stopped_at = state(place / "run")["step"]

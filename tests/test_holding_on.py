@@ -94,7 +94,7 @@ def test_under_autocast_similarities_are_not_rounded_to_bfloat16() -> None:
 def test_a_run_holds_on_to_its_start_and_goes_on_so_after_a_stop(run: Run, place: Path) -> None:
     whole = run("train", f"{FLAGS}{EVERY} --hold-on 50 --steps 8 --output whole")
     assert whole.code == 0, whole.err
-    assert "holding on to model as it is now, read by cls pooling" in whole.err
+    assert "similarity distillation from the initial model (cls pooling)" in whole.err
     assert run("train", f"{FLAGS}{EVERY} --hold-on 50 --steps 4 --output other").code == 0
     assert run("train", "--resume --output other --steps 8").code == 0
     assert_same_run(place / "whole", place / "other")
@@ -113,7 +113,7 @@ def test_the_start_is_read_by_its_own_pooling(run: Run, place: Path) -> None:
         flags = f"{FLAGS}{EVERY} --pooling {pooling} --hold-on 1 --steps 2 --learning-rate 1e-12"
         held = run("train", f"{flags} --dropout 0 --attention-dropout 0 --output {pooling}")
         assert held.code == 0, held.err
-        assert "read by cls pooling" in held.err
+        assert "(cls pooling)" in held.err
         rows = [json.loads(line) for line in (place / pooling / "metrics.jsonl").read_text().splitlines()]
         drift = next(row["heldout_holding_on_loss"] for row in rows if "heldout_holding_on_loss" in row)
         assert (drift > 1e-6) == (pooling == "mean")
@@ -141,7 +141,7 @@ def test_a_raw_language_model_is_nothing_to_hold_on_to(run: Run, place: Path) ->
         (place / "model" / path).unlink()
     result = run("train", "--corpus text.txt --model model --output o --hold-on 1")
     assert result.code == 2
-    assert "--hold-on needs a sentence model, and the folder of model names no pooling" in result.err
+    assert "--hold-on needs a sentence model, but model is a raw model" in result.err
 
 
 def test_the_advice_of_a_run_names_it_once(run: Run, place: Path) -> None:

@@ -218,7 +218,7 @@ def test_what_cannot_be_trained_on_is_named(name: str, content: bytes, message: 
     result = run("train", f"--corpus {name} {TRAIN}")
     assert result.code == 2
     assert message in result.err.splitlines()[-1]
-    assert result.err.splitlines()[-1].startswith("train.py: error: ")
+    assert result.err.splitlines()[-1].startswith("tsdae train: error: ")
     assert not (place / "run").exists()
 
 

@@ -19,10 +19,13 @@ from transformers import AutoModel, ElectraConfig, MPNetConfig, MPNetModel, T5Co
 from tests import tiny
 from tests.scripts import Run
 from tests.tolerances import FLOAT32
-from tsdae.commands.evaluate import AutoModelEncoder, CompareConfig, compare, encoder_folder, load_encoder
+from tsdae.commands.evaluate import compare
+from tsdae.commands.settings import CompareConfig
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation import sts
 from tsdae.evaluation.pairs import load_pairs
+from tsdae.hub.auto_encoder import AutoModelEncoder, load_encoder
+from tsdae.hub.model_folder import encoder_folder
 
 CPU = torch.device("cpu")
 LONG = "the dog runs very slowly on " * 12
@@ -265,7 +268,7 @@ def test_differences_from_the_first_model(run: Run, place: Path, monkeypatch: py
         "no difference shown",
     ]
     assert of_model.split() == "model (cls) pairs Spearman +0.00 [+0.00, +0.00] no difference shown".split()
-    assert "scripts/ablate.py" in note
+    assert "tsdae ablate" in note
 
 
 def test_one_model_is_compared_with_nothing(run: Run, place: Path) -> None:

@@ -19,7 +19,7 @@ from tests.scripts import Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import TSDAE, SentenceEncoder, TrainConfig, train
 from tsdae.commands import pretrain as pretraining
-from tsdae.commands.pretrain import train_tokenizer
+from tsdae.commands.tokenizer import train_tokenizer
 from tsdae.config import TextConfig
 from tsdae.text.added_tokens import add_words
 from tsdae.text.corpus import Corpus
@@ -181,13 +181,13 @@ def test_a_tokenizer_of_ones_own(kind: str) -> None:
 
 def test_a_stopped_stage_says_what_goes_on(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object) -> None:
-        raise Interrupted(signal.SIGINT, "stopped after step 3; go on with: scripts/train.py")
+        raise Interrupted(signal.SIGINT, "stopped after step 3; resume with: scripts/train.py")
 
     monkeypatch.setattr(pretraining, "run_training", stopped)
     (place / "words.txt").write_text("\n".join(f"{word} {other}" for word in tiny.WORDS for other in tiny.WORDS))
     result = run("pretrain", "words.txt --output made --layers 1 --width 64 --vocabulary-size 100 --device cpu")
     assert result.code == 130, result.err
-    assert result.err.endswith("stopped in made/mlm; the same command goes on from there\n")
+    assert result.err.endswith("stopped in made/mlm; the same command resumes it\n")
 
 
 def test_from_nothing_but_text(place: Path, run: Run) -> None:
@@ -233,7 +233,7 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     older = run("pretrain", command.replace(" --mlm-ratio 0.3 --mlm-learning-rate 0.002", ""))
     assert older.code == 0, older.err
     other = run("pretrain", command.replace("--mlm-steps 40", "--mlm-steps 5"))
-    assert (other.code, "was begun with --mlm-steps 40, now it is 5" in other.err) == (2, True), other.err
+    assert (other.code, "was started with --mlm-steps 40, now it is 5" in other.err) == (2, True), other.err
 
 
 def test_a_drawn_text_makes_the_tokenizer_too(place: Path) -> None:
@@ -274,7 +274,7 @@ def test_what_cannot_be_read_twice_is_refused(place: Path, run: Run) -> None:
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
 def test_more_letters_than_pieces(kind: str) -> None:
-    with pytest.raises(ValueError, match=r"give a larger one|vocabulary is not large enough"):
+    with pytest.raises(ValueError, match=r"is too small|vocabulary is not large enough"):
         train_tokenizer([chr(0x4E00 + k) for k in range(300)], kind, 120)
 
 
@@ -303,10 +303,10 @@ def test_a_sentence_without_spaces_is_not_unknown_and_keeps_its_vowel_signs() ->
         ("--width 100", "--width must be a multiple of 64, got 100"),
         ("--vocabulary-size 9", "--vocabulary-size must be at least 100, got 9"),
         ("--vocabulary-size 5000", "the text supports"),
-        ("--mlm-ratio 1", "--mlm-ratio must lie between 0 and 1, got 1.0"),
-        ("--mlm-learning-rate 0", "--mlm-learning-rate must be positive, got 0.0"),
-        ("--tsdae-steps -1", "--tsdae-steps at least 0"),
-        ("--output model", "is there and holds no pretraining"),
+        ("--mlm-ratio 1", "--mlm-ratio must lie in (0, 1), got 1.0"),
+        ("--mlm-learning-rate 0", "--mlm-learning-rate must be above 0"),
+        ("--tsdae-steps -1", "--tsdae-steps must be at least 0"),
+        ("--output model", "exists and is no output of"),
         ("--width -64", "--width must be a multiple of 64, got -64"),
         ("--evaluate no.tsv", "no file no.tsv"),
         ("--precision fp16 --device cpu", "fp16"),

@@ -16,11 +16,11 @@ import pytest
 from tests.runs import assert_same_run, rows
 from tests.scripts import SCRIPTS
 from tests.tolerances import FLOAT32
-from tsdae.commands.evaluate import load_encoder
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.pairs import load_stsb
 from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub import downloads as assets
+from tsdae.hub.auto_encoder import load_encoder
 
 pytestmark = pytest.mark.real
 NO_REFERENCE = "the extra [reference], sentence-transformers, is not installed"

@@ -121,7 +121,7 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     assert "mean, untrained" in out
     assert "cls, untrained" in out
     assert "cls, after TSDAE" in out
-    assert "For orientation, STS-B test, published figures, not taken here" in out
+    assert "For orientation, published scores on STS-B test (not measured here)" in out
     assert "runs/001/encoder" in out.replace("\\", "/")
     assert "3 steps x 2 = 6 of 10 sentences (60 %); --epochs 1 sees all" in err
     assert "precision fp32" in err
@@ -129,7 +129,7 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     training, heldout = parts(sample_sentences(stsb), None)  # as they stand, white space and all
     assert settings["corpus_fingerprint"] == Corpus.build(training, tiny.tokenizer()).fingerprint()
     assert len(heldout) == 1
-    assert "mini is a sentence model already, and adapting such a model can harm it" in err
+    assert "mini is a sentence model already, and further training can make it worse" in err
 
     rows = json.loads((run / "evaluation.json").read_text())
     assert [row["pooling"] for row in rows] == ["mean", "cls", "cls"]
@@ -157,7 +157,7 @@ def test_training_on_own_text_goes_on_without_stsb(
     settings = TrainConfig(steps=2, precision="fp32", device="cpu", batch_size=2, output=str(tmp_path / "run"))
     run_training(data, MethodConfig(model=model_folder), settings)
     out, err = capsys.readouterr()
-    assert "no network; going on without it" in err
+    assert "no network; continuing without it" in err
     assert "left out: 1 blank" in err
     assert "Spearman" not in out
     assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()

@@ -63,15 +63,15 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     assert result.code == 0, result.err
     small = RECIPES["small"]
     assert f"recipe small (raw is a small raw model): {small}" in result.err
-    assert "given instead of the recipe's: --epochs 2" in result.err
+    assert "set by flags instead: --epochs 2" in result.err
     decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
     assert {name: settings_of(raw / "run")[name] for name in decided} == decided
-    assert "2 steps of 32 are few" not in result.err
-    assert "1 steps of 32 are few" in result.err
+    assert "2 steps of 32 sentences are few" not in result.err
+    assert "1 steps of 32 sentences are few" in result.err
 
     result = run("train", f"{FLAGS} --recipe paper --batch-size 2 --steps 3 --save-every 3 --output other")
-    assert "recipe paper (as asked for): batches of 8, learning rate 3e-05" in result.err
-    assert "given instead of the recipe's: --batch-size 2 --steps 3" in result.err
+    assert "recipe paper (chosen by --recipe): batches of 8, learning rate 3e-05" in result.err
+    assert "set by flags instead: --batch-size 2 --steps 3" in result.err
     decided = {"batch_size": 2, "learning_rate": 3e-5, "epochs": None, "steps": 3, "recipe": "paper"}
     assert {name: settings_of(raw / "other")[name] for name in decided} == decided
     resumed = run("train", "--resume --output other --steps 4")
@@ -98,10 +98,10 @@ def test_a_finished_sentence_model_is_held_on_to(place: Path, run: Run) -> None:
     result = run("train", f"{flags} --steps 2 --output run")
     assert result.code == 0, result.err
     assert "recipe adapt (model is a finished sentence model)" in result.err
-    assert "holding on to model" in result.err
+    assert "similarity distillation from the initial model" in result.err
     assert settings_of(place / "run")["hold_on"] == 100
     result = run("train", f"{flags} --steps 2 --hold-on 0 --output plain")
-    assert "given instead of the recipe's: --hold-on 0 --steps 2" in result.err
+    assert "set by flags instead: --hold-on 0 --steps 2" in result.err
     assert settings_of(place / "plain")["hold_on"] == 0
     result = run("train", f"{flags} --steps 2 --objective mlm --output mlm")
     assert (result.code, settings_of(place / "mlm")["hold_on"]) == (0, 0), result.err
@@ -142,7 +142,7 @@ def test_who_is_told_that_a_run_may_end_in_the_dip() -> None:
     assert cut_in_the_dip("small", small.min_steps, 32) is None
     line = cut_in_the_dip("small", 1000, 8)
     assert line is not None
-    assert f"at least {needed // 8:,} steps are advised" in line
+    assert f"at least {needed // 8:,} steps" in line
     assert cut_in_the_dip("adapt", 1, 8) is None, "a finished model is not lifted by training longer"
 
 

@@ -367,7 +367,7 @@ def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> 
     command = "python scripts/train.py --resume --output run --objective mine.py:mine"
     assert "run folder run; if it is stopped, resume it with --resume --output run\n" in result.err
     last = result.err.splitlines()[-1]
-    assert last == f"stopped after step 5 of 14; checkpoint and model are in run; go on with: {command}"
+    assert last == f"stopped after step 5 of 14; checkpoint and model are in run; resume with: {command}"
 
     before = contents(place)
     refused = run("train", "--resume --output run")
@@ -416,7 +416,7 @@ def test_the_table_of_a_run_that_died_before_it_is_made(run: Run, place: Path) -
         ("--pooling mean", "--pooling is mean, and the run was started with cls"),
         ("--batch-size 3", "sentences per step is 3, and the run was started with 2"),
         ("--steps 9 --corpus other.txt", "the corpus is not the one that the run was started with"),
-        ("--overwrite", "--resume goes on with a run and --overwrite replaces it"),
+        ("--overwrite", "--resume continues a run and --overwrite replaces it"),
         ("--steps 3", "--steps 3: the run has made 7 steps already"),
     ],
 )
@@ -496,7 +496,7 @@ def test_nothing_to_go_on_with_is_not_promised(run: Run, place: Path, monkeypatc
     monkeypatch.setattr(Path, "mkdir", read_only)
     result = run("train", f"{FLAGS} --output run")
     assert result.code == 2
-    assert result.err.splitlines()[-1] == "train.py: error: [Errno 30] Read-only file system: 'run'"
+    assert result.err.splitlines()[-1] == "tsdae train: error: [Errno 30] Read-only file system: 'run'"
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from scipy.stats import rankdata
 
 from tests import tiny
 from tests.scripts import Run, contents
-from tsdae.commands.evaluate import load_encoder
-from tsdae.commands.neighbours import beside, choose_pairs, display_width, drawn
+from tsdae.commands.neighbours import beside, display_width, drawn
+from tsdae.commands.sheet import choose_pairs
 from tsdae.evaluation.pairs import load_pairs
 from tsdae.evaluation.sts import unit
+from tsdae.hub.auto_encoder import load_encoder
 
 SHEET = "model other --make-pairs 12 --corpus corpus.jsonl --column body --sheet"
 
@@ -59,7 +60,7 @@ def test_a_sheet_goes_round(
     assert {sentence for row in rows for sentence in row[:2]} <= set(corpus)
     assert all(row[0] != row[1] for row in rows)
     assert len({frozenset(row[:2]) for row in rows}) == 12
-    command = f"python scripts/evaluate.py model other --pairs {path.name} --pooling mean"
+    command = f"tsdae evaluate model other --pairs {path.name} --pooling mean"
     assert command in made.out.splitlines()
 
     before = contents(place)
@@ -69,7 +70,7 @@ def test_a_sheet_goes_round(
     assert run("evaluate", given).code == 0
     assert path.read_bytes() == path.with_name("kept").read_bytes(), "the same pairs every time"
 
-    assert "no score has been filled in yet (12 rows)" in run("evaluate", command.partition("evaluate.py ")[2]).err
+    assert "no score has been filled in yet (12 rows)" in run("evaluate", command.partition("evaluate ")[2]).err
     filled = [[*row[:2], str(i % 6)] if i < 10 else row for i, row in enumerate(rows)]
     with path.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".tsv":
@@ -81,7 +82,7 @@ def test_a_sheet_goes_round(
     assert (pairs.first, pairs.second) == tuple([row[side] for row in rows[:10]] for side in (0, 1))
     assert pairs.scores.tolist() == [i % 6 for i in range(10)]
     assert "2 of 12 rows have no score yet" in notes[0]
-    scored = run("evaluate", command.partition("evaluate.py ")[2])
+    scored = run("evaluate", command.partition("evaluate ")[2])
     assert scored.code == 0, scored.err
     assert scored.out.splitlines()[-2].startswith("other (mean)  pairs Spearman")
 

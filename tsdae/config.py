@@ -10,11 +10,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tsdae.utils import distributed
 from tsdae.utils.checks import check_fields
 
-ADD_TOKENS = "file of words, one a line, that become tokens of their own"
+ADD_TOKENS = "file of words, one per line, that are added to the vocabulary"
+COLUMN = "name of the text column of a table (csv, tsv, jsonl, parquet)"
+DEVICE = "auto, cpu, cuda, cuda:N or mps"
 FEWEST_SEEDS = 3  # of an interval over seeds: two give a t value of 12.7, which nothing passes
+NOISES = "delete, mask, replace, swap, insert, or module:function"
+THREADS = "number of CPU threads; default: chosen by PyTorch"
+PRECISION = "number format of training; bf16 and fp16 are mixed precision"
+SEEDS = "[0, 9223372036854775808)"  # 64 bits, signed
 NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
 HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
     "tsdae": ("mlm_ratio",),
@@ -34,28 +39,34 @@ def flag(default: Any, text: str, interval: str | None = None, hint: str = "") -
     return field(default=default, metadata={"help": text} | within)
 
 
+def required(text: str) -> Any:
+    """Make a field without a default."""
+    return flag(dataclasses.MISSING, text)
+
+
 @dataclass(frozen=True)
 class TextConfig:
-    """What of a text is used, and for what: everything that is decided when it is read."""
+    """Text: how the corpus is read, filtered and split."""
 
-    column: str | None = flag(None, "column of a table that holds the text")
-    limit: int | None = flag(None, "use so many sentences at most; default for hub: 100,000")
+    column: str | None = flag(None, COLUMN)
+    limit: int | None = flag(None, "maximum number of sentences; default: all, for hub: 100,000")
     sentences: str | None = flag(
         None,
-        "lines: a line is a sentence; of documents: regex, icu[:LANGUAGE] or module:function; default: regex for hub:",
+        "how a text is split into sentences: lines (one per line), regex, icu[:LANGUAGE] or module:function; "
+        "default: lines, for hub: regex",
     )
-    min_characters: int | None = flag(None, "leave out shorter sentences; default 11 with regex, else 1")
-    max_characters: int | None = flag(None, "leave out longer sentences")
-    min_letters: float | None = flag(None, "leave out sentences with a smaller share of letters, 0.5 for example")
-    keep_repeated: bool = flag(False, "keep sentences that the text has already had")
-    shuffle: bool = flag(False, "in random order; --limit is drawn from the whole text, not from its beginning")
+    min_characters: int | None = flag(None, "drop shorter sentences; default: 11 with --sentences regex, else 1")
+    max_characters: int | None = flag(None, "drop longer sentences")
+    min_letters: float | None = flag(None, "drop sentences with a smaller share of letters (try 0.5)")
+    keep_repeated: bool = flag(False, "keep duplicate sentences")
+    shuffle: bool = flag(False, "shuffle the text, so that --limit takes a random sample instead of its beginning")
     words: str | None = flag(
         None,
-        "what a word is: auto (the tokenizer's own, and character clusters where a script writes no spaces), tokens, "
-        "characters, whitespace, or module:function, a segmenter; default: auto",
+        "what counts as a word: auto (the tokenizer's words; character clusters in scripts without spaces), tokens, "
+        "characters, whitespace, or module:function (a segmenter); default: auto",
     )
     heldout: str | None = flag(
-        None, "sentences kept from training, a number or a file; default: 1,000 or 10 %%, whichever is less"
+        None, "held-out sentences, a number or a file; default: 1,000 or 10 %%, whichever is less"
     )
 
     @property
@@ -66,54 +77,64 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class DataConfig(TextConfig):
-    """What to train and evaluate on. Without a corpus: the sample run, on the sentences of STS-B's train split."""
+    """Data: what to train and evaluate on. Without a corpus: the sentences of STS-B's train split."""
 
     corpus: str | None = flag(
-        None, "text file, jsonl, csv, tsv, parquet (also .gz), -, hub:NAME[:CONFIG], or a folder of scripts/prepare.py"
+        None,
+        "text, jsonl, csv, tsv or parquet file (also .gz), - (standard input), hub:NAME[:CONFIG], or a folder written "
+        "by `tsdae prepare`; default: sentences of STS-B",
     )
-    max_length: int = flag(75, "longest sentence in tokens, special ones included")
+    max_length: int = flag(75, "maximum tokens per sentence, special tokens included; longer ones are truncated")
     evaluate: str | None = flag(
-        None, "stsb, heldout, FILE of labelled pairs, module:function, or none; default: stsb, with --corpus heldout"
+        None,
+        "stsb, heldout (no labels), FILE of scored pairs, module:function, or none; default: heldout with --corpus, "
+        "else stsb",
     )
 
 
 @dataclass(frozen=True)
-class MethodConfig:
-    """Model, noise and objective."""
+class ModelConfig:
+    """Model: where training starts."""
 
     model: str | None = flag(
-        None, "mini (built in: raw, small, English), a model folder, or a name on the Hugging Face hub; default: mini"
+        None, "mini (built in: small, English, pretrained), a model folder or a Hugging Face name; default: mini"
     )
     recipe: Literal["auto", "paper", "small", "adapt"] = flag(
         "auto",
-        "batch size, learning rate and length, where no flag gives them: paper (models of BERT-base's size), small "
-        "(small raw models), adapt (finished sentence models); default: by the model",
+        "batch size, learning rate and steps where no flag gives them, for a raw model of BERT-base's size (paper), a "
+        "small raw model (small) or a sentence model (adapt); auto: by the model",
     )
     add_tokens: str | None = flag(None, ADD_TOKENS)
-    noise: str = flag("delete", "delete, mask, replace, swap, insert, or module:function")
+    pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become the sentence vector (paper: cls)")
+    dropout: float | None = flag(None, "hidden dropout; default: as in the model's config", "[0, 1)")
+    attention_dropout: float | None = flag(None, "default: as in the model's config", "[0, 1)")
+
+
+@dataclass(frozen=True)
+class MethodConfig(ModelConfig):
+    """Method: noise, decoder and objective."""
+
+    noise: str = flag("delete", f"{NOISES} (paper: delete)")
     noise_ratio: float = flag(
-        0.6, "share of words to change; 0.6 deletes 60 %% (paper: 0.6)", "[0, 1)", "0.6 changes 60 % of the words"
+        0.6, "share of words that are changed (paper: 0.6)", "[0, 1)", "0.6 changes 60 % of the words"
     )
-    pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become one (paper: cls)")
-    tie: bool = flag(True, "decoder on the encoder's own layers (paper: tied)")
-    decoder_layers: int | None = flag(None, "layers of the decoder, the first ones; default: all")
-    decoder_input_noise: float = flag(0.0, "share of the decoder's own input that is masked (paper: 0)", "[0, 1]")
+    tie: bool = flag(True, "share the encoder's layers with the decoder (paper: tied)")
+    decoder_layers: int | None = flag(None, "number of decoder layers, counted from the first; default: all")
+    decoder_input_noise: float = flag(0.0, "share of the decoder's input tokens that are masked (paper: 0)", "[0, 1]")
     objective: str = flag(
         "tsdae",
         "tsdae, mlm (masked-language modelling), simcse, ct (contrastive tension), bag_of_words, retromae, "
-        "barlow_twins, tsdae_mlm, my_loss.py:function or module:function",
+        "barlow_twins, tsdae_mlm, or your own: my_loss.py:function or module:function",
     )
     mlm_ratio: float = flag(
         0.15, "share of tokens that mlm and tsdae_mlm predict", "(0, 1]", "0.15 predicts 15 % of the tokens"
     )
     hold_on: float = flag(
         0.0,
-        "weight of a term that keeps which sentences are alike to a model that is a sentence model already: 100",
+        "weight of similarity distillation from the initial model, which must be a sentence model (try 100)",
         "[0, inf)",
-        "100 holds on, 0 does not",
+        "try 100, or 0 to train without it",
     )
-    dropout: float | None = flag(None, "default: as in the checkpoint", "[0, 1)")
-    attention_dropout: float | None = flag(None, "default: as in the checkpoint", "[0, 1)")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -129,9 +150,47 @@ class MethodConfig:
                 raise ValueError(f"--{name.replace('_', '-')}: the objective {self.objective} {has_no}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """Hardware and precision."""
+
+    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", PRECISION)
+    device: str = flag("auto", DEVICE)
+    threads: int | None = flag(None, THREADS, "[1, inf)")
+    deterministic: bool = flag(False, "use only deterministic algorithms")
+    compile: bool = flag(False, "compile the layers with torch.compile: takes a minute, and is slower on CPUs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Output: run folder, checkpoints and logs."""
+
+    output: str | None = flag(None, "run folder; default: the next number in runs/")
+    overwrite: bool = flag(False, "replace the run in --output")
+    resume: bool = flag(False, "resume the run in --output from its latest checkpoint")
+    save_every: int = flag(500, "steps between checkpoints; 0: only when stopped by a signal", "[0, inf)")
+    keep: int = flag(2, "number of latest checkpoints to keep", "[1, inf)")
+    log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50", "[1, 50]")
+    tensorboard: bool = flag(False, "also log to TensorBoard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Evaluation during training."""
+
+    eval_every: int = flag(250, "steps between evaluations; 0: only the final table", "[0, inf)")
+    best: str | None = flag(
+        None, "metric that selects best/; default: noisy_retrieval, with --objective mlm heldout_loss"
+    )
+    early_stop: str | None = flag(None, "metric for early stopping; default: no early stopping")
+    patience: int = flag(
+        3, "evaluations without improvement before --early-stop ends the run, counted from --min-steps", "[1, inf)"
+    )
+
+
 @dataclass(frozen=True)
-class TrainConfig:
-    """How to train. The defaults are the recipe of the paper.
+class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
+    """Training: length, batches and optimiser. The defaults are the recipe of the paper.
 
     >>> TrainConfig(epochs=1, batch_size=32).steps_for(10_000)
     313
@@ -140,49 +199,31 @@ class TrainConfig:
     steps: int = flag(1000, "optimiser steps", "[1, inf)")
     epochs: float | None = flag(None, "passes over the corpus, instead of --steps", "(0, inf)")
     min_steps: int = flag(
-        0, "with --epochs: make at least so many steps; --early-stop does not count those before", "[0, inf)"
+        0, "with --epochs: minimum number of steps; --early-stop ignores evaluations before it", "[0, inf)"
     )
-    batch_size: int = flag(8, "sentences in a batch (paper: 8)", "[1, inf)")
-    accumulate: int = flag(1, "batches in one optimiser step, normalised by their tokens", "[1, inf)")
-    learning_rate: float = flag(3e-5, "AdamW's learning rate (paper: 3e-5)", "(0, inf)")
-    schedule: Literal["constant", "linear"] = flag("constant", "learning rate over time; linear falls to 0")
-    warmup_steps: int = flag(0, "steps over which the learning rate rises from 0", "[0, inf)")
-    weight_decay: float = flag(0.0, "of matrices, not of biases and layer norms", "[0, inf]")
-    clip: float = flag(1.0, "largest gradient norm; 0: no clipping", "[0, inf]")
-    seed: int = flag(0, "of noise, order, new weights and dropout", "[0, 9223372036854775808)")
-    precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", "of the forward and backward pass")
-    device: str = flag("auto", "auto, cuda, cpu or mps")
-    threads: int | None = flag(None, "CPU threads; default: PyTorch's choice", "[1, inf)")
-    deterministic: bool = flag(False, "only algorithms that repeat bit for bit")
-    compile: bool = flag(False, "torch.compile of the layers: a minute to compile, and slower on CPUs")
-    output: str | None = flag(None, "run folder; default: the next number under runs/")
-    overwrite: bool = flag(False, "replace the run that --output holds")
-    resume: bool = flag(False, "go on with the run that --output holds, from its newest checkpoint")
-    eval_every: int = flag(250, "steps between evaluations; 0: only the final table", "[0, inf)")
-    save_every: int = flag(500, "steps between checkpoints; 0: only when stopped by a signal", "[0, inf)")
-    keep: int = flag(2, "checkpoints that stay, the newest ones", "[1, inf)")
-    log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50", "[1, 50]")
-    best: str | None = flag(
-        None, "measure by which best/ is chosen; default: noisy_retrieval, with --objective mlm heldout_loss"
-    )
-    early_stop: str | None = flag(None, "measure that ends the run when it gets no better; default: none does")
-    patience: int = flag(
-        3, "evaluations without a better value, from --min-steps on, after which --early-stop ends the run", "[1, inf)"
-    )
-    tensorboard: bool = flag(False, "send the log to TensorBoard as well")
+    batch_size: int = flag(8, "sentences per batch (paper: 8)", "[1, inf)")
+    accumulate: int = flag(1, "batches per optimiser step; the loss is the mean over all their tokens", "[1, inf)")
+    learning_rate: float = flag(3e-5, "peak learning rate of AdamW (paper: 3e-5)", "(0, inf)")
+    schedule: Literal["constant", "linear"] = flag("constant", "learning rate after warm-up; linear decays to 0")
+    warmup_steps: int = flag(0, "steps of linear warm-up", "[0, inf)")
+    weight_decay: float = flag(0.0, "weight decay of weight matrices; biases and layer norms have none", "[0, inf]")
+    clip: float = flag(1.0, "maximum gradient norm; 0: no clipping", "[0, inf]")
+    seed: int = flag(0, "random seed of noise, data order, new weights and dropout", SEEDS)
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.early_stop is not None and self.eval_every == 0:
             raise ValueError("--early-stop needs evaluations: --eval-every is 0")
         if self.resume and self.overwrite:
-            raise ValueError("--resume goes on with a run and --overwrite replaces it; give one of them")
+            raise ValueError("--resume continues a run and --overwrite replaces it; give only one of them")
         if self.resume and self.output is None:
-            raise ValueError("--resume needs --output RUN, the run to go on with")
+            raise ValueError("--resume needs --output RUN, the run to continue")
 
     @property
     def step_size(self) -> int:
         """Return the sentences in one optimiser step, over all batches and processes."""
+        from tsdae.utils import distributed  # imports PyTorch, which takes seconds: not before the flags are parsed
+
         return self.batch_size * self.accumulate * distributed.world_size()
 
     def steps_for(self, rows: int) -> int:
@@ -192,7 +233,7 @@ class TrainConfig:
         return max(1, self.min_steps, math.ceil(self.epochs * rows / self.step_size))
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """Return the learning rate of the step with this number, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
         if self.schedule == "linear":
@@ -202,13 +243,13 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig(TextConfig):
-    """Prepares a text for training: tokenises it once, into a folder that training maps."""
+    """Output: the prepared corpus."""
 
-    model: str = field(metadata={"help": "model folder or name on the Hugging Face hub, whose tokenizer is taken"})
-    output: str = field(metadata={"help": "folder to write; give it to scripts/train.py as --corpus"})
-    overwrite: bool = flag(False, "replace the prepared corpus that --output holds")
+    model: str = required("model folder or Hugging Face name whose tokenizer is used")
+    output: str = required("folder to write, the --corpus of `tsdae train`")
+    overwrite: bool = flag(False, "replace the prepared corpus in --output")
     add_tokens: str | None = flag(None, ADD_TOKENS)
-    workers: int | None = flag(None, "processes that tokenise; default: one a core", "[1, inf)")
+    workers: int | None = flag(None, "tokenising processes; default: one per core", "[1, inf)")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -218,12 +259,14 @@ class PrepareConfig(TextConfig):
 class AblationConfig:
     """Which settings to compare. --output is the folder of all runs, --seed the first of the seeds."""
 
-    grid: list[str] = field(metadata={"help": "axes, as field=value,value or field=first:last:step; see train.py"})
-    seeds: int = flag(5, "runs of each setting; intervals over seeds need 3", "[1, inf)")
-    intervals: bool = flag(True, "intervals over seeds; without them 1 or 2 seeds will do")
-    product: bool = flag(False, "all combinations; default: one axis at a time")
-    jobs: int = flag(1, "runs at once, which share the CPU's threads", "[1, inf)")
-    dry_run: bool = flag(False, "print the runs and the estimated hours, and stop")
+    grid: list[str] = field(
+        metadata={"help": "axes, as field=value,value or field=first:last:step; fields are flags of `tsdae train`"}
+    )
+    seeds: int = flag(5, "runs per setting; intervals need at least 3", "[1, inf)")
+    intervals: bool = flag(True, "compute confidence intervals over seeds")
+    product: bool = flag(False, "run all combinations of the axes instead of one axis at a time")
+    jobs: int = flag(1, "parallel runs, which share the CPU's threads", "[1, inf)")
+    dry_run: bool = flag(False, "print the runs and the estimated hours, then stop")
 
     def __post_init__(self) -> None:
         check_fields(self)

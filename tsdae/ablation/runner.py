@@ -31,7 +31,6 @@ from tsdae.ablation.processes import last_line, logged, start
 from tsdae.ablation.report import write_report
 from tsdae.ablation.rows import GRID, ROWS, about, config_of, finished_rows, other_text, text_of, write_rows
 from tsdae.ablation.trials import estimate
-from tsdae.commands.evaluate import load_encoder
 from tsdae.commands.preflight import check
 from tsdae.commands.recipes import with_recipe
 from tsdae.commands.train import run_training
@@ -39,6 +38,7 @@ from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
 from tsdae.evaluation.pairs import load_pairs, load_stsb
 from tsdae.evaluation.statistics import RESAMPLES
 from tsdae.evaluation.sts import evaluate_sts
+from tsdae.hub.auto_encoder import load_encoder
 from tsdae.hub.downloads import MINI
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.utils import distributed

@@ -1,4 +1,4 @@
-"""The settings of a run: what to train and evaluate on, model, noise and objective; and what is wrong with them."""
+"""Check the settings of a run before anything is downloaded or written."""
 
 from __future__ import annotations
 
@@ -22,20 +22,18 @@ from tsdae.utils.imports import named_function, names_function
 
 
 def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
-    """ValueError for every setting that can be known to fail before a download."""
+    """Raise ValueError for every setting that can be known to fail before a download."""
     if is_prepared(data):
         _check_prepared(data, method)
     elif data.corpus is not None and Path(data.corpus).is_dir():
         raise ValueError(
-            f"{data.corpus} is a folder; give a file, or a folder that scripts/prepare.py has written, or a pattern in "
-            f"quotes such as '{data.corpus}/**/*.txt'"
+            f"{data.corpus} is a folder; give a file, or a folder written by `tsdae prepare`, or a quoted pattern "
+            f"such as '{data.corpus}/**/*.txt'"
         )
     elif data.corpus is not None:
         check_text(data.corpus, data)
     if data.corpus is not None and is_stream(data.corpus) and distributed.world_size() > 1:
-        raise ValueError(
-            f"--corpus {data.corpus} is a stream, which several processes cannot share; write it to a file"
-        )
+        raise ValueError(f"--corpus {data.corpus} is a stream, which processes cannot share; write it to a file")
     if data.corpus is not None and method.model is None:
         raise ValueError(
             "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
@@ -69,20 +67,20 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
 
 
 def is_prepared(data: DataConfig) -> bool:
-    """Whether the corpus is a folder that scripts/prepare.py has written."""
+    """Return True if the corpus is a folder written by `tsdae prepare`."""
     return data.corpus is not None and is_corpus(Path(data.corpus))
 
 
 def _check_prepared(data: DataConfig, method: MethodConfig) -> None:
-    """ValueError if the prepared corpus is not whole, or if something is asked of it that preparing has decided."""
+    """Raise ValueError if the prepared corpus is damaged, or if a setting is given that preparing has fixed."""
     corpus, heldout = open_prepared(str(data.corpus))
     for setting in dataclasses.fields(TextConfig):
         given = getattr(data, setting.name)
         its_own = setting.name == "words" and given == corpus.words  # these may be named
         if given != setting.default and not its_own:
             raise ValueError(
-                f"--{setting.name.replace('_', '-')} is decided when a corpus is prepared, and {data.corpus} is "
-                "prepared already; give it to scripts/prepare.py"
+                f"--{setting.name.replace('_', '-')} is set when a corpus is prepared, and {data.corpus} is "
+                "prepared already; give it to `tsdae prepare`"
             )
     if method.model is None:
         raise ValueError(f"--corpus needs --model: {data.corpus} was prepared for {corpus.made_from.get('model')}")

@@ -17,7 +17,7 @@ SMALL = 30_000_000  # weights in the layers; a model with fewer is small. Distil
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run does where no flag says otherwise. Its length: one epoch, and at least ``min_steps``.
+    """The settings of a run where no flag gives them. Its length: one epoch, and at least ``min_steps``.
 
     min_steps: a run of TSDAE from a raw model makes its sentence vectors worse before it makes them better; a run that
         is shorter than this may end in that dip.
@@ -46,7 +46,7 @@ RECIPES: dict[Name, Recipe] = {
 
 
 def recipe_for(config: BertConfig, is_sentence_model: bool) -> Name:
-    """The name of the recipe for a start of this shape."""
+    """Return the name of the recipe for an initial model of this shape."""
     if is_sentence_model:
         return "adapt"
     in_layers = config.layers * (4 * config.width**2 + 2 * config.width * config.feed_forward)
@@ -56,7 +56,7 @@ def recipe_for(config: BertConfig, is_sentence_model: bool) -> Name:
 def with_recipe(
     start: str, method: MethodConfig, config: TrainConfig, given: Collection[str]
 ) -> tuple[MethodConfig, TrainConfig, list[str]]:
-    """The settings with those of a recipe in the place of defaults, and lines that say so.
+    """Return the settings with a recipe's in place of defaults, and lines to print that say so.
 
     start: name or path of the model. given: settings that the user has chosen; they win over the recipe.
     """
@@ -69,24 +69,21 @@ def with_recipe(
     values: dict[str, Any] = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
     if not {"steps", "epochs"} & set(given):
         values |= {"epochs": 1.0, "min_steps": recipe.min_steps}
-    kept = {key: getattr(config, key) for key in values.keys() & set(given)}
     hold_on = method.hold_on
     if recipe.hold_on and method.objective == "tsdae" and "hold_on" not in given:
         hold_on = recipe.hold_on
-    why = f"{start} is {recipe.start}" if method.recipe == "auto" else "as asked for"
-    held = f", --hold-on {hold_on:g}" if hold_on != method.hold_on else ""
-    lines = [f"recipe {name} ({why}): {recipe}{held}"]
-    if kept or {"steps", "epochs", "hold_on"} & set(given):
-        chosen = kept | {key: getattr(config, key) for key in ("steps", "epochs") if key in given}
-        chosen |= {"hold_on": method.hold_on} if "hold_on" in given else {}
-        shown = " ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in sorted(chosen.items()))
-        lines.append(f"given instead of the recipe's: {shown}")
+    why = f"{start} is {recipe.start}" if method.recipe == "auto" else "chosen by --recipe"
+    distilled = f", --hold-on {hold_on:g}" if hold_on != method.hold_on else ""
+    lines = [f"recipe {name} ({why}): {recipe}{distilled}"]
+    if chosen := sorted({*values, "steps", "epochs", "hold_on"} & set(given)):
+        both = vars(config) | vars(method)
+        lines.append("set by flags instead: " + " ".join(f"--{key.replace('_', '-')} {both[key]:g}" for key in chosen))
     config = dataclasses.replace(config, **{key: value for key, value in values.items() if key not in given})
     return dataclasses.replace(method, recipe=name, hold_on=hold_on), config, lines
 
 
 def cut_in_the_dip(name: Name, steps: int, sentences: int) -> str | None:
-    """What to say at the start of a run that may end while its vectors are still worse than the model's own.
+    """Return a warning for a run that may end while its vectors are still worse than the model's own.
 
     sentences: in one step. None if the run is long enough, or starts from a model without such a dip.
     """
@@ -95,6 +92,6 @@ def cut_in_the_dip(name: Name, steps: int, sentences: int) -> str | None:
     if name == "adapt" or steps * sentences >= needed:
         return None
     return (
-        f"{steps:,} steps of {sentences} are few: TSDAE makes the vectors of a raw model worse before it makes them "
-        f"better, and this run may end before they are; at least {-(-needed // sentences):,} steps are advised"
+        f"{steps:,} steps of {sentences} sentences are few: TSDAE makes the vectors of a raw model worse before it "
+        f"makes them better, and this run may end too early; train for at least {-(-needed // sentences):,} steps"
     )

@@ -1,6 +1,6 @@
-"""What a finished run says of itself: tables, differences from its start with intervals, and what went wrong.
+"""The summary of a finished run: tables, differences from its start with intervals, warnings.
 
-Rows are those of metrics.jsonl that hold measures, in their order; the first is of step 0, before training.
+Rows are the evaluations in metrics.jsonl, in their order; the first is of step 0, before training.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PUBLISHED = (
 
 
 def measured(run: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run, in their order."""
+    """Return the evaluations of a run, in their order."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if "loss" not in row]
 
 
 def before_and_after(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of the measures without labels at the start and at the end; empty if they were not taken twice."""
+    """Return a table of the metrics without labels at start and end; empty unless they were measured twice."""
     names = [name for name in (*GEOMETRY, *RECONSTRUCTION, "heldout_loss") if name in rows[0]] if len(rows) > 1 else []
     if not names:
         return ""
@@ -46,16 +46,16 @@ def before_and_after(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def harm(rows: Sequence[Mapping[str, Any]], advice: str) -> str | None:
-    """One line if a measure that sees harm ended below its start; None if none did."""
+    """Return a warning if a metric that detects harm ended below its start, else None."""
     fell = [name for name in FALL_IS_HARM if len(rows) > 1 and name in rows[0] and rows[-1][name] < rows[0][name]]
     if not fell:
         return None
     moved = " and ".join(f"{name} fell from {rows[0][name]:.4g} to {rows[-1][name]:.4g}" for name in fell)
-    return f"WARNING: {moved}: this run has probably made the sentence vectors worse than they were. {advice}"
+    return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}"
 
 
 def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The labelled score at each evaluation, on one line, the dip below its start named; None without one."""
+    """Return the labelled score at each evaluation, in one line that names the dip; None without labels."""
     name = labelled(dict(rows[0])) if rows else None
     if name is None:
         return None
@@ -69,7 +69,7 @@ def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def gain(trained_by: str, after: Mapping[str, Scores], starts: Mapping[str, Mapping[str, Scores]]) -> str:
-    """One line: the difference on the last split from each untrained pooling, with its paired 95 % interval."""
+    """Return one line: the gain over each untrained pooling on the last split, with its paired 95 % interval."""
     split = list(after)[-1]
     parts = []
     for pooling, before in starts.items():
@@ -79,13 +79,13 @@ def gain(trained_by: str, after: Mapping[str, Scores], starts: Mapping[str, Mapp
 
 
 def for_orientation() -> str:
-    """Published figures, so that a reader sees what is strong on STS-B."""
-    lines = ["For orientation, STS-B test, published figures, not taken here:"]
+    """Return published scores, so that a reader sees what is strong on STS-B."""
+    lines = ["For orientation, published scores on STS-B test (not measured here):"]
     return "\n".join(lines + [f"  {name:<38}{value:6.2f}" for name, value in PUBLISHED])
 
 
 def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """The labelled score and the measures that see harm over the steps, as a picture; False without matplotlib."""
+    """Plot the labelled score and the metrics that detect harm over the steps; return False without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

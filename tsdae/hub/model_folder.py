@@ -177,6 +177,19 @@ def model_folder(name_or_path: str | Path) -> Path:
     )
 
 
+def encoder_folder(name: str) -> Path:
+    """Return the folder of a model's name or path; of a run folder that of the encoder in it.
+
+    ValueError for a run that was stopped before it had a trained model.
+    """
+    folder = model_folder(name)
+    if (folder / "encoder" / "config.json").is_file():
+        return folder / "encoder"
+    if (folder / "config.json").is_file() and "learning_rate" in read_json(folder / "config.json"):
+        raise ValueError(f"{folder} is a run without a trained model (no encoder/): it was stopped before its end")
+    return folder
+
+
 def _snapshot(name: str) -> Path:
     """Return the folder of a hub's model in the hub's own cache, with the files that are read here."""
     from huggingface_hub import snapshot_download

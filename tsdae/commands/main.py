@@ -1,0 +1,142 @@
+"""The command line: ``tsdae COMMAND`` and ``scripts/COMMAND.py`` call the function COMMAND of this file.
+
+Its docstring is shown by --help; ``arguments`` defaults to those of the process. The code that does the work is
+imported after the flags are parsed: it imports PyTorch, which takes seconds and which --help does not need.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tsdae.commands import settings
+from tsdae.commands.parser import Parser, did_you_mean
+from tsdae.config import AblationConfig, DataConfig, MethodConfig, PrepareConfig, TrainConfig
+
+Command = Callable[[list[str] | None], None]
+A_MODEL = "run folder, model folder, or name on the Hugging Face hub"
+A_TEXT = "text file, quoted pattern, jsonl, csv, tsv, parquet or hub:NAME[:CONFIG]"
+
+
+def train(arguments: list[str] | None = None) -> None:
+    """Train a sentence encoder with TSDAE. Without arguments: the built-in model mini on the sentences of STS-B."""
+    parser = _parser(train, DataConfig, MethodConfig, TrainConfig)
+    data, method, config = parser.configs(arguments)
+    from tsdae.commands.train import train_or_resume
+
+    parser.run(lambda: train_or_resume(data, method, config, parser.given))
+
+
+def prepare(arguments: list[str] | None = None) -> None:
+    """Tokenise a text once, into a folder for --corpus of `tsdae train`."""
+    parser = _parser(prepare, PrepareConfig)
+    parser.add_argument("corpus", metavar="CORPUS", help=f"{A_TEXT}, or - (standard input)")
+    config, rest = parser.configs(arguments)
+    from tsdae.commands.prepare import prepare as prepare_text
+
+    parser.run(lambda: prepare_text(rest.corpus, config))
+
+
+def pretrain(arguments: list[str] | None = None) -> None:
+    """Pretrain a sentence encoder from text alone: tokenizer, BERT by masked-language modelling, then TSDAE."""
+    parser = _parser(pretrain, settings.PretrainConfig)
+    parser.add_argument("corpus", metavar="CORPUS", help=A_TEXT)
+    config, rest = parser.configs(arguments)
+    from tsdae.commands.pretrain import pretrain as pretrain_on
+
+    parser.run(lambda: print(f"done: {pretrain_on(rest.corpus, config)}"))
+
+
+def evaluate(arguments: list[str] | None = None) -> None:
+    """Compare models on STS-B or on your own --pairs: scores x 100 with intervals, differences from the first.
+
+    With --make-pairs: write a sheet of pairs to score by hand instead.
+    """
+    parser = _parser(evaluate, settings.CompareConfig, settings.SheetConfig)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=A_MODEL)
+    config, sheet, rest = parser.configs(arguments)
+    from tsdae.commands.evaluate import compare
+    from tsdae.commands.sheet import make_sheet
+
+    parser.run(lambda: make_sheet(rest.models, sheet, config) if sheet.make_pairs else compare(rest.models, config))
+
+
+def encode(arguments: list[str] | None = None) -> None:
+    """Embed a text with a trained encoder: one float32 row per sentence, in input order."""
+    parser = _parser(encode, settings.EncodeConfig)
+    parser.add_argument("model", metavar="MODEL", help=A_MODEL)
+    config, rest = parser.configs(arguments)
+    from tsdae.commands.encode import encode_file
+
+    parser.run(lambda: encode_file(rest.model, config))
+
+
+def reconstruct(arguments: list[str] | None = None) -> None:
+    """Show what a sentence vector contains: sentences are noised, encoded, and reconstructed by the decoder."""
+    parser = _parser(reconstruct, settings.ReconstructConfig)
+    parser.add_argument("run", metavar="RUN", help="run folder, or a model, which gets a new, untrained decoder")
+    parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="sentences, each in quotes")
+    config, rest = parser.configs(arguments)
+    from tsdae.commands.reconstruct import show
+
+    parser.run(lambda: show(rest.run, rest.sentences, config))
+
+
+def neighbours(arguments: list[str] | None = None) -> None:
+    """Show each query's nearest neighbours under two models: side by side, and how many the models share."""
+    parser = _parser(neighbours, settings.NeighboursConfig)
+    for model in ("before", "after"):
+        parser.add_argument(model, metavar=model.upper(), help=A_MODEL)
+    config, rest = parser.configs(arguments)
+    from tsdae.commands.neighbours import show_neighbours
+
+    parser.run(lambda: show_neighbours(rest.before, rest.after, config))
+
+
+def ablate(arguments: list[str] | None = None) -> None:
+    """Compare settings over several seeds, paired: one training run each, and a report with intervals."""
+    parser = _parser(ablate, AblationConfig, DataConfig, MethodConfig, TrainConfig)
+    config, data, method, base = parser.configs(arguments)
+    from tsdae.ablation.runner import ablate as ablate_in
+
+    parser.run(lambda: ablate_in(data, method, base, config, given=parser.given))
+
+
+def report(arguments: list[str] | None = None) -> None:
+    """Write the report of an ablation again from its rows; with --check only compare."""
+    parser = _parser(report, settings.ReportConfig)
+    parser.add_argument("folder", metavar="FOLDER", help="--output of `tsdae ablate`")
+    config, rest = parser.configs(arguments)
+    from tsdae.ablation.report import check_report, write_report
+
+    parser.run(lambda: (check_report if config.check else write_report)(Path(rest.folder)))
+
+
+COMMANDS: dict[str, Command] = {
+    command.__name__: command
+    for command in (train, prepare, pretrain, evaluate, encode, reconstruct, neighbours, ablate, report)
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``tsdae COMMAND ...``. Exits with 2 on an unknown command."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        lines = (f"  {name:<13}{_first_clause(command)}" for name, command in COMMANDS.items())
+        print("usage: tsdae COMMAND [flags]; tsdae COMMAND --help lists the flags\n", *lines, sep="\n")
+    elif name in COMMANDS:
+        COMMANDS[name](rest)
+    else:
+        hint = did_you_mean(name, list(COMMANDS)) or f"there are {', '.join(COMMANDS)}"
+        sys.stderr.write(f"tsdae: error: unknown command {name}; {hint}\n")
+        sys.exit(2)
+
+
+def _parser(command: Command, *configs: type) -> Parser:
+    return Parser(*configs, description=command.__doc__, prog=f"tsdae {command.__name__}")
+
+
+def _first_clause(command: Command) -> str:
+    return re.split(r"[.:;]\s|[.]$", command.__doc__ or "")[0]

@@ -1,0 +1,140 @@
+"""Encoders that are only used, of every family: those written by hand here, and else transformers' AutoModel.
+
+# B sentences, L padded length, D hidden size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tsdae.encoder import SentenceEncoder
+from tsdae.hub.conversion import UnsupportedArchitecture
+from tsdae.hub.downloads import model_asset
+from tsdae.hub.model_folder import encoder_folder, load_tokenizer, model_folder, read_sentence_settings
+from tsdae.utils.files import first_line, read_json
+from tsdae.utils.progress import progress_bar
+
+NO_LIMIT, USUAL_LIMIT = 10**9, 512  # tokens
+
+
+class Encoder(Protocol):
+    """Anything with the ``encode`` of `SentenceEncoder`."""
+
+    pooling: str
+    tokenizer: Any
+    max_length: int
+
+    def encode(self, sentences: list[str], batch_size: int = 64, *, show_progress: bool = False) -> np.ndarray: ...
+
+
+def load_encoder(name: str, pooling: str | None = None, device: torch.device | None = None) -> Encoder:
+    """Load a run folder, a model folder or a model of the hub, whatever its family, to embed sentences.
+
+        vectors = load_encoder("all-mpnet-base-v2").encode(["a man plays the guitar"])
+
+    pooling: "cls", "mean" or "max"; default: what the folder says. device: default CPU.
+    Returns a `SentenceEncoder`, or an `AutoModelEncoder` for a family without a hand-written encoder.
+    """
+    folder = encoder_folder(name)
+    try:
+        return SentenceEncoder.from_pretrained(folder, pooling).to(device or "cpu").eval()
+    except UnsupportedArchitecture:
+        return AutoModelEncoder(folder, pooling, device or torch.device("cpu"))
+
+
+def check_models(names: Sequence[str]) -> None:
+    """Raise ValueError if one of the models is known not to exist."""
+    for name in names:
+        if model_asset(name) is None:
+            model_folder(name)
+
+
+def load_encoders(
+    names: Sequence[str], pooling: str | None, device: torch.device | None = None
+) -> list[tuple[str, Encoder]]:
+    """Load all models before the first of them works for minutes: one may turn out to be broken."""
+    check_models(names)
+    return [(name, load_encoder(name, pooling, device)) for name in names]
+
+
+class AutoModelEncoder:
+    """Any encoder of transformers, for evaluation only: padded batches, the folder's own pooling.
+
+        AutoModelEncoder(Path("mpnet"), None, torch.device("cpu")).encode(["a dog"])
+
+    ValueError: a folder that transformers cannot read, that has code of its own or lacks weights, or that holds a
+    decoder as well.
+    """
+
+    def __init__(self, folder: Path, pooling: str | None, device: torch.device) -> None:
+        settings = read_sentence_settings(folder)
+        self.pooling = pooling or settings.pooling or "cls"
+        self.normalize, self.device = settings.normalize, device
+        transformer = folder / settings.model_folder
+        if read_json(transformer / "config.json").get("auto_map"):
+            raise ValueError(f"{folder} comes with code of its own (auto_map in config.json), which is never run")
+        self.tokenizer = load_tokenizer(transformer, settings.lowercase)
+        model, report = _auto_model(transformer, folder)
+        missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        if missing:  # AutoModel would put random numbers in their place
+            raise ValueError(f"{folder}: its weights lack {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5))
+        if model.config.is_encoder_decoder:
+            raise ValueError(f"{folder} holds {type(model).__name__}, which is not an encoder alone")
+        self.model = model.float().to(device).eval()
+        limits = (settings.max_length or NO_LIMIT, self.tokenizer.model_max_length, _positions(model))
+        self.max_length = min(limits) if min(limits) < NO_LIMIT else USUAL_LIMIT
+
+    @torch.inference_mode()
+    def encode(self, sentences: list[str], batch_size: int = 64, *, show_progress: bool = False) -> np.ndarray:
+        """Embed sentences: float32 [B, D], in the order given."""
+        longest_first = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
+        batches = []
+        with progress_bar(len(sentences), "encoding", " sentences", show_progress) as bar:
+            for start in range(0, len(sentences), batch_size):
+                texts = [sentences[i] for i in longest_first[start : start + batch_size]]
+                cut = {"padding": True, "truncation": True, "max_length": self.max_length}
+                features = self.tokenizer(texts, **cut, return_tensors="pt").to(self.device)
+                sentence_BD = self._pool(self.model(**features).last_hidden_state, features["attention_mask"].bool())
+                batches.append((F.normalize(sentence_BD, dim=1) if self.normalize else sentence_BD).cpu().numpy())
+                bar.update(len(texts))
+        return np.concatenate(batches)[np.argsort(longest_first)]
+
+    def _pool(self, hidden_BLD: torch.Tensor, real_BL: torch.Tensor) -> torch.Tensor:
+        """As `encoder.pool`, of padded rows. real_BL: True for tokens, False for padding, which may be on the left."""
+        if self.pooling == "cls":
+            first_B = real_BL.int().argmax(1)
+            return hidden_BLD[torch.arange(len(first_B)), first_B]
+        if self.pooling == "mean":
+            return (hidden_BLD * real_BL[:, :, None]).sum(1) / real_BL.sum(1, keepdim=True)
+        return hidden_BLD.masked_fill(~real_BL[:, :, None], float("-inf")).max(1).values
+
+
+def _auto_model(transformer: Path, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model and transformers' report on its weights, which is not printed: `AutoModelEncoder` says what matters."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return AutoModel.from_pretrained(str(transformer), output_loading_info=True, trust_remote_code=False)
+    except Exception as error:  # transformers has many ways to refuse a folder
+        raise ValueError(f"{folder} cannot be read by AutoModel: {first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _positions(model: Any) -> int:
+    """The most tokens that have a position; some families leave those up to the padding's own unused."""
+    positions = getattr(model.config, "max_position_embeddings", None) or -1
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    paddings = [getattr(table, "padding_idx", None) for table in tables]
+    unused = max((padding + 1 for padding in paddings if padding is not None), default=0)
+    return positions - unused if positions > 0 else NO_LIMIT

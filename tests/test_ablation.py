@@ -163,13 +163,13 @@ def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert "the same command goes on" in said
+    assert "the same command resumes them" in said
     assert set(rows() if (place / "ablation" / "results.jsonl").is_file() else {}) <= {"untrained"}
     assert any((runs / name / "checkpoints").is_dir() for name in names)
 
     assert run("ablate", f"{flags} --output ablation").code == 0
     logs = [(runs / f"{name}.log").read_text(encoding="utf-8") for name in names]
-    assert any("going on after step" in log for log in logs)
+    assert any("resuming after step" in log for log in logs)
     for name, row in rows(Path("whole")).items():
         assert (rows()[name]["scores"], rows()[name]["curve"]) == (row["scores"], row["curve"])
 
@@ -259,7 +259,7 @@ def test_a_run_of_another_text_is_no_row(place: Path, monkeypatch: pytest.Monkey
     assert set(done) == set(rows()) == {"base,seed=0", *(f"limit=5,seed={seed}" for seed in range(3))}
     assert len(failed) == 1
     assert failed[0].startswith("base,seed=1 (it was trained on another text than base,seed=0")
-    assert "1 more of that text were not begun" in failed[0]
+    assert "1 more of that text were not started" in failed[0]
 
 
 def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +394,7 @@ def test_arms_of_which_one_value_is_none_are_tried_apart() -> None:
         ("tie=false --evaluate none", "an ablation compares by labelled pairs"),
         ("evaluate=stsb,pairs.tsv", "'evaluate' is no setting that can be an axis"),
         ("noise_ratio=0.1:nan:0.1", "a range is first:last:step, upwards"),
-        ("tie=false --resume", "an ablation goes on by itself where it was stopped"),
+        ("tie=false --resume", "an ablation resumes by itself where it was stopped"),
     ],
 )
 def test_bad_grids_get_one_line_before_anything_is_run(place: Path, run: Run, grid: str, message: str) -> None:

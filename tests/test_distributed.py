@@ -28,9 +28,8 @@ from tsdae.autoencoder import TSDAE
 from tsdae.config import TrainConfig
 from tsdae.losses import LossSum
 from tsdae.objectives import ContrastiveTension, SimCSE, tsdae
-from tsdae.optimisation import clip_gradients, gradient_norm, make_optimizer
 from tsdae.packing import Batch
-from tsdae.training import train
+from tsdae.training import clip_gradients, gradient_norm, make_optimizer, train
 from tsdae.utils import distributed
 from tsdae.utils.signals import Interrupted
 

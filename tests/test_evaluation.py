@@ -112,7 +112,7 @@ def test_intervals_repeat_and_are_plausible() -> None:
         assert low < value < high
         # 1.96 standard errors of a correlation near 0 are 1.96 / sqrt(n) = 9.8 to either side.
         assert 15 < high - low < 25
-    assert score.ci95 == score.interval("spearman") != score.interval("pearson")
+    assert score.ci95 == score.interval("spearman") != score.interval("pearson") == score.pearson_ci95
 
 
 def test_many_pairs_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_a_run_of_an_earlier_version_resumes(old: Path, run: Run) -> None:
     before = SentenceEncoder.from_pretrained("run/encoder").encode(tiny.SENTENCES)
     result = run("train", "--resume --output run --steps 9")
     assert result.code == 0, result.err
-    assert "going on after step 6" in result.err
+    assert "resuming after step 6" in result.err
     after = SentenceEncoder.from_pretrained("run/encoder")
     shutil.copy("resumed.safetensors", "run/encoder/model.safetensors")
     expected = SentenceEncoder.from_pretrained("run/encoder")

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from tests import tiny
 from tests.tolerances import FLOAT32, FLOAT64
-from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
+from tsdae.training import clip_gradients, make_optimizer, step_if_finite
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -20,7 +20,8 @@ from tsdae.config import TrainConfig
 from tsdae.evaluation.pairs import Pairs
 from tsdae.evaluation.sts import evaluate_sts
 from tsdae.objectives import MaskedLanguageModel, tsdae
-from tsdae.training import best_measure, train
+from tsdae.run.resume import best_metric
+from tsdae.training import train
 
 FLAGS = "--corpus text.txt --model raw --heldout 3 --device cpu --precision fp32 --threads 1"
 
@@ -172,12 +173,12 @@ def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:
 
 
 def test_the_measure_that_chooses_the_best_fits_the_objective(tmp_path: Path) -> None:
-    assert best_measure(TrainConfig(), tsdae, tiny.dataset()) == "noisy_retrieval"
-    assert best_measure(TrainConfig(), MaskedLanguageModel(), tiny.dataset()) == "heldout_loss"
-    assert best_measure(TrainConfig(), tsdae, tiny.dataset(["dog"])) == "heldout_loss", "nothing to be told from"
-    assert best_measure(TrainConfig(best="mean_cosine"), tsdae, None) == "mean_cosine"
+    assert best_metric(TrainConfig(), tsdae, tiny.dataset()) == "noisy_retrieval"
+    assert best_metric(TrainConfig(), MaskedLanguageModel(), tiny.dataset()) == "heldout_loss"
+    assert best_metric(TrainConfig(), tsdae, tiny.dataset(["dog"])) == "heldout_loss", "nothing to be told from"
+    assert best_metric(TrainConfig(best="mean_cosine"), tsdae, None) == "mean_cosine"
     (tmp_path / "config.json").write_text('{"learning_rate": 1, "best": "heldout_loss"}')  # of an older version
-    assert best_measure(TrainConfig(resume=True, output=str(tmp_path)), tsdae, tiny.dataset()) == "heldout_loss"
+    assert best_metric(TrainConfig(resume=True, output=str(tmp_path)), tsdae, tiny.dataset()) == "heldout_loss"
 
 
 def test_a_run_is_not_stopped_early_in_its_dip(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     trained(folder, resume=True)
     err = capsys.readouterr().err
     assert "step-00000010 is damaged and not used" in err
-    assert "going on after step 9" in err
+    assert "resuming after step 9" in err
     assert not (folder / "hacked").exists()
     assert_same_run(whole, folder)
 
@@ -218,7 +218,7 @@ def test_without_a_whole_checkpoint_a_run_starts_again(
     for path in (tmp_path / "run").rglob("state.pt"):
         flip(path)
     trained(tmp_path / "run", resume=True)
-    assert "no whole checkpoint yet: going on from the start" in capsys.readouterr().err
+    assert "no whole checkpoint yet: starting again" in capsys.readouterr().err
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -365,7 +365,7 @@ def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> 
     result = run("train", f"{FLAGS} --output run --objective mine.py:mine")
     assert result.code == 130
     command = "python scripts/train.py --resume --output run --objective mine.py:mine"
-    assert "run folder run; if it is stopped, go on with --resume --output run\n" in result.err
+    assert "run folder run; if it is stopped, resume it with --resume --output run\n" in result.err
     last = result.err.splitlines()[-1]
     assert last == f"stopped after step 5 of 14; checkpoint and model are in run; resume with: {command}"
 

@@ -118,6 +118,15 @@ def test_what_was_made_with_something_else_is_named(
         finished_rows(folder, [arm])
 
 
+def test_other_settings_are_named_but_not_where_a_run_is_written_or_watched(arm: Arm, folder: Path) -> None:
+    moved = {"corpus": "moved/*.txt", "log_every": 7, "output": "elsewhere"}
+    write_rows(folder, {arm.id: row_of(arm, config=config_of(arm) | moved)})
+    assert list(finished_rows(folder, [arm])) == [arm.id]
+    write_rows(folder, {arm.id: row_of(arm, config=config_of(arm) | moved | {"steps": 3})})
+    with pytest.raises(ValueError, match="ablation: base,seed=0 was made with steps 3, now it is 1000; choose another"):
+        finished_rows(folder, [arm])
+
+
 def test_the_code_is_every_file_of_the_package(tmp_path: Path) -> None:
     """Those of folders in folders too, and their names."""
     inner = tmp_path / "package" / "noises" / "keyed.py"

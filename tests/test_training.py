@@ -232,7 +232,7 @@ def test_the_speed_is_that_of_the_steps_since_the_clock_was_started(monkeypatch:
     tokens = batch.noisy.token_count + batch.target.token_count
     for step in range(1, 6):
         now[0] += 2.0
-        window.add(one, one, [batch])
+        window.add({"loss": one}, one, [batch])
         if step == 3:
             now[0] += 100.0
             window.restart_clock()
@@ -245,10 +245,10 @@ def test_fp16_skips_what_overflows_but_not_for_ever() -> None:
     one, overflowed = torch.ones(()), torch.tensor(math.inf)
     for done, norms in ((19, [overflowed] * 19), (20, [one]), (39, [overflowed] * 19)):
         for norm in norms:
-            window.add(one, norm, [batch])
+            window.add({"loss": one}, norm, [batch])
         row = window.close(done, True, str)
     assert row["skipped_steps"] == 38
-    window.add(one, overflowed, [batch])
+    window.add({"loss": one}, overflowed, [batch])
     with pytest.raises(NonFiniteLoss, match="20 fp16 steps in a row overflowed, the last of them step 40; use"):
         window.close(40, True, str)
 

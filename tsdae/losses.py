@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Counts = Mapping[str, int]  # of a batch or a step: {term: tokens, pairs, ...}
+COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "epoch", "tokens_per_second", "skipped_steps")
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,28 @@ class LossSum:
         if count < 1:
             raise ValueError(f"the loss {name!r} has a count of {count}; it must be at least 1")
         self.terms: dict[str, Term] = {name: Term(total, count, 1.0)}
+        self.notes: dict[str, Tensor] = {}
+
+    def note(self, name: str, value: float | Tensor) -> LossSum:
+        """Log a value of one's own beside the loss, averaged over the batches of a row; return this loss.
+
+        Give it in every batch. In metrics.jsonl it is called ``name``; ValueError if that is a column already.
+        """
+        if name in COLUMNS:
+            raise ValueError(f"note({name!r}): metrics.jsonl has a column of this name; choose another")
+        total = next(iter(self.terms.values())).total
+        mean = torch.as_tensor(value, device=total.device).detach().float().mean()
+        return _of_terms(self.terms, self.notes | {name: mean})
 
     def __add__(self, other: LossSum) -> LossSum:
         both = self.terms.keys() & other.terms.keys()
         if both:
             raise ValueError(f"two terms are both called {', '.join(sorted(both))}; name them: LossSum(..., name=...)")
-        return _of_terms(self.terms | other.terms)
+        return _of_terms(self.terms | other.terms, self.notes | other.notes)
 
     def __rmul__(self, factor: float | Tensor) -> LossSum:
-        return _of_terms({name: replace(term, weight=factor * term.weight) for name, term in self.terms.items()})
+        terms = {name: replace(term, weight=factor * term.weight) for name, term in self.terms.items()}
+        return _of_terms(terms, self.notes)
 
     __mul__ = __rmul__
 
@@ -78,7 +92,7 @@ class LossSum:
         return torch.stack(shares).sum()
 
 
-def _of_terms(terms: dict[str, Term]) -> LossSum:
+def _of_terms(terms: dict[str, Term], notes: dict[str, Tensor]) -> LossSum:
     loss = LossSum.__new__(LossSum)
-    loss.terms = terms
+    loss.terms, loss.notes = terms, notes
     return loss

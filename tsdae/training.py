@@ -23,9 +23,9 @@ from tsdae.evaluation.validation import BestSoFar, check_names, collapse, valida
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
 from tsdae.objectives.interface import build, check_batch_size, check_counts, check_loss, step_counts, views_of
-from tsdae.optimisation import clip_gradients, make_optimizer, step_if_finite
 from tsdae.packing import Batch
-from tsdae.run.folder import Checkpoints, Run, check_same, holds_run, stored_settings
+from tsdae.run.folder import Run
+from tsdae.run.resume import best_metric, open_run
 from tsdae.run.step_metrics import StepMetrics
 from tsdae.utils import distributed
 from tsdae.utils.device import (
@@ -53,6 +53,9 @@ def train(
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     heldout: DenoisingDataset | None = None,
     settings: dict[str, Any] | None = None,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+    after_step: Callable[[TSDAE, int], object] | None = None,
+    on_row: Callable[[dict[str, Any]], object] | None = None,
 ) -> TSDAE:
     """Train ``model`` in place and return it.
 
@@ -62,10 +65,15 @@ def train(
 
     objective: ``(model, batch) -> LossSum``, a function, a module (whose parameters are then trained too), or a class
         that is called with the model; None: the paper's, `objectives.tsdae`.
-    evaluate: ``encoder -> {measure: value}``, called before the first step, every ``config.eval_every`` steps and
-        at the end, in the first of several processes.
-    heldout: sentences that are not trained on; their loss under fixed noise is the measure ``heldout_loss``.
-    settings: more of what belongs into the run folder's config.json; a resumed run must have the same.
+    evaluate: ``encoder -> {metric: value}``, called before the first step, every ``config.eval_every`` steps and
+        at the end, in rank 0.
+    heldout: sentences that are not trained on; their loss under fixed noise is the metric ``heldout_loss``.
+    settings: more for the run folder's config.json; a resumed run must have the same.
+    optimizer: makes the optimiser of the model and the objective, in place of `make_optimizer`. The rates of its
+        parameter groups keep their ratio to ``config.learning_rate`` under every schedule.
+    after_step: called as ``(model, steps_done)`` after each step, for averages of the weights and the like; what its
+        ``state_dict`` returns, if it has one, is part of a checkpoint.
+    on_row: called in rank 0 with each row of metrics.jsonl, as a dict, also without a run folder.
     ``config.output=None`` trains in memory. Raises NonFiniteLoss, naming the step and its sentences, before such a
     step has touched the weights; Interrupted after a signal, when checkpoint and model have been written.
     """
@@ -88,12 +96,14 @@ def train(
     model.to(device, dtype)
     objective = build(objective, model, config.seed)
     trained = _Trained(model, objective.to(device, dtype) if isinstance(objective, nn.Module) else objective)
-    optimizer = make_optimizer(trained, config.learning_rate, config.weight_decay)
+    made = optimizer(trained) if optimizer else make_optimizer(trained, config.learning_rate, config.weight_decay)
+    ratios = [group["lr"] / config.learning_rate for group in made.param_groups]
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    window, best = StepMetrics(device), BestSoFar(best_measure(config, objective, heldout))
+    window, best = StepMetrics(device), BestSoFar(best_metric(config, objective, heldout))
     early_stop = BestSoFar(config.early_stop) if config.early_stop is not None else None
-    parts: dict[str, Any] = {"trained": trained, "optimizer": optimizer, "scaler": scaler}
-    parts |= {"window": window, "best": best} | ({"early_stop": early_stop} if early_stop else {})
+    parts: dict[str, Any] = {"trained": trained, "optimizer": made, "scaler": scaler, "window": window, "best": best}
+    parts |= {"early_stop": early_stop} if early_stop else {}
+    parts |= {"after_step": after_step} if hasattr(after_step, "state_dict") else {}
 
     run, done = None, 0
     if config.output is not None or distributed.world_size() > 1:
@@ -101,7 +111,7 @@ def train(
         for name in SHARED:
             distributed.check_equal(str(settings[name]), name)
         if config.output is not None:
-            run, done = _open_run(Path(config.output), config, settings, parts)
+            run, done = open_run(Path(config.output), config, settings, parts)
     if config.compile:
         compile_parts([part for part in trained.modules() if isinstance(part, Layer)], device)
     wrapped = distributed.wrap(trained, device, all_used=objective is tsdae)
@@ -112,11 +122,17 @@ def train(
     alone = objective is tsdae or isinstance(objective, MaskedLanguageModel)
     heldout_batch = 64 if alone else config.batch_size * distributed.world_size()
 
+    def log(row: dict[str, Any]) -> None:
+        if run:
+            run.log(row)
+        if on_row and distributed.is_rank_zero():
+            on_row(row)
+
     def evaluate_after(step: int) -> None:
         give_back_freed_memory()
         if distributed.is_rank_zero():
             measures = validate(model, objective, evaluate, heldout, heldout_batch)
-            _report(run, model, step, measures, best, early_stop)
+            _report(run, log, model, step, measures, best, early_stop)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0
             window.restart_clock()
@@ -137,30 +153,34 @@ def train(
             own = [batch.to(device) for batch in batches[distributed.rank() :: distributed.world_size()]]
 
             # loss, backward
-            step_loss = torch.zeros((), device=device)
+            terms: dict[str, Tensor] = {}
             for batch in own:
                 with distributed.sync_gradients(wrapped, now=batch is own[-1]):
                     with torch.autocast(device.type, autocast_dtype(precision), enabled=precision in ("bf16", "fp16")):
-                        loss = wrapped(batch, counts)
+                        loss, logged = wrapped(batch, counts, len(batches))
                     scaler.scale(loss * distributed.world_size()).backward()  # they are averaged, and should be summed
-                step_loss += loss.detach()
-            distributed.all_reduce_sum(step_loss)
+                for name, value in ({"loss": loss} | logged).items():
+                    terms[name] = terms.get(name, 0) + value.detach().to(loss.dtype)
+            values = distributed.all_reduce_sum(torch.stack(list(terms.values())))
+            step_loss, *_ = values
 
             # clip, step
-            scaler.unscale_(optimizer)
-            norm = clip_gradients(optimizer, config.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate_at(step, steps)
+            scaler.unscale_(made)
+            norm = clip_gradients(made, config.clip)
+            for group, ratio in zip(made.param_groups, ratios, strict=True):
+                group["lr"] = ratio * config.learning_rate_at(step, steps)
             if precision == "fp16":
-                scaler.step(optimizer)
+                scaler.step(made)
                 scaler.update()
             else:
-                step_if_finite(optimizer, norm + step_loss)
+                step_if_finite(made, norm + step_loss)
             ops.reclaim_gradients(trained)
-            optimizer.zero_grad()
+            made.zero_grad()
+            if after_step:
+                after_step(model, step + 1)
 
             # log
-            window.add(step_loss, norm, batches)
+            window.add(dict(zip(terms, values, strict=True)), norm, batches)
             done = step + 1
             bar.update()
             if at_row := done % config.log_every == 0 or done == steps:
@@ -170,8 +190,7 @@ def train(
                 row |= {"learning_rate": config.learning_rate_at(step, steps)}
                 row |= {"epoch": round(done * config.step_size / len(dataset), 4)}
                 bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s", refresh=False)
-                if run:
-                    run.log({"step": done} | row)
+                log({"step": done} | row)
 
             # evaluate, keep the best
             if config.eval_every and (done % config.eval_every == 0 or done == steps):
@@ -202,20 +221,6 @@ def train(
     return model
 
 
-def best_measure(config: TrainConfig, objective: Objective, heldout: DenoisingDataset | None) -> str:
-    """The measure that chooses best/: the named one, that of the run to resume, or what fits the objective.
-
-    The loss of TSDAE goes on falling while vectors get worse; the retrieval of a sentence by its noisy version then
-    falls too. Over the runs of benchmarks/best_measure.md it lost the fewest points.
-    """
-    if config.best is not None:
-        return config.best
-    if config.resume and holds_run(Path(str(config.output))):
-        return str(stored_settings(Path(str(config.output))).get("best"))
-    retrieves = heldout is not None and len(heldout) > 1 and not isinstance(objective, MaskedLanguageModel)
-    return "noisy_retrieval" if retrieves else "heldout_loss"
-
-
 class _Trained(nn.Module):
     """Model and objective in one, so that all parameters are optimised, averaged over processes and saved together."""
 
@@ -223,13 +228,20 @@ class _Trained(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, batch: Batch, counts: Counts | None) -> Tensor:
-        """Return this batch's share of its step's loss, whose terms have these counts (None: the batch is the step)."""
+    def forward(self, batch: Batch, counts: Counts | None, batches: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return this batch's share of its step's loss, and of what else is logged: each of several terms, notes.
+
+        counts: of the terms in the whole step; None: the batch is the step. batches: of the step.
+        """
         loss_sum = check_loss(self.objective(self.model, batch))
-        share = loss_sum.share_of(counts or loss_sum.counts)
+        counts = counts or loss_sum.counts
+        share = loss_sum.share_of(counts)
         if not share.requires_grad:
             raise ValueError("the objective's loss has no gradient: it was detached, or computed without gradients")
-        return share
+        logged = {name: value / batches for name, value in loss_sum.notes.items()}
+        if len(loss_sum.terms) > 1:
+            logged |= {f"{name}_loss": term.total.detach() / counts[name] for name, term in loss_sum.terms.items()}
+        return share, logged
 
 
 def _resolved(
@@ -258,43 +270,9 @@ def _resolved(
     }
 
 
-def _open_run(
-    folder: Path, config: TrainConfig, settings: dict[str, Any], parts: dict[str, Any]
-) -> tuple[Run | None, int]:
-    """Return the run folder, in rank 0 only, and the steps done; the parts get their state."""
-    saved = None
-    resume = config.resume and holds_run(folder)
-    if resume:
-        stored = stored_settings(folder)
-        check_same(stored, settings)
-        saved = Checkpoints(folder).newest()
-        if saved is None and "finished" in stored:
-            raise ValueError(f"{folder} is finished and holds no whole checkpoint to go on from")
-    done = saved["step"] if saved else 0
-    distributed.check_equal(str(done), "the newest checkpoint; the run folder has to lie on a disk that all share")
-    if saved:
-        check_same(saved["settings"], settings)
-        if done > settings["steps"]:
-            raise ValueError(f"--steps {settings['steps']:,}: the run has made {done:,} steps already")
-        try:
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-        except (RuntimeError, ValueError) as error:  # PyTorch's own words fill pages
-            raise ValueError(f"the model or objective is not the one that {folder} was started with") from error
-    if not distributed.is_rank_zero():
-        return None, done
-    run = Run(folder, settings, config.overwrite, resume)
-    print_note(f"run folder {folder}; if it is stopped, go on with --resume --output {folder}")
-    if resume:
-        print_note(f"going on after step {done:,}" if done else "no whole checkpoint yet: going on from the start")
-        run.rewind(saved)
-    if config.tensorboard:
-        run.log_to_tensorboard(done)
-    return run, done
-
-
 def _report(
     run: Run | None,
+    log: Callable[[dict[str, Any]], None],
     model: TSDAE,
     done: int,
     measures: dict[str, float],
@@ -310,10 +288,10 @@ def _report(
         if collapsed := collapse(measures):
             print_note(collapsed)
     is_best = best.update(measures)
-    if run and measures:
-        run.log({"step": done} | measures)
-        if is_best:
-            run.save_best(model, {"step": done} | measures)
+    if measures:
+        log({"step": done} | measures)
+    if run and measures and is_best:
+        run.save_best(model, {"step": done} | measures)
 
 
 def _sentences(dataset: DenoisingDataset, config: TrainConfig, step: int) -> str:
@@ -323,3 +301,53 @@ def _sentences(dataset: DenoisingDataset, config: TrainConfig, step: int) -> str
         f"row {row} {dataset.text(row, epoch)[1]!r}"
         for epoch, row in zip(epoch_B.tolist(), row_B.tolist(), strict=True)
     )
+
+
+def make_optimizer(modules: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """Return fused AdamW (one pass over the weights), with weight decay on matrices only.
+
+    Not fused on mps, where PyTorch's passes over grad_scale and found_inf (pytorch#186360).
+    """
+    matrices = [p for p in modules.parameters() if p.dim() > 1]
+    vectors = [p for p in modules.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=matrices[0].device.type != "mps")
+
+
+@torch.no_grad()
+def clip_gradients(optimizer: torch.optim.Optimizer, largest_norm: float) -> Tensor:
+    """Scale all gradients down together until their L2 norm is at most ``largest_norm`` (0: not at all).
+
+    Where the optimizer is fused, without a pass of its own over them: it divides them by ``grad_scale`` as it reads
+    them. Returns the norm they had, a tensor without axes.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = distributed.broadcast(gradient_norm(gradients))  # another number of threads sums in another order
+    if largest_norm and (norm.dtype == torch.float64 or not optimizer.defaults.get("fused")):  # grad_scale is fp32
+        nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
+    elif largest_norm:
+        scale = ((norm + 1e-6) / largest_norm).clamp(min=1.0)  # 1e-6: as PyTorch's clipping has it
+        optimizer.grad_scale = scale  # type: ignore[attr-defined]
+    return norm
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, loss_and_norm: Tensor) -> None:
+    """Make a step, or none if this is not finite. A fused optimizer reads it on the device: nothing waits for it."""
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf = (~torch.isfinite(loss_and_norm)).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif torch.isfinite(loss_and_norm):
+        optimizer.step()
+
+
+def gradient_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the L2 norm of all gradients together, a tensor without axes."""
+    if any(gradient.device.type != "cpu" for gradient in gradients):
+        return nn.utils.get_total_norm(gradients)
+    # On CPUs a dot product takes a third of the time of PyTorch's norm.
+    flat = [gradient.reshape(-1) for gradient in gradients]
+    return torch.stack([gradient.dot(gradient) for gradient in flat]).sum().sqrt()

@@ -139,7 +139,7 @@ def read_settings(folder: Path) -> tuple[dict[str, Setting], dict[str, Any]]:
         grouped.setdefault(row["arm"], []).append(row)
     missing = [name for name in ("untrained", "base") if name not in grouped]
     if missing:
-        raise ValueError(f"{path} has no row of {' and '.join(missing)} yet; let scripts/ablate.py go on first")
+        raise ValueError(f"{path} has no row of {' and '.join(missing)} yet; let scripts/ablate.py finish first")
     return {name: Setting(name, rows_of_one) for name, rows_of_one in grouped.items()}, grid
 
 

@@ -1,7 +1,7 @@
 """Ablations: the same training in several settings and with several seeds, one row a run.
 
 Arms share their seeds, and noise and order are pure functions of them (see `noise`), so that differences between arms
-are paired. Each run is an ordinary run folder, trained in a process of its own, and goes on where it was stopped.
+are paired. Each run is an ordinary run folder, trained in a process of its own, and resumes where it was stopped.
 
     FOLDER/grid.json        what was asked for
     FOLDER/results.jsonl    a row a run: configuration, commit, versions, scores, learning curve
@@ -64,7 +64,7 @@ def ablate(
     """
     distributed.check_single_process("ablate.py")
     if train.resume or train.overwrite:
-        raise ValueError("an ablation goes on by itself where it was stopped; choose another --output to start anew")
+        raise ValueError("an ablation resumes by itself where it was stopped; choose another --output to start anew")
     if train.output is None:
         raise ValueError("--output is missing: the folder that takes the runs, the rows and the report")
     folder = Path(train.output)
@@ -172,7 +172,7 @@ def _run_all(
                     if line := other_text(row, done):
                         same = [other for other in left if text_of(other.flat) == text_of(arm.flat)]
                         left = [other for other in left if other not in same]
-                        failed.append(f"{arm.id} ({line}; {len(same)} more of that text were not begun)")
+                        failed.append(f"{arm.id} ({line}; {len(same)} more of that text were not started)")
                         continue
                     done[arm.id] = row
                     write_rows(folder, done)
@@ -184,7 +184,7 @@ def _run_all(
                 process.terminate()  # the run writes a checkpoint first
             for _, process in running.values():
                 process.join()
-            note = "stopped, each run after its step; the same command goes on"
+            note = "stopped, each run after its step; the same command resumes them"
             if isinstance(stop, KeyboardInterrupt):
                 raise Interrupted(signal.SIGINT, note) from stop
             print_note(note)
@@ -196,7 +196,7 @@ def _run_arm(arm: Arm, about_it: dict[str, Any], folder: Path) -> None:
     """In a process of its own: make one run, its scores, its row. What it prints goes to runs/ID.log.
 
     about_it: what a row holds beside settings and results. It is written before the run starts, so that a run which is
-    stopped does not go on with other code or text.
+    stopped does not resume with other code or text.
     """
     place = folder / "runs" / arm.id
     place.parent.mkdir(exist_ok=True)

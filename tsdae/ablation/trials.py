@@ -70,7 +70,7 @@ def try_out(arms: list[Arm], trials: Path) -> list[Trial]:
     """Run all of these at once for a few steps; ValueError if one cannot be run."""
     remove(trials)
     trials.mkdir(parents=True)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     places = [trials / str(number) for number in range(len(arms))]
     processes = [start(_trial, arm.configs, place) for arm, place in zip(arms, places, strict=True)]
     seen: list[list[float]] = [[] for _ in arms]  # of each, when its lines came into the log
@@ -82,7 +82,7 @@ def try_out(arms: list[Arm], trials: Path) -> list[Trial]:
             for place, times in zip(places, seen, strict=True):
                 log = place / "metrics.jsonl"
                 lines = log.read_bytes().count(b"\n") if log.is_file() else 0
-                times += [time.perf_counter() - begun] * (lines - len(times))
+                times += [time.perf_counter() - started] * (lines - len(times))
     except BaseException:
         for process in processes:
             process.kill()

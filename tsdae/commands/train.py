@@ -28,11 +28,11 @@ from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.objectives import HoldOn, Objective
 from tsdae.objectives.interface import build, try_out, views_of
 from tsdae.run.folder import holds_run, locked_run, next_run_folder
-from tsdae.run.resume import finished_line, resume_command, resumed
+from tsdae.run.resume import best_metric, finished_line, resume_command, resumed
 from tsdae.text.corpus import Corpus, model_in_words
 from tsdae.text.preparation import build_corpora, open_prepared
 from tsdae.text.reading import Texts, load_sentences, open_texts
-from tsdae.training import best_measure, train
+from tsdae.training import train
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision, describe
 from tsdae.utils.files import write_json
@@ -109,7 +109,7 @@ def run_training(
     objective, terms = _objective(name, own_pooling, model, dataset, method, config)
     splits, evaluate, metrics = evaluation(data, stsb, encoder)
     metrics += heldout_metrics(heldout, terms)
-    check_metrics(config, best_measure(config, objective, heldout), metrics)
+    check_metrics(config, best_metric(config, objective, heldout), metrics)
     rows: list[Row] = []
     if table and splits and distributed.is_rank_zero():
         print_note("scoring the untrained model")

@@ -26,7 +26,8 @@ class Scores:
         print(scores.spearman, scores.interval("spearman"), scores.n)
         print(scores.minus(evaluate_sts(other, load_stsb()["dev"])).verdict("spearman"))
 
-    values: {metric: value} in the order of the table, NaN where it is not defined. Each is an attribute as well.
+    values: {metric: value} in the order of the table, NaN where it is not defined. Each is an attribute as well, and so
+        is its interval, METRIC_ci95.
     values_S: {metric: its value on each resample of the pairs, [S]}; empty if none were drawn. Resample k draws the
         same pairs for every model.
     sizes: how much was scored, {"n": pairs or queries, ...}. Each is an attribute as well.
@@ -40,7 +41,10 @@ class Scores:
     caption: str
 
     def __getattr__(self, name: str) -> Any:
-        known = self.__dict__.get("values", {}) | self.__dict__.get("sizes", {})
+        values = self.__dict__.get("values", {})
+        known = values | self.__dict__.get("sizes", {})
+        if name.removesuffix("_ci95") in values and name.endswith("_ci95"):
+            return self.interval(name.removesuffix("_ci95"))
         if name not in known:
             raise AttributeError(f"there is no score {name!r}, only {', '.join(known)}")
         return known[name]

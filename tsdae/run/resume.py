@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tsdae.config import DataConfig, MethodConfig, TrainConfig
-from tsdae.run.folder import FREE, check_output, check_same, holds_run, stored_settings
+from tsdae.dataset import DenoisingDataset
+from tsdae.objectives import MaskedLanguageModel, Objective
+from tsdae.run.folder import FREE, Checkpoints, Run, check_output, check_same, holds_run, stored_settings
 from tsdae.utils import distributed
 from tsdae.utils.imports import NAMING, names_function
 from tsdae.utils.progress import print_note
@@ -61,6 +63,60 @@ def resumed(
         return _filled(data, merged), _filled(method, merged), _filled(config, merged)
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} lacks {error}; another version wrote it") from error
+
+
+def open_run(
+    folder: Path, config: TrainConfig, settings: dict[str, Any], parts: dict[str, Any]
+) -> tuple[Run | None, int]:
+    """Return the run folder, in rank 0 only, and the steps done, with their state loaded into ``parts``.
+
+    parts: what a checkpoint holds, by name. ValueError if the run cannot be resumed with these settings.
+    """
+    saved = None
+    resume = config.resume and holds_run(folder)
+    if resume:
+        stored = stored_settings(folder)
+        check_same(stored, settings)
+        saved = Checkpoints(folder).newest()
+        if saved is None and "finished" in stored:
+            raise ValueError(f"{folder} is finished and holds no whole checkpoint to resume from")
+    done = saved["step"] if saved else 0
+    distributed.check_equal(
+        str(done), "the newest checkpoint; the run folder must be on a disk that all processes share"
+    )
+    if saved:
+        check_same(saved["settings"], settings)
+        if done > settings["steps"]:
+            raise ValueError(f"--steps {settings['steps']:,}: the run has made {done:,} steps already")
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+        except (RuntimeError, ValueError) as error:  # PyTorch's own words fill pages
+            raise ValueError(f"the model or objective is not the one that {folder} was started with") from error
+    if not distributed.is_rank_zero():
+        return None, done
+    run = Run(folder, settings, config.overwrite, resume)
+    print_note(f"run folder {folder}; if it is stopped, resume it with --resume --output {folder}")
+    if resume:
+        print_note(f"resuming after step {done:,}" if done else "no whole checkpoint yet: starting again")
+        run.rewind(saved)
+    if config.tensorboard:
+        run.log_to_tensorboard(done)
+    return run, done
+
+
+def best_metric(config: TrainConfig, objective: Objective, heldout: DenoisingDataset | None) -> str:
+    """Return the metric that selects best/: the named one, that of the run to resume, or what fits the objective.
+
+    The loss of TSDAE keeps falling while vectors get worse; the retrieval of a sentence by its noisy version then
+    falls too.
+    """
+    if config.best is not None:
+        return config.best
+    if config.resume and holds_run(Path(str(config.output))):
+        return str(stored_settings(Path(str(config.output))).get("best"))
+    retrieves = heldout is not None and len(heldout) > 1 and not isinstance(objective, MaskedLanguageModel)
+    return "noisy_retrieval" if retrieves else "heldout_loss"
 
 
 def split_step(sentences: int, largest: int, processes: int) -> tuple[int, int]:

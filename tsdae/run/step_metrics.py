@@ -26,18 +26,21 @@ class StepMetrics:
     """The steps since the last row of metrics.jsonl; saved with checkpoints, which may fall between two rows.
 
     >>> metrics = StepMetrics(torch.device("cpu"))
-    >>> metrics.add(loss, gradient_norm, batches)
+    >>> metrics.add({"loss": loss}, gradient_norm, batches)
     >>> row = metrics.close(step, fp16=False, name_sentences=str)
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._since = device, time.perf_counter()
         self._losses: list[Tensor] = []
+        self._others: list[dict[str, Tensor]] = []  # terms and notes of the objective
         self._norms: list[Tensor] = []
         self._tokens, self._skipped, self._skipped_in_row = 0, 0, 0
 
-    def add(self, loss: Tensor, norm: Tensor, batches: list[Batch]) -> None:
-        self._losses.append(loss)
+    def add(self, terms: dict[str, Tensor], norm: Tensor, batches: list[Batch]) -> None:
+        """Add a step. terms: its ``loss``, and what else is logged of it, by name."""
+        self._losses.append(terms["loss"])
+        self._others.append({name: value for name, value in terms.items() if name != "loss"})
         self._norms.append(norm.detach())
         self._tokens += sum(part.token_count for batch in batches for part in (*batch.views, batch.target))
 
@@ -73,15 +76,21 @@ class StepMetrics:
             "gradient_norm": norms[-1],
             "tokens_per_second": self._tokens / max(time.perf_counter() - self._since, 1e-9),
         }
+        for name in dict.fromkeys(name for others in self._others for name in others):
+            values = [others[name] for others in self._others if name in others]
+            row[name] = float(torch.stack(values).nanmean())
         if fp16:
             row["skipped_steps"] = self._skipped
-        self._losses, self._norms, self._tokens, self._since = [], [], 0, time.perf_counter()
+        self._losses, self._others, self._norms = [], [], []
+        self._tokens, self._since = 0, time.perf_counter()
         return row
 
     def state_dict(self) -> dict[str, Any]:
         counts = {"skipped": self._skipped, "skipped_in_row": self._skipped_in_row}
-        return {"losses": self._losses, "norms": self._norms} | counts
+        return {"losses": self._losses, "others": self._others, "norms": self._norms} | counts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._losses, self._norms = ([x.to(self._device) for x in state[name]] for name in ("losses", "norms"))
+        others = state.get("others", [{}] * len(self._losses))  # older versions logged the loss alone
+        self._others = [{name: value.to(self._device) for name, value in step.items()} for step in others]
         self._skipped, self._skipped_in_row = state["skipped"], state["skipped_in_row"]

@@ -310,7 +310,7 @@ BAD = [
     Bad(
         "train",
         f"{TRAIN} --output old-run",
-        "old-run already holds a run (metrics.jsonl); --resume it, choose",
+        "old-run already holds a run (metrics.jsonl); --resume it, --overwrite it",
     ),
     Bad("train", f"{TRAIN} --output text.txt", "is a file, not a folder"),
     Bad("train", f"{TRAIN} --output full", "--output full is not empty and holds no run"),

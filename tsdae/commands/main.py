@@ -105,7 +105,7 @@ def ablate(arguments: list[str] | None = None) -> None:
 
 
 def report(arguments: list[str] | None = None) -> None:
-    """Write the report of an ablation again from its rows; with --check only compare."""
+    """Write the report of an ablation again from its rows; with --check only compare report.md."""
     parser = _parser(report, settings.ReportConfig)
     parser.add_argument("folder", metavar="FOLDER", help="--output of `tsdae ablate`")
     config, rest = parser.configs(arguments)

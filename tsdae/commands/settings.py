@@ -208,4 +208,4 @@ def _with(config: Any, **changes: Any) -> Any:
 class ReportConfig:
     """Report."""
 
-    check: bool = flag(False, "write nothing; fail unless the report matches its rows")
+    check: bool = flag(False, "write nothing; fail unless report.md matches its rows")

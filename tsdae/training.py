@@ -131,8 +131,8 @@ def train(
     def evaluate_after(step: int) -> None:
         give_back_freed_memory()
         if distributed.is_rank_zero():
-            measures = validate(model, objective, evaluate, heldout, heldout_batch)
-            _report(run, log, model, step, measures, best, early_stop)
+            metrics = validate(model, objective, evaluate, heldout, heldout_batch)
+            _report(run, log, model, step, metrics, best, early_stop)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0
             window.restart_clock()
@@ -275,23 +275,23 @@ def _report(
     log: Callable[[dict[str, Any]], None],
     model: TSDAE,
     done: int,
-    measures: dict[str, float],
+    metrics: dict[str, float],
     best: BestSoFar,
     early_stop: BestSoFar | None,
 ) -> None:
     """Print and log what was measured, and keep the best model."""
     if early_stop:
-        check_names({"--early-stop": early_stop.name}, list(measures))
-        early_stop.update(measures)
-    if measures:
-        print_note(f"step {done:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
-        if collapsed := collapse(measures):
+        check_names({"--early-stop": early_stop.name}, list(metrics))
+        early_stop.update(metrics)
+    if metrics:
+        print_note(f"step {done:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        if collapsed := collapse(metrics):
             print_note(collapsed)
-    is_best = best.update(measures)
-    if measures:
-        log({"step": done} | measures)
-    if run and measures and is_best:
-        run.save_best(model, {"step": done} | measures)
+    is_best = best.update(metrics)
+    if metrics:
+        log({"step": done} | metrics)
+    if run and metrics and is_best:
+        run.save_best(model, {"step": done} | metrics)
 
 
 def _sentences(dataset: DenoisingDataset, config: TrainConfig, step: int) -> str:

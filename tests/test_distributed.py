@@ -336,7 +336,7 @@ def test_processes_do_not_share_a_stream(name: str, run: Run, place: Path, monke
     os.mkfifo(place / "pipe")
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = run("train", f"--corpus {name} --model model --output run")
-    assert (result.code, "is a stream, which several processes cannot share" in result.err) == (2, True)
+    assert (result.code, "is a stream, which processes cannot share" in result.err) == (2, True)
 
 
 def test_objectives_without_counts_need_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,7 @@ def test_roberta_positions_begin_after_its_padding_id(tmp_path: Path) -> None:
 def test_length_that_the_model_does_not_have(max_length: int, tmp_path: Path) -> None:
     save_model(tmp_path)
     assert SentenceEncoder.from_pretrained(tmp_path, max_length=POSITIONS).max_length == POSITIONS
-    with pytest.raises(ValueError, match=f"between 3 and the model's {POSITIONS}, got {max_length}"):
+    with pytest.raises(ValueError, match=rf"must lie in \[3, {POSITIONS}\], got {max_length}"):
         SentenceEncoder.from_pretrained(tmp_path, max_length=max_length)
 
 

@@ -81,7 +81,12 @@ class SentenceEncoder(nn.Module):
                 f"the model has {config.vocabulary_size} word embeddings"
             )
         longest = config.longest_sentence
-        check_range("max_length", longest if max_length is None else max_length, f"[3, {longest}]", "the positions")
+        check_range(
+            "max_length",
+            longest if max_length is None else max_length,
+            f"[3, {longest}]",
+            f"the model has {longest} positions",
+        )
         self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
         self.max_length = max_length or config.longest_sentence
 

@@ -1,4 +1,4 @@
-"""Prints the lowest versions that pyproject.toml allows, as constraints for pip: `torch>=2.13` becomes `torch==2.13`."""
+"""Prints the lowest versions that pyproject.toml allows as constraints for pip: torch>=2.13 becomes torch==2.13."""
 
 import tomllib
 from pathlib import Path

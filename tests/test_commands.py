@@ -177,7 +177,7 @@ def test_prepare_then_train_is_training_on_the_text(run: Run, place: Path) -> No
     (place / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     prepared = run("prepare", "text.txt --model model --output new/corpus --min-characters 3 --heldout 7")
     assert prepared.code == 0, prepared.err
-    assert prepared.out == "train from it: python scripts/train.py --corpus new/corpus --model model\n"
+    assert prepared.out == "train from it: tsdae train --corpus new/corpus --model model\n"
     rows = len([line for line in lines if len(line) > 2]) - 7
     assert f"read {rows + 7} sentences from text.txt; left out: 1 blank, 1 of fewer than 3" in prepared.err
     notes = prepared.err.replace("\r", "\n").splitlines()

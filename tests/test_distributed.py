@@ -327,7 +327,7 @@ def test_what_is_one_process_says_so_under_torchrun(
     script, flags = command.split(maxsplit=1)
     result = run(script, flags)
     assert result.code == 2
-    assert f"{script}.py does not run under torchrun: call it as python scripts/{script}.py" in result.err
+    assert f"tsdae {script} does not run under torchrun: call it as tsdae {script}" in result.err
     assert contents(place) == before
 
 
@@ -385,14 +385,14 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(
     wait_for_steps(place / "run", 10, job)
     job.send_signal(signal.SIGTERM)
     out, _ = job.communicate(timeout=PATIENCE_S)
-    command = "torchrun --nproc-per-node 2 scripts/train.py --resume --output run --objective mine.py:slow"
+    command = "torchrun --nproc-per-node 2 -m tsdae train --resume --output run --objective mine.py:slow"
     assert f"checkpoint and model are in run; resume with: {command}" in out
     assert "2 processes, batches of 1 in each" in out
     assert [(place / f"threads.{rank}").read_text() for rank in range(2)] == ["[]\n", "[]\n"]
     stopped_at = state(place / "run")["step"]
     assert 10 <= stopped_at < 200
 
-    job = torchrun(command.split("train.py ")[1])
+    job = torchrun(command.split(" train ")[1])
     wait_for_steps(place / "run", stopped_at + 25, job)
     children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
     workers = [int(pid) for pid in children if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
@@ -405,7 +405,7 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(
     assert "Signal 9 (SIGKILL)" in out
     assert state(place / "run")["step"] >= stopped_at, "the last checkpoint is whole"
 
-    job = torchrun(command.split("train.py ")[1])
+    job = torchrun(command.split(" train ")[1])
     out, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0, out
     assert out.count("The trained encoder is run/encoder") == 1

@@ -181,7 +181,7 @@ def test_a_tokenizer_of_ones_own(kind: str) -> None:
 
 def test_a_stopped_stage_says_what_goes_on(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object) -> None:
-        raise Interrupted(signal.SIGINT, "stopped after step 3; resume with: scripts/train.py")
+        raise Interrupted(signal.SIGINT, "stopped after step 3; resume with: tsdae train")
 
     monkeypatch.setattr(pretraining, "run_training", stopped)
     (place / "words.txt").write_text("\n".join(f"{word} {other}" for word in tiny.WORDS for other in tiny.WORDS))

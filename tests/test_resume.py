@@ -364,7 +364,7 @@ def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> 
     )
     result = run("train", f"{FLAGS} --output run --objective mine.py:mine")
     assert result.code == 130
-    command = "python scripts/train.py --resume --output run --objective mine.py:mine"
+    command = "tsdae train --resume --output run --objective mine.py:mine"
     assert "run folder run; if it is stopped, resume it with --resume --output run\n" in result.err
     last = result.err.splitlines()[-1]
     assert last == f"stopped after step 5 of 14; checkpoint and model are in run; resume with: {command}"
@@ -374,7 +374,7 @@ def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> 
     assert refused.code == 2
     assert "the run's --objective is code; name it again: --objective mine.py:mine" in refused.err
     assert contents(place) == before
-    assert run("train", command.split("train.py ")[1]).code == 0
+    assert run("train", command.split(" train ")[1]).code == 0
     assert run("train", f"{FLAGS} --output whole --objective mine.py:mine").code == 0
     assert_same_run(place / "whole", place / "run")
 

@@ -361,7 +361,7 @@ def test_the_notes() -> None:
     _, warning = notes("auto", figures._replace(unknown=420))
     assert warning == (
         "34 % of the tokens are unknown to this vocabulary; choose a model whose tokenizer knows the language (for "
-        "example xlm-roberta-base), or make one from this text (scripts/pretrain.py)"
+        "example xlm-roberta-base), or make one from this text (tsdae pretrain)"
     )
 
 

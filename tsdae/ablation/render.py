@@ -21,7 +21,7 @@ from tsdae.evaluation.statistics import Comparison
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NO_CHARTS = 'The charts need matplotlib: python -m pip install "tsdae-torch[plots]", then scripts/report.py FOLDER.'
+NO_CHARTS = 'The charts need matplotlib: python -m pip install "tsdae-torch[plots]", then tsdae report FOLDER.'
 DASHES = ("-", "--", ":", "-.")  # lines differ in dash as well as in colour, for readers and printers without colours
 LONGEST_NAME = 60  # letters that fit into the width of a chart
 PAGE = """<!doctype html>

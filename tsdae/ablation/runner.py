@@ -62,7 +62,7 @@ def ablate(
     ValueError, before anything is trained: an axis that is no setting, a value of the wrong type, settings that
     exclude each other, and a folder whose rows were made by other code, versions, text or settings.
     """
-    distributed.check_single_process("ablate.py")
+    distributed.check_single_process("ablate")
     if train.resume or train.overwrite:
         raise ValueError("an ablation resumes by itself where it was stopped; choose another --output to start anew")
     if train.output is None:

@@ -101,7 +101,7 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     What was done before a stop is kept beside it in OUTPUT.part, and the same call resumes from there.
     outside: files and folders that a pattern does not match, beside those written here.
     """
-    distributed.check_single_process("prepare.py")
+    distributed.check_single_process("prepare")
     started = time.perf_counter()
     check_text(source, config)
     output = Path(config.output)
@@ -146,7 +146,7 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
         f"{output}: {len(corpus):,} sentences to train on ({len(corpus.token_ids):,} tokens), {held_out:,} held out; "
         f"{size / 1e6:,.1f} MB; {time.perf_counter() - started:,.0f} s"
     )
-    command = ["python", "scripts/train.py", "--corpus", str(output), "--model", config.model]
+    command = ["tsdae", "train", "--corpus", str(output), "--model", config.model]
     command += ["--add-tokens", config.add_tokens] if config.add_tokens else []
     print(f"train from it: {shlex.join(command)}")
 

@@ -44,7 +44,7 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
 
     ValueError, before a minute is spent: text, shape or output that cannot be used.
     """
-    distributed.check_single_process("pretrain.py")
+    distributed.check_single_process("pretrain")
     output = Path(config.output)
     start, corpus, mlm, raw, tsdae = (output / name for name in ("start", "corpus", "mlm", "raw", "tsdae"))
     if is_corpus(Path(source)):

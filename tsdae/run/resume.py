@@ -179,10 +179,11 @@ def finished_line(data: DataConfig, config: TrainConfig) -> str | None:
 
 def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:
     """Return the command that resumes a run which was stopped."""
-    start = ["python"]
+    start = ["tsdae"]
     if distributed.world_size() > 1:
-        start = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(distributed.world_size()))]
+        each = os.environ.get("LOCAL_WORLD_SIZE", str(distributed.world_size()))
+        start = ["torchrun", "--nproc-per-node", each, "-m", "tsdae"]
     settings = dataclasses.asdict(data) | dataclasses.asdict(method)
     named = [name for name in NAMING if settings[name] and names_function(settings[name])]
     code = [part for name in named for part in (f"--{name}", settings[name])]
-    return shlex.join([*start, "scripts/train.py", "--resume", "--output", output, *code])
+    return shlex.join([*start, "train", "--resume", "--output", output, *code])

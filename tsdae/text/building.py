@@ -143,7 +143,7 @@ def pieces(texts: Texts, work: Work, workers: int, missing: Callable[[], int | N
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise OSError(
-            "a worker process was ended from outside, perhaps for want of memory; scripts/prepare.py --workers 1 needs "
+            "a worker process was ended from outside, perhaps for want of memory; tsdae prepare --workers 1 needs "
             "the least"
         ) from error
     finally:

@@ -28,7 +28,7 @@ CHUNK = 2048  # sentences tokenised in one call
 STRETCH = 2**20  # rows whose lengths are computed at a time
 FORMAT = 1  # of the folder; raise it when older code cannot read a new folder
 DESCRIPTION, HELDOUT = "corpus.json", "heldout"  # in the folder, beside the arrays
-REPORT = "report.json"  # what of the text was kept, beside them where scripts/prepare.py made the folder
+REPORT = "report.json"  # what of the text was kept, beside them where tsdae prepare made the folder
 TYPES = {"token_ids": np.int32, "marks": np.uint8, "boundaries": np.int64}  # the arrays, NAME.npy each
 
 
@@ -138,7 +138,7 @@ class Corpus:
         if says.get("format") != FORMAT:
             raise ValueError(
                 f"{folder} is a corpus of format {says.get('format')}, and only format {FORMAT} can be read; "
-                "prepare it again with scripts/prepare.py"
+                "prepare it again with tsdae prepare"
             )
         try:
             rows, tokens = says["rows"], says["tokens"]
@@ -264,7 +264,7 @@ class Corpus:
             made_for = f" for {model_in_words(made['model'], made.get('add_tokens'))}" if "model" in made else ""
             raise ValueError(
                 f"this corpus was prepared{made_for}, and {asked} has another tokenizer; train what it was prepared "
-                "for, or prepare the text again (scripts/prepare.py --model)"
+                "for, or prepare the text again (tsdae prepare --model)"
             )
 
 

@@ -176,7 +176,7 @@ def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, n
 
 
 def open_prepared(folder: str | Path) -> tuple[Corpus, Corpus | None]:
-    """Map what scripts/prepare.py wrote: (corpus to train on, held-out corpus or None)."""
+    """Map what tsdae prepare wrote: (corpus to train on, held-out corpus or None)."""
     corpus = Corpus.open(folder)
     held_out = corpus.made_from.get("heldout_sentences", 0)
     heldout = Corpus.open(Path(folder) / HELDOUT) if held_out else None

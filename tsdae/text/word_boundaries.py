@@ -239,6 +239,6 @@ def notes(name: str, counts: WordCounts) -> list[str]:
         lines.append(
             f"{100 * counts.unknown / counts.tokens:.0f} % of the tokens are unknown to this vocabulary; choose a "
             "model whose tokenizer knows the language (for example xlm-roberta-base), or make one from this text "
-            "(scripts/pretrain.py)"
+            "(tsdae pretrain)"
         )
     return lines

@@ -152,7 +152,7 @@ def check_same_weights(module: nn.Module) -> None:
     check_equal(digest.hexdigest(), "the weights")
 
 
-def check_single_process(script: str) -> None:
-    """Raise ValueError under torchrun, for a script that is one process, or starts others by itself."""
+def check_single_process(command: str) -> None:
+    """Raise ValueError under torchrun, for a command that is one process, or starts others by itself."""
     if world_size() > 1:
-        raise ValueError(f"{script} does not run under torchrun: call it as python scripts/{script}")
+        raise ValueError(f"tsdae {command} does not run under torchrun: call it as tsdae {command}")

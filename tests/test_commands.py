@@ -185,7 +185,7 @@ def test_prepare_then_train_is_training_on_the_text(run: Run, place: Path) -> No
     assert notes[-1].startswith(f"new/corpus: {rows} sentences to train on ({tokens} tokens), 7 held out; 0.0 MB; ")
     assert [path.name for path in (place / "new").iterdir()] == ["corpus"]
 
-    train = prepared.out.split("train.py ")[1].strip() + " --device cpu --precision fp32 --epochs 1.5 --eval-every 5"
+    train = prepared.out.split("tsdae train ")[1].strip() + " --device cpu --precision fp32 --epochs 1.5 --eval-every 5"
     runs = {
         "by-folder": run("train", f"{train} --output by-folder"),
         "by-text": run(

@@ -476,7 +476,7 @@ MUTANTS = (
     Mutant("the-best-by-a-loss-that-sees-no-harm", "tsdae/run/resume.py", 'return "noisy_retrieval" if retrieves', 'return "heldout_loss" if retrieves', RECIPES),
     Mutant("a-rise-is-harm", "tsdae/commands/summary.py", "rows[-1][name] < rows[0][name]", "rows[-1][name] > rows[0][name]", RECIPES),
     Mutant("the-loss-as-the-gain", "tsdae/commands/summary.py", "after[split].minus(before[split])", "before[split].minus(after[split])", RECIPES),
-    Mutant("the-gain-on-dev", "tsdae/commands/summary.py", "split = list(after)[-1]", "split = list(after)[0]", RECIPES),
+    Mutant("the-gain-on-dev", "tsdae/commands/summary.py", "split, found = list(after)[-1], {}", "split, found = list(after)[0], {}", RECIPES),
     Mutant("masks-at-the-default-ratio", "tsdae/commands/pretrain.py", "mlm_ratio=config.mlm_ratio)",
            "mlm_ratio=MethodConfig.mlm_ratio)", NEW_WORDS),
     # the command line
@@ -511,4 +511,8 @@ MUTANTS = (
     Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine <= 0.99 and rank >= 2", "if cosine <= 1.99 and rank >= 2",
            f"{FIELD} -kbecome"),
     Mutant("noise-for-simcse", "tsdae/config.py", '"simcse": (*NOISE, *DECODER,', '"simcse": (*DECODER,', f"{FIELD} -kno_part"),
+    # the card of a run
+    Mutant("a-card-that-pools-padding", "tsdae/commands/card.py", "(hidden * mask).sum(1) / mask.sum(1)", "hidden.mean(1)", "tests/test_card.py"),
+    Mutant("a-card-with-the-scores-of-the-start", "tsdae/commands/card.py", "(rows[-1][2] if rows else {})", "(rows[0][2] if rows else {})",
+           "tests/test_card.py"),
 )  # fmt: skip

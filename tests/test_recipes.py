@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +219,17 @@ def test_the_gain_is_paired() -> None:
     pairs = Pairs(tiny.SENTENCES[:-1], tiny.SENTENCES[1:], np.arange(7.0))
     first, second = (evaluate_sts(tiny.encoder(seed=seed), pairs) for seed in (0, 1))
     low, high = np.nanpercentile(second.values_S["spearman"] - first.values_S["spearman"], (2.5, 97.5))
-    line = summary.gain("TSDAE", {"dev": first, "test": second}, {"mean": {"dev": second, "test": first}})
-    expected = f"{second.spearman - first.spearman:+.1f} [{low:+.2f}, {high:+.2f}] against the untrained mean"
-    assert line.startswith(f"TSDAE: Spearman on test {expected}")
+    found = summary.gains({"dev": first, "test": second}, {"mean": {"dev": second, "test": first}})
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    expected = (
+        f"{verdict}, {second.spearman - first.spearman:+.1f} [{low:+.2f}, {high:+.2f}] against the untrained mean"
+    )
+    assert summary.gain_line("TSDAE", found).startswith(f"TSDAE, Spearman on test: {expected}")
+    assert found["mean"]["verdict"] == verdict
+    constant = dataclasses.replace(first, values={"spearman": math.nan, "pearson": math.nan}, values_S={})
+    undefined = summary.gains({"test": constant}, {"mean": {"test": first}})
+    assert "not defined against the untrained mean" in summary.gain_line("TSDAE", undefined)
+    json.dumps(undefined, allow_nan=False)
 
 
 def test_the_dip_is_named() -> None:

@@ -68,14 +68,24 @@ def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"{name} over the steps: {', '.join(parts)}"
 
 
-def gain(trained_by: str, after: Mapping[str, Scores], starts: Mapping[str, Mapping[str, Scores]]) -> str:
-    """Return one line: the gain over each untrained pooling on the last split, with its paired 95 % interval."""
-    split = list(after)[-1]
-    parts = []
+def gains(after: Mapping[str, Scores], starts: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, Any]]:
+    """Return for each untrained pooling the gain over it on the last split, its paired 95 % interval and a verdict."""
+    split, found = list(after)[-1], {}
     for pooling, before in starts.items():
         difference = after[split].minus(before[split])
-        parts.append(f"{difference.spearman:+.1f} {bracketed(difference.ci95, '+')} against the untrained {pooling}")
-    return f"{trained_by}: Spearman on {split} {', '.join(parts)} [95 % interval, paired over the pairs]"
+        row = difference.row() | {"split": split, "verdict": difference.verdict("spearman")}
+        found[pooling] = {name: row[name] for name in ("split", "verdict", "spearman", "ci95")}
+    return found
+
+
+def gain_line(trained_by: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return `gains` in one line."""
+    parts = []
+    for pooling, gain in found.items():
+        size = "" if gain["spearman"] is None else f", {gain['spearman']:+.1f} {bracketed(gain['ci95'], '+')}"
+        parts.append(f"{gain['verdict']}{size} against the untrained {pooling}")
+    split = next(iter(found.values()))["split"]
+    return f"{trained_by}, Spearman on {split}: {'; '.join(parts)} [95 % interval, paired over the pairs]"
 
 
 def for_orientation() -> str:

@@ -13,6 +13,7 @@ import torch
 
 from tsdae.autoencoder import TSDAE
 from tsdae.commands import summary
+from tsdae.commands.card import write_card
 from tsdae.commands.evaluate import entry, score
 from tsdae.commands.metrics import check_metrics, evaluation, heldout_metrics
 from tsdae.commands.preflight import check, is_prepared, objective_of
@@ -295,16 +296,19 @@ def _print_results(
         trained_by = "TSDAE" if method.objective == "tsdae" else method.objective
         starts = {"[CLS] vector" if pooling == "cls" else pooling: scores for _, pooling, scores in rows}
         rows = [*rows, (f"{name}, {method.pooling}, after {trained_by}", method.pooling, _scores(encoder, splits))]
-        write_json(run / "evaluation.json", [entry(*row) for row in rows])
+        found = summary.gains(rows[-1][2], starts)
+        entries = [entry(*row) for row in rows]
+        write_json(run / "evaluation.json", [*entries[:-1], entries[-1] | {"against_untrained": found}])
         print(table_of([(row_name, scores) for row_name, _, scores in rows]))
         if data.corpus is None:
             print(summary.for_orientation())
         if line := summary.over_the_steps(log):
             print(line)
-        print(summary.gain(trained_by, rows[-1][2], starts))
+        print(summary.gain_line(trained_by, found))
     if compared := summary.before_and_after(log):
         print(compared)
     if log and method.objective != "mlm" and (line := summary.harm(log, ADVICE)):
         print(line)
+    write_card(run, name, encoder, rows, log)
     if len(log) > 1 and summary.draw_curve(log, run / "curve.png"):
         print(f"The learning curve is {run / 'curve.png'}")

@@ -1,0 +1,77 @@
+"""The model card of a run: the hub reads it, its code loads the model, and its scores are those of the run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from tests.scripts import Run
+from tests.tolerances import FLOAT32
+from tsdae import SentenceEncoder
+
+FLAGS = (
+    "--corpus text.txt --model model --batch-size 2 --heldout 2 --steps 2 --eval-every 1 --precision fp32 --output run"
+)
+SENTENCES = ["A man plays a guitar.", "Dogs run."]
+
+
+def blocks(folder: Path) -> list[str]:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    return [code.replace("PATH", str(folder)) for code in re.findall(r"```python\n(.*?)```", card, re.S)]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+@pytest.mark.parametrize("reader", ["tsdae", "transformers"])
+def test_the_code_of_a_card_gives_the_runs_vectors(pooling: str, reader: str, run: Run, place: Path) -> None:
+    assert run("train", f"{FLAGS} --pooling {pooling}").code == 0
+    (code,) = [block for block in blocks(place / "run" / "encoder") if f"from {reader} import" in block]
+    names: dict[str, np.ndarray] = {}
+    exec(code, names)
+    expected = SentenceEncoder.from_pretrained("run/encoder").encode(SENTENCES)
+    np.testing.assert_allclose(np.asarray(names["vectors"]), expected, **FLOAT32)
+
+
+@pytest.mark.reference
+def test_sentence_transformers_reads_it_as_the_card_says(run: Run, place: Path) -> None:
+    assert run("train", FLAGS).code == 0
+    names: dict[str, np.ndarray] = {}
+    exec(blocks(place / "run" / "encoder")[0], names)
+    np.testing.assert_allclose(
+        names["vectors"], SentenceEncoder.from_pretrained("run/encoder").encode(SENTENCES), **FLOAT32
+    )
+
+
+def test_the_hub_reads_its_head(run: Run, place: Path) -> None:
+    assert run("train", f"{FLAGS} --evaluate pairs.tsv").code == 0
+    data = ModelCard.load(place / "run" / "encoder" / "README.md").data
+    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert "tsdae" in data.tags
+    (result,) = data.eval_results
+    trained = json.loads((place / "run" / "evaluation.json").read_text())[-1]
+    assert result.metric_value == round(trained["pairs"]["spearman"], 2)
+    assert result.metric_type == "spearman_cosine"
+
+
+def test_it_tells_text_steps_and_scores(run: Run, place: Path) -> None:
+    assert run("train", f"{FLAGS} --evaluate pairs.tsv --noise-ratio 0.3").code == 0
+    card = (place / "run" / "encoder" / "README.md").read_text(encoding="utf-8")
+    settings = json.loads((place / "run" / "config.json").read_text())
+    for line in ("| text | text.txt |", "| noise | delete 0.3 |", "| steps | 2 of 2 sentences |"):
+        assert line in card
+    assert settings["corpus_fingerprint"][:16] in card
+    rows = json.loads((place / "run" / "evaluation.json").read_text())
+    assert len(rows) > 1
+    for row in rows:
+        assert f"| {row['pairs']['spearman']:.2f} [" in card
+    assert "| noisy_retrieval | " in card
+
+
+def test_the_licence_of_the_start_is_passed_on(run: Run, place: Path) -> None:
+    (place / "model" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A model\n")
+    assert run("train", FLAGS).code == 0
+    assert ModelCard.load(place / "run" / "encoder" / "README.md").data.license == "cc-by-4.0"

@@ -460,7 +460,11 @@ BAD_PAIRS = {
     "number sentence": ("a.jsonl", '{"sentence1": "a", "sentence2": 2, "score": 1}\n', "row 1: sentence2 holds int"),
     "too few": ("a.csv", HEAD + "a,b,1\nc,d,2\n", "a.csv holds 2 pairs; a correlation needs at least 3"),
     "empty": ("a.csv", "", "a.csv holds 0 pairs"),
-    "no table": ("a.txt", "a\tb\t1\n", "a.txt is no table: its name must end in .jsonl, .ndjson, .csv, .tsv, .parquet"),
+    "no table": (
+        "a.txt",
+        "a\tb\t1\n",
+        "a.txt is no table: its name must end in .jsonl, .ndjson, .json, .csv, .tsv, .parquet",
+    ),
 }
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from tsdae.hub import downloads
-from tsdae.text.reading import TABLES, check_file, numbered_lines, reach_hub, read_records
+from tsdae.text.lines import numbered_lines
+from tsdae.text.reading import check_file, reach_hub
+from tsdae.text.tables import TABLES, read_records
 from tsdae.utils.files import first_line
 
 HUB_NAME = "sentence-transformers/stsb"

@@ -14,8 +14,8 @@ from tsdae.config import TextConfig
 from tsdae.text.building import APART, WORDLESS, Rows, Work, collect, hashes_of
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.corpus import HELDOUT, Corpus, in_memory
+from tsdae.text.lines import suffix_of
 from tsdae.text.reading import (
-    TABLES,
     Texts,
     check_file,
     check_source,
@@ -25,9 +25,9 @@ from tsdae.text.reading import (
     no_sentence,
     open_texts,
     split_for,
-    suffix_of,
     what_was_read,
 )
+from tsdae.text.tables import TABLES
 from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.utils import distributed
 from tsdae.utils.progress import print_note, progress_bar
@@ -130,7 +130,7 @@ def build_corpora(
         raise no_sentence(source, rows.dropped)
     rows.check()
     if source:
-        print_note(what_was_read(source, len(rows), limit, rows.dropped))
+        print_note(what_was_read(source, len(rows), limit, rows.dropped, texts.meter.column))
 
     hash_R, order = rows.hashes, None
     if text.shuffle:

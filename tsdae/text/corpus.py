@@ -21,7 +21,7 @@ from tsdae.text.building import OF_TOKENS, WORDLESS, Rows, Work
 from tsdae.text.marks import BEGINS_WORD, SPECIAL
 from tsdae.text.tokenization import fingerprint_of, texts_of
 from tsdae.text.word_boundaries import WordCounts, notes
-from tsdae.utils.files import read_json, replace_folder, write_json
+from tsdae.utils.files import check_can_write, read_json, replace_folder, write_json
 from tsdae.utils.progress import progress_bar
 
 CHUNK = 2048  # sentences tokenised in one call
@@ -284,9 +284,8 @@ def is_corpus(folder: Path) -> bool:
 
 def check_corpus_output(folder: Path, overwrite: bool) -> None:
     """Raise ValueError if `Corpus.write` may not write there."""
-    first_there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not first_there.is_dir():
-        raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
+    check_can_write(folder, "--output")
+    check_can_write(folder.parent, "--output")
     if folder.exists() and not is_corpus(folder):
         raise ValueError(f"--output {folder} exists and holds no prepared corpus; choose another folder")
     ours = {DESCRIPTION, HELDOUT, REPORT, *(f"{name}.npy" for name in TYPES)}

@@ -61,8 +61,8 @@ def check_part(output: Path) -> None:
 def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: int | None) -> Iterator[Rows]:
     """Yield the rows that are done already of the corpus ``output``: none if source or settings have changed.
 
-    They are kept after a stop and after an error that may pass (network, disk, memory), and what is raised or printed says
-    how to resume. Standard input cannot be read again: nothing is kept.
+    They are kept after a stop and after an error that may pass (network, disk, memory), and what is raised or printed
+    says how to resume. Standard input cannot be read again: nothing is kept.
     """
     folder = part_of(output)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -482,6 +482,7 @@ BAD_PAIRS = {
         "no column sentence2, score; there are sentence1, sec",
     ),
     "no number": ("a.csv", HEAD + "a,b,1\na,b,high\n", "a.csv, row 2: the score 'high' is not a number"),
+    "a decimal comma": ("a.csv", HEAD + '"a","b","1,5"\n', "the score '1,5' is not a number; decimals need a point"),
     "an empty score": ("a.csv", HEAD + "a,b,1\na,b,\n", "a.csv, row 2: the score '' is not a number"),
     "infinite": ("a.csv", HEAD + "a,b,inf\n", "a.csv, row 1: the score 'inf' is not a number"),
     "null score": ("a.jsonl", '{"sentence1": "a", "sentence2": "b", "score": null}\n', "row 1: the score None is not"),

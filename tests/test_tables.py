@@ -227,6 +227,35 @@ def test_the_only_column_is_named_and_must_not_look_like_a_text(tmp_path: Path) 
     assert read(tmp_path, "a.jsonl", '{"What does the dog do?": "runs"}') == ["runs"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.csv", "id,Text\n1,one\n", ["one"]),
+        ("a.csv", "id, text\n1,one\n", ["one"]),
+        ("a.csv", "SENTENCE,TEXT\na,b\n", ["b"]),
+        ("a.csv", ",body\n0,one\n1,two\n", ["one", "two"]),  # as pandas writes its index
+        ("a.CSV", "id,text\n1,one\n   \n", ["one"]),
+        ("a.csv.GZ", gzip.compress(b"id,text\n1,one\n"), ["one"]),
+        ("a.jsonl", '{"body": "one"}\n{"body": "two"}\n', ["one", "two"]),
+    ],
+)
+def test_what_need_not_be_refused(name: str, content: bytes | str, found: list[str], tmp_path: Path) -> None:
+    assert read(tmp_path, name, content) == found
+
+
+def test_all_rows_decide_which_column_is_the_only_one(tmp_path: Path) -> None:
+    rows = '{"title": "one"}\n{"title": "two", "text": "a text"}\n'
+    refused(tmp_path, "a.jsonl", rows, "has the columns title, text; choose one with --column")
+    assert read(tmp_path, "a.jsonl", rows, column="title") == ["one", "two"]
+    read(tmp_path, "b.csv", "id,text\n1,three\n")
+    (tmp_path / "a.jsonl").write_text('{"title": "one"}')
+    assert load_sentences(f"{tmp_path}/*") == ["one", "three"], "each file by itself"
+
+
+def test_lines_with_commas_are_no_table(tmp_path: Path) -> None:
+    refused(tmp_path, "a.csv", "text\nHello, world\n", "if each line is a text, let its name end in .txt")
+
+
 def test_a_folder_with_brackets_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data[2] ?" / "deep").mkdir(parents=True)
     (tmp_path / "data[2] ?" / "deep" / "a.txt").write_text("one\n")

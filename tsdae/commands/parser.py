@@ -95,10 +95,6 @@ class Parser(argparse.ArgumentParser):
             command()
         except (ValueError, OSError) as error:  # OSError: no right to read or write, a full disk
             self.error(str(error) or type(error).__name__)
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
-                raise
-            self.error(f"memory ran out: {str(error) or 'nothing more could be allocated'}")
         except NonFiniteLoss as error:
             sys.stderr.write(f"{self.prog}: stopped: {error}\n")
             sys.exit(1)
@@ -108,6 +104,10 @@ class Parser(argparse.ArgumentParser):
         except KeyboardInterrupt:
             sys.stderr.write("interrupted: nothing more was written\n")
             sys.exit(130)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+                raise
+            self.error(f"memory ran out: {str(error) or 'nothing more could be allocated'}")
         else:
             return
         distributed.destroy_process_group()  # only here: the error has held what was trained

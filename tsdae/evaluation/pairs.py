@@ -27,7 +27,7 @@ SCORE_NAMES = (
     *("score", "similarity_score", "similarity", "gold_score", "gold", "relatedness_score", "rating"),
     *("label", "labels"),
 )
-NUMBERING = ("", "id", "idx", "index")  # names of columns that number the rows
+NUMBERING = ("", "id", "idx", "index", "unnamed:_0")  # names of columns that number the rows
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
 
 
@@ -254,7 +254,7 @@ def load_text_pairs(path: Path, columns: tuple[str, str], notes: Callable[[str],
     first: list[str] = []
     second: list[str] = []
     empty = 0
-    for number, record in enumerate(read_records(path), start=1):
+    for number, record in enumerate(list(read_records(path)), start=1):
         if any(_is_empty(record.get(column)) for column in columns):
             empty += 1
             continue
@@ -284,5 +284,6 @@ def _number(cell: Any, where: str) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{where}: the score {cell!r} is not a number")
+        hint = "; decimals need a point" if re.fullmatch(r"\s*\d+,\d+\s*", str(cell)) else ""
+        raise ValueError(f"{where}: the score {cell!r} is not a number{hint}")
     return value

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,7 +56,7 @@ class Meter:
         return self.finished + (self.file.tell() if self.file else 0)
 
 
-def numbered_lines(source: str, meter: Meter | None = None) -> Iterator[tuple[int, str]]:
+def numbered_lines(source: str, meter: Meter | None = None) -> Generator[tuple[int, str]]:
     """Yield the lines of a file (also .gz, .zst) or of "-" with their numbers, decoded as UTF-8 one by one.
 
     A line ends in LF, CR LF or CR alone, as in Python's text mode; its end is kept.
@@ -82,7 +82,7 @@ def numbered_lines(source: str, meter: Meter | None = None) -> Iterator[tuple[in
 
 def _lines(file: Any, source: str) -> Iterator[bytes]:
     """Yield lines with their ends."""
-    size_limit = SizeLimit(Path(source)) if source.endswith(COMPRESSED) else None
+    size_limit = SizeLimit(Path(source)) if source.lower().endswith(COMPRESSED) else None
     rest, number = b"", 0  # of a line without its end yet; lines before it
     block = file.read1(BLOCK)
     while block and len(block) < FIRST and (more := file.read1(BLOCK)):  # a pipe gives as little as it likes
@@ -153,9 +153,9 @@ def open_bytes(source: str, meter: Meter | None) -> Iterator[BinaryIO]:
 
 def _unpacked(raw: BinaryIO, source: str) -> contextlib.AbstractContextManager[BinaryIO | io.BufferedIOBase]:
     """Return the unpacked bytes; not by fsspec, whose zstd needs a package more and whose gzip is this one."""
-    if source.endswith(".gz"):
+    if source.lower().endswith(".gz"):
         return gzip.GzipFile(fileobj=raw)
-    if source.endswith(".zst"):
+    if source.lower().endswith(".zst"):
         import pyarrow
 
         return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
@@ -164,10 +164,10 @@ def _unpacked(raw: BinaryIO, source: str) -> contextlib.AbstractContextManager[B
 
 def suffix_of(path: Path) -> str:
     """Return the suffix of a file's name in lower case, without .gz or .zst."""
-    name = path.name
+    name = path.name.lower()
     for packed in COMPRESSED:
         name = name.removesuffix(packed)
-    return Path(name).suffix.lower()
+    return Path(name).suffix
 
 
 def name_of(source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import textwrap
@@ -16,7 +17,7 @@ from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
 
 HUB_LIMIT = 100_000  # default number of sentences taken from the hub, as in the article
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 2**22  # most texts and characters of a chunk
-TEXT_COLUMNS = ("text", "sentence")  # the columns that are taken without --column
+TEXT_COLUMNS = ("text", "sentence")  # the columns that are taken without --column, also in capitals
 
 
 def load_sentences(
@@ -232,29 +233,41 @@ def _file_texts(source: str, column: str | None, meter: Meter | None = None) -> 
         yield from _cells(read_records(Path(source), meter), column, source, meter or Meter())
 
 
-def _cells(records: Iterable[dict[str, Any]], column: str | None, source: str, meter: Meter) -> Iterator[str]:
+def _cells(records: Generator[dict[str, Any]], column: str | None, source: str, meter: Meter) -> Iterator[str]:
     """Yield the texts of one column; cells that are empty or null are blank. meter: takes the name of the only one."""
-    for number, record in enumerate(records, start=1):
-        if column is None:
-            names = [name for name in TEXT_COLUMNS if name in record] or (list(record) if len(record) == 1 else [])
-            if not names:
-                raise ValueError(f"{name_of(source)} has the columns {', '.join(record)}; choose one with --column")
-            column = names[0]
-            if column not in TEXT_COLUMNS:
-                if suffix_of(Path(source)) in WITH_HEADER and looks_like_data(column):
-                    raise ValueError(
-                        f"{name_of(source)}: the first line of a table names its columns, and {column[:80]!r} looks "
-                        "like a text; put a line before it that says: text (or choose it with --column)"
-                    )
-                meter.column = column
-        if column not in record:
-            raise ValueError(f"{name_of(source)}, record {number}: no column {column!r}; there are {', '.join(record)}")
-        text = record[column]
-        if text is not None and not isinstance(text, str):
-            raise ValueError(
-                f"{name_of(source)}, record {number}: column {column!r} holds {type(text).__name__}, not text"
-            )
-        yield text or ""
+    name, only = name_of(source), False
+    with contextlib.closing(records):  # an error must not leave the file open
+        for number, record in enumerate(records, start=1):
+            if column is None or (only and len(record) > 1):
+                column = _column_of(record, name, only)
+                only = column.strip().lower() not in TEXT_COLUMNS
+                meter.column = column if only else None
+            if column not in record:
+                raise ValueError(f"{name}, record {number}: no column {column!r}; there are {', '.join(record)}")
+            text = record[column]
+            if text is not None and not isinstance(text, str):
+                raise ValueError(f"{name}, record {number}: column {column!r} holds {type(text).__name__}, not text")
+            yield text or ""
+
+
+def _column_of(record: dict[str, Any], name: str, only: bool) -> str:
+    """Return the column of texts: one that is called so, or the only one that has a name; ValueError if none is.
+
+    only: another row had one column only.
+    """
+    named = [column for column in record if column.strip()]  # pandas writes its index without a name
+    known = {column.strip().lower(): column for column in named[::-1]}
+    texts = [known[column] for column in TEXT_COLUMNS if column in known]
+    if (only or not texts) and len(named) != 1:
+        raise ValueError(f"{name} has the columns {', '.join(record)}; choose one with --column")
+    if texts:
+        return texts[0]
+    if suffix_of(Path(name)) in WITH_HEADER and looks_like_data(named[0]):
+        raise ValueError(
+            f"{name}: the first line of a table names its columns, and {named[0][:80]!r} looks like a text; put a line "
+            "before it that says: text (or choose it with --column)"
+        )
+    return named[0]
 
 
 def reach_hub(name: str) -> None:
@@ -264,7 +277,7 @@ def reach_hub(name: str) -> None:
     HfApi().dataset_info(name, timeout=10)
 
 
-def _hub_records(name: str, config: list[str]) -> Iterator[dict[str, Any]]:
+def _hub_records(name: str, config: list[str]) -> Generator[dict[str, Any]]:
     """Stream a dataset of the hub, or a folder, through `datasets`; nothing is stored."""
     try:
         if not Path(name).is_dir():

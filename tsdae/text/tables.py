@@ -6,13 +6,14 @@ pyarrow itself: `datasets` yields its rows 12 times as slowly (version 5.2, meas
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ PARQUET_ROWS = 256  # read at a time, since a cell can be large
 SEPARATORS = ",;\t|"  # of a .csv file: what Excel writes depends on the country
 AHEAD = 100  # lines in which the cell of a .tsv file may close that a line has opened
 WORDS_OF_A_NAME, LETTERS_OF_A_NAME = 4, 40  # at most, in the name of a column
+Lines = Iterator[tuple[int, str]]  # numbered
 Row = tuple[int, list[str]]  # the number of its last line, and its cells
 
 
-def read_records(path: Path, meter: Meter | None = None) -> Iterator[dict[str, Any]]:
+def read_records(path: Path, meter: Meter | None = None) -> Generator[dict[str, Any]]:
     """Yield the rows of a .csv, .tsv, .json, .jsonl or .parquet file (also .gz, .zst) as dictionaries by column name.
 
     ValueError, with file and line, for a file that cannot be read, and for two columns of one name.
@@ -34,7 +36,11 @@ def read_records(path: Path, meter: Meter | None = None) -> Iterator[dict[str, A
     suffix = suffix_of(path)
     if suffix not in TABLES:
         raise ValueError(f"{path} is no table: its name must end in {', '.join(TABLES)}")
-    yield from _READERS[suffix](path, meter)
+    if suffix == ".parquet":
+        yield from _parquet_records(path, meter)
+        return
+    with contextlib.closing(numbered_lines(str(path), meter)) as numbered:  # an error must not leave the file open
+        yield from _READERS[suffix](path, numbered)
 
 
 def check_names(names: Sequence[str], where: str) -> None:
@@ -78,9 +84,8 @@ def _parsed(text: str, where: str, hint: str = "") -> Any:
         raise ValueError(f"{where}: not valid JSON: {error}") from error
 
 
-def _json_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
+def _json_records(path: Path, numbered: Lines) -> Iterator[dict[str, Any]]:
     """Yield the objects of JSON lines, or of a .json file that is one array (also of texts: the column text)."""
-    numbered = numbered_lines(str(path), meter)
     first = next(((number, line) for number, line in numbered if line.strip()), None)
     if first is None:
         return
@@ -115,32 +120,33 @@ def _record(record: Any, where: str) -> dict[str, Any]:
 # CSV and TSV
 
 
-def _separated_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
+def _separated_records(path: Path, numbered: Lines) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(lines.LONGEST_LINE)  # the default refuses cells of more than 128 KiB
     suffix = suffix_of(path)
     header: list[str] = []
-    for number, cells in _rows(path, suffix, meter):
+    for number, cells in _rows(path, suffix, numbered):
         if not header:
             check_names(cells, str(path))
             header = cells
-        elif len(cells) != len(header):
+        elif len(cells) != len(header) and (len(cells) > 1 or cells[0].strip()):
             raise ValueError(
                 f"{path}, line {number}: the header names {len(header)} columns, this row has a different number: "
-                f"{len(cells)}{_reason(cells, suffix)}"
+                f"{len(cells)}{_reason(cells, len(header), suffix)}"
             )
-        else:
+        elif len(cells) == len(header):
             yield dict(zip(header, cells, strict=True))
 
 
-def _reason(cells: list[str], suffix: str) -> str:
+def _reason(cells: list[str], columns: int, suffix: str) -> str:
     """Return what may be behind a wrong number of cells."""
     if suffix == ".tsv" and any(cell.count('"') % 2 for cell in cells):
         return "; cells in quotes that hold line breaks or tabs are read from a .csv file"
+    if columns == 1:
+        return f"; if each line is a text, let its name end in .txt instead of {suffix}"
     return "; is its separator that of the header?" if len(cells) == 1 else ""
 
 
-def _rows(path: Path, suffix: str, meter: Meter | None) -> Iterator[Row]:
-    numbered = numbered_lines(str(path), meter)
+def _rows(path: Path, suffix: str, numbered: Lines) -> Iterator[Row]:
     ahead = list(itertools.islice(((number, line) for number, line in numbered if line.strip()), 2))
     if not ahead:
         return
@@ -166,7 +172,7 @@ def _rows(path: Path, suffix: str, meter: Meter | None) -> Iterator[Row]:
         ) from error
 
 
-def _noted(numbered: Iterable[tuple[int, str]], read: list[int]) -> Iterator[str]:
+def _noted(numbered: Lines, read: list[int]) -> Iterator[str]:
     for read[0], line in numbered:
         yield line
 
@@ -187,7 +193,7 @@ def _separator(first_lines: list[str], suffix: str) -> str:
     return min(found, key=lambda each: each[0])[1] if found else usual
 
 
-def _tab_rows(numbered: Iterable[tuple[int, str]]) -> Iterator[Row]:
+def _tab_rows(numbered: Lines) -> Iterator[Row]:
     """Yield the rows of a file without quotes, or of one in which only the cells are quoted that need it (pandas)."""
     rest, ahead = iter(numbered), deque[tuple[int, str]]()
     columns = 0
@@ -264,7 +270,6 @@ _READERS = {
     ".json": _json_records,
     ".csv": _separated_records,
     ".tsv": _separated_records,
-    ".parquet": _parquet_records,
 }
-TABLES = tuple(_READERS)  # the suffixes of tables
+TABLES = (*_READERS, ".parquet")  # the suffixes of tables
 WITH_HEADER = (".csv", ".tsv")  # whose first line names the columns

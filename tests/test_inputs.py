@@ -68,6 +68,7 @@ def test_tables_and_mistakes_are_named(made: Callable[[], Any], message: str) ->
         encoder.encode,
         lambda given: DenoisingDataset(given, encoder.tokenizer),
         lambda given: TextPairs(TEXTS, given),
+        encoder.add_tokens,  # of one string it would add the letters
     ):
         with pytest.raises(ValueError, match=message):
             take(made())

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ class SentenceEncoder(nn.Module):
             lowercase=lowers_text(self.tokenizer),
         )
 
-    def add_tokens(self, words: Sequence[str]) -> list[str]:
+    def add_tokens(self, words: Iterable[str]) -> list[str]:
         """Add words of a domain to tokenizer and vocabulary, before a `TSDAE` is built; return those that are new.
 
         The embedding of a new word is the mean of those of its old pieces, and so is its bias in the head.
@@ -139,7 +139,7 @@ class SentenceEncoder(nn.Module):
         """
         from tsdae.text.added_tokens import add_words
 
-        pieces = add_words(self.tokenizer, words)
+        pieces = add_words(self.tokenizer, texts_of(words, "words"))
         self.vocabulary = vocabulary_of(self.tokenizer)
         if pieces:
             rows = {self.tokenizer.convert_tokens_to_ids(word): ids for word, ids in pieces.items()}

@@ -27,7 +27,7 @@ from benchmarks.rows import origin, spread  # noqa: E402  # the root has to be o
 from benchmarks.workers import memory_of_process  # noqa: E402
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder  # noqa: E402
 from tsdae.text.corpus import Corpus  # noqa: E402
-from tsdae.text.reading import numbered_lines  # noqa: E402
+from tsdae.text.lines import numbered_lines  # noqa: E402
 from tsdae.utils.progress import print_note  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)

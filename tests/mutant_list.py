@@ -38,6 +38,8 @@ RESULTS, FUNCTIONS = "tests/test_rows.py", "tests/test_functions.py"
 OPS = "tests/test_ops.py"
 FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
 HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
+FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests/test_surroundings.py"
+PAIRS = "tests/test_retrieval.py"
 
 MUTANTS = (
     # noise
@@ -515,4 +517,25 @@ MUTANTS = (
     Mutant("a-card-that-pools-padding", "tsdae/commands/card.py", "(hidden * mask).sum(1) / mask.sum(1)", "hidden.mean(1)", "tests/test_card.py"),
     Mutant("a-card-with-the-scores-of-the-start", "tsdae/commands/card.py", "(rows[-1][2] if rows else {})", "(rows[0][2] if rows else {})",
            "tests/test_card.py"),
+    # reading what other tools write, and inputs in Python
+    Mutant("half-of-crlf-is-a-line", "tsdae/text/lines.py", 'if not lines[-1].endswith(b"\\n") else b""', 'if lines[-1][-1:] not in b"\\r\\n" else b""', FILES),
+    Mutant("a-binary-file-is-text", "tsdae/text/lines.py", 'if b"\\0" in first and not', "if False and not", FILES),
+    Mutant("a-pointer-behind-gz", "tsdae/text/lines.py", "if raw.peek(len(LFS)).startswith(LFS):", "if False:", FILES),
+    Mutant("a-json-array-as-lines", "tsdae/text/tables.py", 'if is_json and first[1].lstrip().startswith("["):', "if False:", FILES),
+    Mutant("separator-of-the-header-alone", "tsdae/text/tables.py", "found.append((len(set(counts)) > 1, separator))",
+           "found.append((False, separator))", FILES),
+    Mutant("sentences-in-quotes-joined", "tsdae/text/tables.py", "any(len(_tab_cells(part)) != columns for part in parts)", "True", FILES),
+    Mutant("the-last-of-two-columns", "tsdae/text/tables.py", "if name and name in names[:number]", "if not name and name in names[:number]", FILES),
+    Mutant("brackets-of-a-folder-match", "tsdae/text/reading.py", "while len(parts) > 1 and (folder / parts[0]).is_dir():", "while False:", FILES),
+    Mutant("first-row-decides-the-column", "tsdae/text/reading.py", "(only and len(record) > 1)", "False", FILES),
+    Mutant("first-row-decides-the-score", "tsdae/evaluation/pairs.py", "for record in records for name in record)",
+           "for record in list(records)[:1] for name in record)", PAIRS),
+    Mutant("scores-in-small-letters", "tsdae/evaluation/pairs.py", "name.strip().casefold()", "name.strip()", PAIRS),
+    Mutant("any-table-is-retrieval", "tsdae/evaluation/pairs.py", "is not None or len(names) != 2:", "is not None or len(names) < 2:", PAIRS),
+    Mutant("the-first-pair-is-a-header", "tsdae/evaluation/pairs.py", "data = next(filter(looks_like_data, names), None)", "data = None", PAIRS),
+    Mutant("column-names-are-encoded", "tsdae/text/tokenization.py", 'or hasattr(sentences, "columns") or isinstance', "or isinstance", INPUTS),
+    Mutant("pairs-encoded-as-one", "tsdae/text/tokenization.py", "if not all(isinstance(sentence, str) for sentence in sentences):", "if False:", INPUTS),
+    Mutant("unwritable-after-hours", "tsdae/run/folder.py", '    check_can_write(folder, "--output")\n', "", MACHINES),
+    Mutant("results-lost-for-a-letter", "tsdae/commands/parser.py", 'sys.stdout.reconfigure(errors="backslashreplace")', "pass", MACHINES),
+    Mutant("a-full-map-is-a-traceback", "tsdae/text/building.py", "if isinstance(error, OSError) and error.errno != errno.ENOMEM:", "if isinstance(error, OSError):", MACHINES),
 )  # fmt: skip

@@ -106,7 +106,7 @@ def test_no_sentences() -> None:
 
 def test_what_encode_refuses() -> None:
     encoder = tiny.encoder()
-    with pytest.raises(ValueError, match="takes a list of sentences, not one string"):
+    with pytest.raises(ValueError, match="is one string; give a list of sentences"):
         encoder.encode("a dog")
     for batch_size in (0, -1):
         with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):

@@ -441,6 +441,39 @@ def test_own_pairs_in_any_order_of_columns(tmp_path: Path) -> None:
         assert (pairs.first, pairs.second, pairs.scores.tolist()) == (["a", "c", "e"], ["b", "d", "f"], [1.0, 2.0, 3.0])
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        "sentence1,sentence2,similarity_score",
+        "Sentence1,Sentence2,Score",
+        "sentence_A,sentence_B,relatedness_score",
+        "sentence1,sentence2,LABEL",
+        "Sentence 1,Sentence 2,Similarity Score",
+        "sentence1,sentence2,gold",
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_the_fields_names_of_scores(names: str, name: str, tmp_path: Path) -> None:
+    """In any row: where the first has none, it is one without a score."""
+    columns, notes = names.split(","), list[str]()
+    rows = [("a", "b", ""), ("c", "d", "1.5"), ("e", "f", "2"), ("g", "h", "0")]
+    records = [dict(zip(columns, row, strict=True)) for row in rows]
+    del records[0][columns[2]]
+    as_csv = "\n".join([names, *map(",".join, rows)])
+    (tmp_path / name).write_text(as_csv if name == "a.csv" else "\n".join(map(json.dumps, records)))
+    pairs = load_pairs(tmp_path / name, notes.append)
+    assert (pairs.first, pairs.second, pairs.scores.tolist()) == (["c", "e", "g"], ["d", "f", "h"], [1.5, 2.0, 0.0])
+    assert notes[-1] == f"{tmp_path / name}: 1 of 4 rows have no score yet and are left out"
+    assert f"{tmp_path / name}: scores are those of the column {columns[2]!r}" in notes
+    with pytest.raises(ValueError, match=r"row 1: the score (''|None) is not a number"):
+        load_pairs(tmp_path / name)
+
+
+def test_a_score_called_score_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("label,sentence1,sentence2,score\n" + "x,a,b,1\nx,c,d,2\nx,e,f,3\n")
+    assert load_pairs(tmp_path / "a.csv").scores.tolist() == [1.0, 2.0, 3.0]
+
+
 HEAD = "sentence1,sentence2,score\n"
 BAD_PAIRS = {
     "missing columns": (
@@ -449,6 +482,7 @@ BAD_PAIRS = {
         "no column sentence2, score; there are sentence1, sec",
     ),
     "no number": ("a.csv", HEAD + "a,b,1\na,b,high\n", "a.csv, row 2: the score 'high' is not a number"),
+    "a decimal comma": ("a.csv", HEAD + '"a","b","1,5"\n', "the score '1,5' is not a number; decimals need a point"),
     "an empty score": ("a.csv", HEAD + "a,b,1\na,b,\n", "a.csv, row 2: the score '' is not a number"),
     "infinite": ("a.csv", HEAD + "a,b,inf\n", "a.csv, row 1: the score 'inf' is not a number"),
     "null score": ("a.jsonl", '{"sentence1": "a", "sentence2": "b", "score": null}\n', "row 1: the score None is not"),
@@ -460,7 +494,11 @@ BAD_PAIRS = {
     "number sentence": ("a.jsonl", '{"sentence1": "a", "sentence2": 2, "score": 1}\n', "row 1: sentence2 holds int"),
     "too few": ("a.csv", HEAD + "a,b,1\nc,d,2\n", "a.csv holds 2 pairs; a correlation needs at least 3"),
     "empty": ("a.csv", "", "a.csv holds 0 pairs"),
-    "no table": ("a.txt", "a\tb\t1\n", "a.txt is no table: its name must end in .jsonl, .ndjson, .csv, .tsv, .parquet"),
+    "no table": (
+        "a.txt",
+        "a\tb\t1\n",
+        "a.txt is no table: its name must end in .jsonl, .ndjson, .json, .csv, .tsv, .parquet",
+    ),
 }
 
 

@@ -53,18 +53,18 @@ def test_transformers_reads_the_same_vectors_and_ids() -> None:
 
 
 def test_it_has_learned_english() -> None:
-    """The word that fits is among the five likeliest; a damaged head or matrix would give noise."""
+    """The word that fits is among the five likeliest of 8,000; a damaged head or matrix would give noise."""
     tokenizer = AutoTokenizer.from_pretrained(MINI_FOLDER)
     model = AutoModelForMaskedLM.from_pretrained(MINI_FOLDER, dtype=torch.float32).eval()
     for sentence, word in (
-        ("a man is playing a [MASK] on the stage .", "guitar"),
-        ("the capital of france is [MASK] .", "paris"),
+        ("she opened the [MASK] and walked into the room .", "door"),
+        ("the president of the united [MASK] .", "states"),
         ("thank you very [MASK] .", "much"),
     ):
         features = tokenizer(sentence, return_tensors="pt")
         place = features["input_ids"][0].tolist().index(tokenizer.mask_token_id)
         with torch.no_grad():
-            best = model(**features).logits[0, place].topk(20).indices
+            best = model(**features).logits[0, place].topk(5).indices
         assert word in tokenizer.convert_ids_to_tokens(best.tolist()), sentence
 
 

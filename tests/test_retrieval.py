@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae.evaluation import retrieval as module
 from tsdae.evaluation.pairs import TextPairs, columns_without_score, load_text_pairs
@@ -197,7 +199,7 @@ def parquet(**columns: list[str | None]) -> bytes:
 
 FILES = {
     "a.tsv": b'title\tbody\na\tb \n\tgone\nc\t"d\n',
-    "a.csv": b'body,id,sentence2,sentence1\nx,1,b ,a\nx,2,gone,\nx,3,"""d",c\n',
+    "a.csv": b'id,sentence2,Sentence1,\n1,b ,a,\n2,gone,,\n3,"""d",c,\n',
     "a.jsonl": b'{"q": "a", "r": "b "}\n{"q": null, "r": "gone"}\n{"r": "\\"d", "q": "c"}\n{"q": "gone"}\n',
     "a.parquet": parquet(q=["a", None, "c", " "], r=["b ", "gone", '"d', "gone"]),
 }
@@ -207,7 +209,7 @@ FILES = {
 def test_pairs_without_scores(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(FILES[name])
     columns = columns_without_score(tmp_path / name)
-    assert columns == {"a.tsv": ("title", "body"), "a.csv": ("sentence1", "sentence2")}.get(name, ("q", "r"))
+    assert columns == {"a.tsv": ("title", "body"), "a.csv": ("Sentence1", "sentence2")}.get(name, ("q", "r"))
     notes: list[str] = []
     pairs = load_text_pairs(tmp_path / name, columns, notes.append)
     assert (pairs.first, pairs.second, len(pairs)) == (["a", "c"], ["b ", '"d'], 2)
@@ -217,11 +219,37 @@ def test_pairs_without_scores(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["sentence1,sentence2,score", "sentence1,sentence2,label", "text,label", "a,b,c", "a"]
+    "header",
+    [
+        *("sentence1,sentence2,score", "sentence1,sentence2,label", "text,label", "a,b,c", "a"),
+        *("sentence1,sentence2,similarity_score", "sentence1,sentence2,body", "Score,a", "a,Similarity Score"),
+    ],
 )
 def test_tables_that_are_not_for_retrieval(header: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"{header}\n" + ",".join("x" * len(header.split(","))) + "\n")
     assert columns_without_score(tmp_path / "a.csv") is None
+
+
+def test_all_rows_decide_which_columns_there_are(tmp_path: Path) -> None:
+    rows = '{"a": "x", "b": "y"}\n{"a": "z", "b": "w", "similarity_score": 1}\n'
+    (tmp_path / "a.jsonl").write_text(rows)
+    assert columns_without_score(tmp_path / "a.jsonl") is None
+
+
+def test_retrieval_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sentence1,body,score\na,b,1\nc,d,2\n")
+    assert columns_without_score(tmp_path / "a.csv", ["body", "sentence1"]) == ("body", "sentence1")
+    with pytest.raises(ValueError, match=r"--columns: .*a.csv has no column 'x'; there are sentence1, body, score"):
+        columns_without_score(tmp_path / "a.csv", ["body", "x"])
+
+
+@pytest.mark.parametrize("first", ["How to boil an egg\tPut it in hot water", "Eggs\tBoil them.", "Eggs\t7"])
+def test_a_first_line_that_looks_like_a_pair_is_asked_about(first: str, tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text(f"{first}\nred\tblue\n")
+    asked = shlex.join(first.split("\t"))
+    with pytest.raises(ValueError, match=rf"a.tsv: the first line of a table .* looks like a text; .*{asked}\)"):
+        columns_without_score(tmp_path / "a.tsv")
+    assert columns_without_score(tmp_path / "a.tsv", first.split("\t")) == tuple(first.split("\t"))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +264,21 @@ def test_tables_that_are_not_for_retrieval(header: str, tmp_path: Path) -> None:
 )
 def test_bad_pairs_without_scores(name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    columns = columns_without_score(tmp_path / name)
-    assert columns == ("a", "b")
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_text_pairs(tmp_path / name, columns, lambda note: None)
+        load_text_pairs(tmp_path / name, ("a", "b"), lambda note: None)
+
+
+def test_retrieval_on_the_command_line(run: Run, place: Path) -> None:
+    """Pairs beside other columns are no retrieval unless they are asked for."""
+    (place / "a.csv").write_text("title,text,year\na man,dog,1\na cat,a woman cooks bread,2\n")
+    result = run("evaluate", "model --pairs a.csv")
+    assert result.code == 2
+    assert "a.csv: no column sentence1, sentence2, score; there are title, text, year;" in result.err.splitlines()[-1]
+    assert "name two with --columns" in result.err
+    result = run("evaluate", "model --pairs a.csv --columns title text --device cpu")
+    assert result.code == 0, result.err
+    assert "each text of 'title' has to find its 'text'" in result.err
+    for columns in ("--columns title", "--pairs a.csv --columns title title", "--columns title text"):
+        result = run("evaluate", f"model {columns}")
+        assert result.code == 2
+        assert "--columns takes two names of columns of --pairs" in result.err

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +38,8 @@ class DenoisingDataset:
     >>> DenoisingDataset(["A man plays a guitar."], tokenizer, seed=4).text(0)
     ('man plays', 'a man plays a guitar.')
 
-    sentences: strings, or a `Corpus` made of them with the same tokenizer, in memory or on disk (`Corpus.open`).
+    sentences: strings (a list, a column of a table, a generator), or a `Corpus` made of them with the same tokenizer,
+        in memory or on disk (`Corpus.open`).
     tokenizer: a Hugging Face tokenizer, fast or slow.
     noise: "delete" (the paper's), "mask", "replace", "swap", "insert", "module:function", or a function (see `noise`).
     noise_ratio: share of words to change, in [0, 1); the paper's best is 0.6.
@@ -54,7 +55,7 @@ class DenoisingDataset:
 
     def __init__(
         self,
-        sentences: Sequence[str] | Corpus,
+        sentences: Iterable[str] | Corpus,
         tokenizer: Any,
         noise: str | Noise = "delete",
         noise_ratio: float = 0.6,
@@ -62,8 +63,6 @@ class DenoisingDataset:
         max_length: int = 75,
         words: str | None = None,
     ) -> None:
-        if isinstance(sentences, str):
-            raise ValueError("sentences is one string; give a list of sentences, or read a file with load_sentences")
         check_range("noise_ratio", noise_ratio, "[0, 1)", "0.6 changes 60 % of the words")
         check_lengths_and_words(max_length, None if isinstance(sentences, Corpus) else words)
         self.noise: Noise = find_noise(noise) if isinstance(noise, str) else noise

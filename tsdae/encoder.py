@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tsdae import ops
 from tsdae.bert import Bert, LanguageModelHead, Pretrained
 from tsdae.packing import Layout, Packed, ranges
-from tsdae.text.tokenization import token_ids, vocabulary_of
+from tsdae.text.tokenization import texts_of, token_ids, vocabulary_of
 from tsdae.utils.checks import check_range
 
 # What loads, saves and shows progress is imported where it is called: an encoder that is only used needs none of it.
@@ -136,7 +136,7 @@ class SentenceEncoder(nn.Module):
             lowercase=lowers_text(self.tokenizer),
         )
 
-    def add_tokens(self, words: Sequence[str]) -> list[str]:
+    def add_tokens(self, words: Iterable[str]) -> list[str]:
         """Add words of a domain to tokenizer and vocabulary, before a `TSDAE` is built; return those that are new.
 
         The embedding of a new word is the mean of those of its old pieces, and so is its bias in the head.
@@ -144,7 +144,7 @@ class SentenceEncoder(nn.Module):
         """
         from tsdae.text.added_tokens import add_words
 
-        pieces = add_words(self.tokenizer, words)
+        pieces = add_words(self.tokenizer, texts_of(words, "words"))
         self.vocabulary = vocabulary_of(self.tokenizer)
         if pieces:
             rows = {self.tokenizer.convert_tokens_to_ids(word): ids for word, ids in pieces.items()}
@@ -170,7 +170,7 @@ class SentenceEncoder(nn.Module):
 
     def encode(
         self,
-        sentences: Sequence[str],
+        sentences: Iterable[str],
         batch_size: int = 64,
         normalize: bool | None = None,
         show_progress: bool = False,
@@ -180,8 +180,7 @@ class SentenceEncoder(nn.Module):
         batch_size: sentences at a time. normalize: to length 1; None: what the folder says.
         Longer sentences are cut to ``max_length`` tokens. ValueError if ``sentences`` is one string.
         """
-        if isinstance(sentences, str):
-            raise ValueError("encode takes a list of sentences, not one string")
+        sentences = texts_of(sentences)
         check_range("batch_size", batch_size, "[1, inf)")
         if len(sentences) == 0:
             return np.zeros((0, self.bert.config.width), dtype=np.float32)

@@ -42,7 +42,7 @@ from tsdae.hub.auto_encoder import load_encoder
 from tsdae.hub.downloads import MINI
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.utils import distributed
-from tsdae.utils.device import choose_device, machine_name
+from tsdae.utils.device import choose_device, machine_name, threads_in_words
 from tsdae.utils.files import locked, read_json, remove, write_json
 from tsdae.utils.imports import names_function
 from tsdae.utils.progress import print_note, progress_bar
@@ -109,7 +109,7 @@ def _make(folder: Path, axes: dict[str, list[Any]], arms: list[Arm], config: Abl
     steps: dict[str, int] = {}
     waiting = [arm for arm in arms if arm.id not in done]
     finished = len(arms) - len(waiting)
-    at_once = f"{config.jobs} at once, {arms[0].configs[2].threads} threads each"
+    at_once = f"{config.jobs} at once, {threads_in_words(arms[0].configs[2].threads or 1)} each"
     print_note(f"{len(arms):,} runs, {finished:,} of them finished, {at_once}")
     for arm in arms:
         print(arm.id + (" (finished)" if arm.id in done else ""))

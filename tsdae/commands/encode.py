@@ -13,7 +13,7 @@ from tsdae.hub.model_folder import encoder_folder
 from tsdae.text.reading import load_sentences
 from tsdae.text.tokenization import token_ids
 from tsdae.utils.device import choose_device
-from tsdae.utils.files import atomic
+from tsdae.utils.files import atomic, check_can_write
 from tsdae.utils.progress import print_note
 
 
@@ -43,6 +43,7 @@ def check_writable(path: Path, flag: str) -> None:
         raise ValueError(f"{flag} {path} is a folder; give the name of a file")
     if not path.resolve().parent.is_dir():
         raise ValueError(f"{flag} {path}: the folder {path.resolve().parent} does not exist")
+    check_can_write(path.resolve().parent, f"{flag} {path}: the folder")
 
 
 def note_truncated(sentences: list[str], encoder: Encoder) -> None:

@@ -62,7 +62,7 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
 def _splits(config: CompareConfig) -> Mapping[str, Pairs | TextPairs]:
     """Load the pairs to score, {split: pairs}."""
     if config.pairs is not None:
-        if columns := columns_without_score(Path(config.pairs)):
+        if columns := columns_without_score(Path(config.pairs), config.columns):
             return {"retrieval": load_text_pairs(Path(config.pairs), columns, print_note)}
         splits = {"pairs": load_pairs(config.pairs, print_note)}
     else:

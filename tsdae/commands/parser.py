@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import io
 import itertools
 import os
 import re
@@ -49,6 +50,8 @@ class Parser(argparse.ArgumentParser):
         arguments: default ``sys.argv[1:]``.
         """
         self.usage = " ".join(["%(prog)s [flags]", *map(_shown, filter(lambda action: action.required, self._actions))])
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that it cannot write must not cost the results
+            sys.stdout.reconfigure(errors="backslashreplace")
         self._look_for_typos(sys.argv[1:] if arguments is None else arguments)
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
@@ -101,6 +104,10 @@ class Parser(argparse.ArgumentParser):
         except KeyboardInterrupt:
             sys.stderr.write("interrupted: nothing more was written\n")
             sys.exit(130)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+                raise
+            self.error(f"memory ran out: {str(error) or 'nothing more could be allocated'}")
         else:
             return
         distributed.destroy_process_group()  # only here: the error has held what was trained

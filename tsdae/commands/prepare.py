@@ -61,8 +61,8 @@ def check_part(output: Path) -> None:
 def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: int | None) -> Iterator[Rows]:
     """Yield the rows that are done already of the corpus ``output``: none if source or settings have changed.
 
-    They are kept after a stop and after an error that may pass (network, disk), and what is raised or printed says
-    how to resume. Standard input cannot be read again: nothing is kept.
+    They are kept after a stop and after an error that may pass (network, disk, memory), and what is raised or printed
+    says how to resume. Standard input cannot be read again: nothing is kept.
     """
     folder = part_of(output)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,11 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
             raise Interrupted(number, f"stopped after {rows.texts:,} texts{RESUMES if keep else ''}") from stop
         except Exception as error:
             # Any other error is one of text, code or settings, and the same command would meet it again.
-            may_pass = isinstance(error, OSError) or isinstance(error.__cause__, OSError) or source.startswith("hub:")
+            may_pass = (
+                isinstance(error, OSError | MemoryError)
+                or isinstance(error.__cause__, OSError)
+                or source.startswith("hub:")
+            )
             keep = may_pass and source != "-" and rows.texts > 0
             if keep:
                 print_note(f"what is done is kept in {folder}{RESUMES}")

@@ -28,6 +28,10 @@ class CompareConfig:
         "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with the columns sentence1, sentence2 and score; "
         "without score: retrieval, how often sentence1 finds its sentence2",
     )
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "with --pairs: two columns for retrieval, where there are more and none has scores"},
+    )
     json: str | None = flag(None, "also write the scores to this file")
     device: str = flag("auto", DEVICE)
 
@@ -35,6 +39,8 @@ class CompareConfig:
         for name in ("split", "stsb"):
             if self.pairs is not None and getattr(self, name) is not None:
                 raise ValueError(f"--{name} is for STS-B; it cannot be used with --pairs {self.pairs}")
+        if self.columns is not None and (self.pairs is None or len(set(self.columns)) != 2 or len(self.columns) != 2):
+            raise ValueError("--columns takes two names of columns of --pairs, and then another flag or --")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from tsdae.text.reading import Texts, load_sentences, open_texts
 from tsdae.training import train
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision, describe
-from tsdae.utils.files import write_json
+from tsdae.utils.files import check_can_write, write_json
 from tsdae.utils.imports import names_function
 from tsdae.utils.progress import print_note
 from tsdae.utils.rng import keyed
@@ -73,6 +73,8 @@ def run_training(
     ValueError says what cannot be done, before anything is downloaded or written.
     """
     check(data, method, config)
+    if config.output is None:
+        check_can_write(next_run_folder(), "the run folder")
     if config.resume and (finished := finished_line(data, config)):
         print_note(finished)
         return Path(str(config.output))

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tsdae.hub import downloads
-from tsdae.text.reading import TABLES, check_file, numbered_lines, reach_hub, read_records
+from tsdae.text.lines import numbered_lines, suffix_of
+from tsdae.text.reading import check_file, reach_hub
+from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
+from tsdae.text.tokenization import texts_of
 from tsdae.utils.files import first_line
 
 HUB_NAME = "sentence-transformers/stsb"
 HIDDEN = -1.0  # the score that GLUE's test split has in place of every label
+TEXT_NAMES = (("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_a", "sentence_b"))
+# In the order in which they are looked for: what STS-B, its translations, SICK, GLUE and others call a score.
+SCORE_NAMES = (
+    *("score", "similarity_score", "similarity", "gold_score", "gold", "relatedness_score", "rating"),
+    *("label", "labels"),
+)
+NUMBERING = ("", "id", "idx", "index", "unnamed:_0")  # names of columns that number the rows
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
 
 
@@ -32,6 +44,10 @@ class Pairs:
     second: list[str]
     scores: np.ndarray
 
+    def __post_init__(self) -> None:
+        _as_lists(self)
+        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64))
+
     def __len__(self) -> int:
         return len(self.first)
 
@@ -43,8 +59,17 @@ class TextPairs:
     first: list[str]
     second: list[str]
 
+    def __post_init__(self) -> None:
+        _as_lists(self)
+
     def __len__(self) -> int:
         return len(self.first)
+
+
+def _as_lists(pairs: Pairs | TextPairs) -> None:
+    """Take columns of tables as lists; sums of them are something else. ValueError for what holds no texts."""
+    for side in ("first", "second"):
+        object.__setattr__(pairs, side, list(texts_of(getattr(pairs, side), side)))
 
 
 def check_labels(pairs: Pairs) -> None:
@@ -124,6 +149,7 @@ def _original_pairs(path: Path) -> Pairs:
 def load_pairs(path: str | Path, notes: Callable[[str], None] | None = None) -> Pairs:
     """Read labelled pairs of the user's own: .tsv, .csv, .jsonl or .parquet with sentence1, sentence2 and score.
 
+    Columns may also be called by another of ``TEXT_NAMES`` and ``SCORE_NAMES``, in small or capital letters.
     notes: if given, rows whose score is still empty are left out, and it is called with one line that says how many.
     ValueError says which row cannot be used; or that no score has been filled in yet.
     """
@@ -137,24 +163,31 @@ def _pairs(
     may_hide_scores: bool = False,
     notes: Callable[[str], None] | None = None,
 ) -> Pairs:
+    records = list(records)
+    columns = _columns(records)
+    if may_hide_scores and columns.score is None:
+        records = [record | {"score": HIDDEN} for record in records]
+        columns = columns._replace(score="score")
+    if records and (columns.texts is None or columns.score is None):
+        names = {_normal(column) for column in columns.names}
+        missing = [column for column in TEXT_NAMES[0] if columns.texts is None and column not in names]
+        missing += ["score"] if columns.score is None else []
+        raise ValueError(
+            f"{name}: no column {', '.join(missing)}; there are {', '.join(columns.names)}; "
+            "the first line of a csv or tsv file names them; for retrieval without scores, name two with --columns"
+        )
     rows = []
     empty = 0
     for number, record in enumerate(records, start=1):
-        score = "label" if "label" in record and "score" not in record else "score"  # label: GLUE on the hub
-        if may_hide_scores and score not in record:
-            record = record | {score: HIDDEN}
-        missing = [column for column in ("sentence1", "sentence2", score) if column not in record]
-        if missing:
-            raise ValueError(
-                f"{name}: no column {', '.join(missing)}; there are {', '.join(record)}; "
-                "the first line of a csv or tsv file names them"
-            )
-        if notes and _is_empty(record[score]):
+        score = record.get(columns.score or "")
+        if notes and _is_empty(score):
             empty += 1
             continue
         where = f"{name}, row {number}"
-        first, second = (_text(record, column, where) for column in ("sentence1", "sentence2"))
-        rows.append((first, second, _number(record[score], where)))
+        first, second = (_text(record, column, where) for column in columns.texts or ())
+        rows.append((first, second, _number(score, where)))
+    if notes and columns.score not in (None, "score"):
+        notes(f"{name}: scores are those of the column {columns.score!r}")
     if empty and not rows:
         raise ValueError(f"{name}: no score has been filled in yet ({empty:,} rows)")
     if notes and empty:
@@ -169,18 +202,47 @@ def _checked(rows: Sequence[tuple[str, str, float]], name: str) -> Pairs:
     return Pairs(list(first), list(second), np.asarray(scores))
 
 
-def columns_without_score(path: Path) -> tuple[str, str] | None:
-    """Return the columns of first and second texts of a table that has no column for a score; None if it has one.
+class Columns(NamedTuple):
+    """The columns of a table, of whichever row, and those that hold texts and scores; None if no name says so."""
 
-    They are sentence1 and sentence2, or whatever the only two columns are called; None if there is neither.
+    names: list[str]
+    texts: tuple[str, str] | None
+    score: str | None
+
+
+def _columns(records: Iterable[dict[str, Any]]) -> Columns:
+    names = list(dict.fromkeys(name for record in records for name in record))
+    known = {_normal(name): name for name in names[::-1]} | {name: name for name in names}
+    texts = next(((known[a], known[b]) for a, b in TEXT_NAMES if a in known and b in known), None)
+    return Columns(names, texts, next((known[name] for name in SCORE_NAMES if name in known), None))
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+
+
+def columns_without_score(path: Path, asked: Sequence[str] | None = None) -> tuple[str, str] | None:
+    """Return the columns of first and second texts of a table for retrieval; None if its pairs should have scores.
+
+    They are the only two columns of a table (but for one that numbers its rows), or those that are ``asked`` for.
+    ValueError if the first line of a table looks like a pair itself, and not like names.
     """
     check_file(path)
-    columns = list(next(read_records(path), {}))
-    if "score" in columns or "label" in columns:
+    columns = _columns(read_records(path))
+    if asked is not None:
+        if unknown := [name for name in asked if name not in columns.names]:
+            raise ValueError(f"--columns: {path} has no column {unknown[0]!r}; there are {', '.join(columns.names)}")
+        return asked[0], asked[1]
+    names = [name for name in columns.names if _normal(name) not in NUMBERING]
+    if columns.score is not None or len(names) != 2:
         return None
-    if "sentence1" in columns and "sentence2" in columns:
-        return "sentence1", "sentence2"
-    return (columns[0], columns[1]) if len(columns) == 2 else None
+    data = next(filter(looks_like_data, names), None)
+    if data is not None and suffix_of(path) in WITH_HEADER:
+        raise ValueError(
+            f"{path}: the first line of a table names its columns, and {data[:80]!r} looks like a text; put a line "
+            f"before it: sentence1 and sentence2 (or, if these are names: --columns {shlex.join(names)})"
+        )
+    return columns.texts or (names[0], names[1])
 
 
 def load_text_pairs(path: Path, columns: tuple[str, str], notes: Callable[[str], None]) -> TextPairs:
@@ -192,7 +254,7 @@ def load_text_pairs(path: Path, columns: tuple[str, str], notes: Callable[[str],
     first: list[str] = []
     second: list[str] = []
     empty = 0
-    for number, record in enumerate(read_records(path), start=1):
+    for number, record in enumerate(list(read_records(path)), start=1):
         if any(_is_empty(record.get(column)) for column in columns):
             empty += 1
             continue
@@ -210,7 +272,7 @@ def _is_empty(cell: Any) -> bool:
 
 
 def _text(record: dict[str, Any], column: str, where: str) -> str:
-    text = record[column]
+    text = record.get(column)
     if not isinstance(text, str):
         raise ValueError(f"{where}: {column} holds {'nothing' if text is None else type(text).__name__}, not text")
     return text
@@ -222,5 +284,6 @@ def _number(cell: Any, where: str) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{where}: the score {cell!r} is not a number")
+        hint = "; decimals need a point" if re.fullmatch(r"\s*\d+,\d+\s*", str(cell)) else ""
+        raise ValueError(f"{where}: the score {cell!r} is not a number{hint}")
     return value

@@ -17,6 +17,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.hub.conversion import UnsupportedArchitecture
 from tsdae.hub.downloads import model_asset
 from tsdae.hub.model_folder import encoder_folder, load_tokenizer, model_folder, read_sentence_settings
+from tsdae.text.tokenization import texts_of
 from tsdae.utils.files import first_line, read_json
 from tsdae.utils.progress import progress_bar
 
@@ -93,6 +94,7 @@ class AutoModelEncoder:
     @torch.inference_mode()
     def encode(self, sentences: list[str], batch_size: int = 64, *, show_progress: bool = False) -> np.ndarray:
         """Embed sentences: float32 [B, D], in the order given."""
+        sentences = list(texts_of(sentences))
         longest_first = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
         batches = []
         with progress_bar(len(sentences), "encoding", " sentences", show_progress) as bar:

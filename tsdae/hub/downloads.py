@@ -16,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tsdae.utils.files import atomic, locked, sha256_of, write_json
+from tsdae.utils.files import atomic, check_can_write, locked, sha256_of, write_json
 from tsdae.utils.progress import print_note
 
 PATIENCE = 3600.0  # seconds that another process may take to fetch the same
@@ -80,6 +80,7 @@ MODELS = {asset.name: asset for asset in (MINILM, MPNET)}
 
 MINI = "mini"  # a raw BERT in the package itself; its card is the README.md beside its weights
 MINI_FOLDER = Path(__file__).parent / "mini"
+SET_CACHE = "; set TSDAE_CACHE to a folder for downloads"
 MANIFEST = "manifest.json"  # {file: SHA-256}
 
 
@@ -88,14 +89,17 @@ class DownloadFailed(ValueError):
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloads: $TSDAE_CACHE, else tsdae in the platform's cache folder."""
-    if "TSDAE_CACHE" in os.environ:
-        return Path(os.environ["TSDAE_CACHE"]).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "tsdae"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tsdae"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsdae"
+    """Return the folder of downloads: $TSDAE_CACHE, else tsdae in the platform's cache folder; ValueError if none."""
+    try:
+        if "TSDAE_CACHE" in os.environ:
+            return Path(os.environ["TSDAE_CACHE"]).expanduser()
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "tsdae"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "tsdae"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsdae"
+    except RuntimeError as error:  # neither HOME nor a user of this id, as in containers
+        raise ValueError(f"no home folder is known{SET_CACHE}") from error
 
 
 def built_in_model() -> Path:
@@ -125,6 +129,7 @@ def fetch(asset: Asset) -> Path:
         if _is_intact(folder):
             return folder
         print_note(f"{folder} is damaged; fetching {asset.name} again")
+    check_can_write(cache_folder(), "the folder for downloads", SET_CACHE)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with locked(cache_folder() / f"{asset.name}.lock", f"another process is fetching {asset.name}", PATIENCE):
         return folder if _is_intact(folder) else _fetched(asset, folder)

@@ -23,7 +23,17 @@ import transformers
 from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
-from tsdae.utils.files import atomic, load_plain, locked, read_json, remove, sha256_of, write_json, writing
+from tsdae.utils.files import (
+    atomic,
+    check_can_write,
+    load_plain,
+    locked,
+    read_json,
+    remove,
+    sha256_of,
+    write_json,
+    writing,
+)
 from tsdae.utils.progress import print_note
 
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
@@ -54,10 +64,8 @@ def next_run_folder(parent: str | Path = "runs") -> Path:
 
 
 def check_output(folder: Path, overwrite: bool = False, resume: bool = False) -> None:
-    """Raise ValueError if ``folder`` can neither become a run folder nor hold the run to resume. Writes nothing."""
-    first_there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not first_there.is_dir():
-        raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
+    """Raise ValueError if ``folder`` can neither become a run folder nor hold the run to resume. Leaves nothing."""
+    check_can_write(folder, "--output")
     if any((folder / name).exists() for name in MARKS_OF_A_MODEL):
         raise ValueError(f"--output {folder} holds a model, not a run; choose another folder")
     if resume:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -112,6 +113,17 @@ class Work:
         columns = {name: np.asarray(values[name], kind) for name, kind in COLUMNS.items()}
         dropped[WORDLESS] += int((~has_words_B).sum())
         return Piece(columns, len(texts), definition.met, dropped).at(np.flatnonzero(has_words_B))
+
+
+@contextlib.contextmanager
+def within_memory(doing: str, advice: str = "") -> Iterator[None]:
+    """Raise OSError, which says what was being done, where memory runs out. advice: appended to the message."""
+    try:
+        yield
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:  # of a memory map
+            raise
+        raise OSError(f"memory ran out while {doing}{advice}") from error
 
 
 def hashes_of(sentences: Sequence[str]) -> np.ndarray:
@@ -224,6 +236,11 @@ class Rows:
                     self._add(Piece.load(self._path(number)))
             for path in sorted(folder.glob("*.npz"))[len(self._lengths) :]:
                 path.unlink()
+
+    @property
+    def on_disk(self) -> bool:
+        """True if what was appended is kept on disk."""
+        return self._folder is not None
 
     def _path(self, number: int) -> Path:
         assert self._folder is not None

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import numpy as np
 from tsdae.packing import Packed, ranges
 from tsdae.text.building import OF_TOKENS, WORDLESS, Rows, Work
 from tsdae.text.marks import BEGINS_WORD, SPECIAL
-from tsdae.text.tokenization import fingerprint_of
+from tsdae.text.tokenization import fingerprint_of, texts_of
 from tsdae.text.word_boundaries import WordCounts, notes
-from tsdae.utils.files import read_json, replace_folder, write_json
+from tsdae.utils.files import check_can_write, read_json, replace_folder, write_json
 from tsdae.utils.progress import progress_bar
 
 CHUNK = 2048  # sentences tokenised in one call
@@ -82,9 +82,13 @@ class Corpus:
 
     @classmethod
     def build(
-        cls, sentences: Sequence[str], tokenizer: Any, words: str = "auto", show_progress: bool = False
+        cls, sentences: Iterable[str], tokenizer: Any, words: str = "auto", show_progress: bool = False
     ) -> Corpus:
-        """Tokenise sentences in memory; ValueError if none has a word, or for a segmenter ``words`` that fails."""
+        """Tokenise sentences in memory; ValueError if none has a word, or for a segmenter ``words`` that fails.
+
+        sentences: a list, a column of a table or a generator, see `tokenization.texts_of`.
+        """
+        sentences = texts_of(sentences)
         work, rows = Work(tokenizer, words), Rows(tokenizer.unk_token_id)
         with progress_bar(len(sentences), "tokenising", " sentences", show_progress) as bar:
             for start in range(0, len(sentences), CHUNK):
@@ -280,9 +284,8 @@ def is_corpus(folder: Path) -> bool:
 
 def check_corpus_output(folder: Path, overwrite: bool) -> None:
     """Raise ValueError if `Corpus.write` may not write there."""
-    first_there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not first_there.is_dir():
-        raise ValueError(f"--output {folder}: {first_there} is a file, not a folder")
+    check_can_write(folder, "--output")
+    check_can_write(folder.parent, "--output")
     if folder.exists() and not is_corpus(folder):
         raise ValueError(f"--output {folder} exists and holds no prepared corpus; choose another folder")
     ours = {DESCRIPTION, HELDOUT, REPORT, *(f"{name}.npy" for name in TYPES)}

@@ -11,11 +11,11 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from tsdae.config import TextConfig
-from tsdae.text.building import APART, WORDLESS, Rows, Work, collect, hashes_of
+from tsdae.text.building import APART, WORDLESS, Rows, Work, collect, hashes_of, within_memory
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.corpus import HELDOUT, Corpus, in_memory
+from tsdae.text.lines import suffix_of
 from tsdae.text.reading import (
-    TABLES,
     Texts,
     check_file,
     check_source,
@@ -25,14 +25,15 @@ from tsdae.text.reading import (
     no_sentence,
     open_texts,
     split_for,
-    suffix_of,
     what_was_read,
 )
+from tsdae.text.tables import TABLES
 from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.utils import distributed
 from tsdae.utils.progress import print_note, progress_bar
 from tsdae.utils.rng import keyed
 
+LESS = "; `tsdae prepare` needs less memory than training from a text, and --limit takes less of it"
 HELDOUT_LARGEST, HELDOUT_SHARE = 1000, 0.1
 SHUFFLED = 0x5F1E  # a word in the key that draws an order
 
@@ -112,7 +113,11 @@ def build_corpora(
     rows = Rows(tokenizer.unk_token_id) if rows is None else rows
     apart = _read_apart(text)
     limit, size = limit_for(source, text.limit), texts.meter.size
-    with progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1) as bar:
+    less = "" if rows.on_disk else LESS
+    with (
+        within_memory("the text was read and tokenised", less),
+        progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1) as bar,
+    ):
         for _ in collect(
             texts,
             work,
@@ -130,8 +135,21 @@ def build_corpora(
         raise no_sentence(source, rows.dropped)
     rows.check()
     if source:
-        print_note(what_was_read(source, len(rows), limit, rows.dropped))
+        print_note(what_was_read(source, len(rows), limit, rows.dropped, texts.meter.column))
 
+    with within_memory("the rows were divided into those to train on and those held out", less):
+        return _divided(rows, work, text, limit, apart, new)
+
+
+def _divided(
+    rows: Rows,
+    work: Work,
+    text: TextConfig,
+    limit: int | None,
+    apart: list[str] | None,
+    new: Callable[[str, int], np.ndarray],
+) -> tuple[Corpus, Corpus | None]:
+    """Draw, hold out and order the rows as ``text`` says. apart: sentences of the file that --heldout names."""
     hash_R, order = rows.hashes, None
     if text.shuffle:
         keys = (hash_R, np.arange(len(rows))) if text.keep_repeated else (hash_R,)  # equal ones are not neighbours
@@ -141,7 +159,7 @@ def build_corpora(
     if apart is not None:
         training = np.arange(len(hash_R))
         try:
-            heldout = Corpus.build(apart, tokenizer, work.words)
+            heldout = Corpus.build(apart, work.tokenizer, work.words)
         except ValueError as error:
             raise ValueError(f"--heldout {text.heldout}: {error}") from error
     else:

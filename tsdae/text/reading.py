@@ -1,39 +1,23 @@
-"""Read text from files of several formats, from standard input and from the Hugging Face hub.
-
-Text, JSON and CSV are read here and not by `datasets`, whose readers infer types, turn "NA" into NaN and split lines at
-a lone CR. Parquet is read by pyarrow itself: `datasets` yields its rows 12 times as slowly (version 5.2, measured) and
-fails on an empty table.
-"""
+"""Read text from files of several formats, from standard input and from the Hugging Face hub."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import glob
-import gzip
-import io
 import itertools
-import json
-import os
-import sys
 import textwrap
-import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tsdae.text.cleaning import Cleaning
+from tsdae.text.lines import Meter, name_of, numbered_lines, suffix_of
+from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
 
 HUB_LIMIT = 100_000  # default number of sentences taken from the hub, as in the article
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 2**22  # most texts and characters of a chunk
-TEXT_COLUMNS = ("text", "sentence")  # the columns that are taken without --column
-COMPRESSED = (".gz", ".zst")
-LONGEST_LINE = 2**26  # bytes; a longer line is no text, and would be in memory several times
-PACKED_AT_MOST = 200  # times its compressed size that text can have (log files: 100)
-UNPACKED_FREELY = 2**27  # bytes that any compressed file may have
-PARQUET_ROWS = 256  # read at a time, since a cell can be large
+TEXT_COLUMNS = ("text", "sentence")  # the columns that are taken without --column, also in capitals
 
 
 def load_sentences(
@@ -51,10 +35,10 @@ def load_sentences(
     >>> load_sentences("text.txt", limit=2)
     ['a man is playing a guitar in the morning .', 'dog']
 
-    source: a text file; .jsonl, .csv, .tsv or .parquet; any of these but parquet with .gz or .zst; a pattern of such
-        files ("texts/**/*.txt", in the order of their names); "-" for standard input; "hub:NAME" or "hub:NAME:CONFIG"
-        for a dataset of the Hugging Face hub (its split "train", streamed); NAME may also be a folder that
-        `datasets.load_dataset` reads.
+    source: a text file; .jsonl, .json, .csv, .tsv or .parquet; any of these but parquet with .gz or .zst; a pattern of
+        such files ("texts/**/*.txt", in the order of their names); "-" for standard input; "hub:NAME" or
+        "hub:NAME:CONFIG" for a dataset of the Hugging Face hub (its split "train", streamed); NAME may also be a folder
+        that `datasets.load_dataset` reads.
     column: the column of a table that holds the text; needed unless it is called text or sentence or is the only one.
     limit: most sentences to return; None: all of a file, 100,000 of the hub.
     sentences: "lines" (a line or cell is a sentence); documents are split by "regex" (the article's), "icu",
@@ -85,7 +69,7 @@ def load_sentences(
     if not any(kept):  # min_characters=0 keeps blank lines, but a corpus of nothing else is a mistake
         raise no_sentence(source, left_out if not kept else None)
     if notes:
-        notes(what_was_read(source, len(kept), limit, left_out))
+        notes(what_was_read(source, len(kept), limit, left_out, texts.meter.column))
     return kept
 
 
@@ -99,11 +83,12 @@ def limit_for(source: str, limit: int | None) -> int | None:
     return HUB_LIMIT if limit is None and source.startswith("hub:") else limit
 
 
-def what_was_read(source: str, count: int, limit: int | None, left_out: Counter[str]) -> str:
-    """Return a line for the user: how many sentences were read, and what was left out."""
+def what_was_read(source: str, count: int, limit: int | None, left_out: Counter[str], column: str | None = None) -> str:
+    """Return a line for the user: how many sentences were read, and what was left out. column: that was guessed."""
+    guessed = f" (column {column!r})" if column else ""
     stopped = f", stopped at the limit of {limit:,}" if count == limit else ""
     without = f"; left out: {in_words(left_out)}" if left_out else ""
-    return f"read {count:,} sentences from {name_of(source)}{stopped}{without}"
+    return f"read {count:,} sentences from {name_of(source)}{guessed}{stopped}{without}"
 
 
 def in_words(left_out: Counter[str]) -> str:
@@ -161,7 +146,7 @@ def files_of(source: str, outside: Sequence[Path] = ()) -> list[Path]:
             raise ValueError(f"{source} is a folder; give a file, or a pattern in quotes such as '{source}/**/*.txt'")
         check_file(path)
         return [path]
-    names = [Path(name) for name in sorted({*glob.glob(source, recursive=True)})]  # ** twice finds twice
+    names = sorted({*_matches(path)}, key=str)  # ** twice finds twice
     excluded = [path.resolve() for path in outside]
     found = [path for path in names if not any(path.resolve().is_relative_to(other) for other in excluded)]
     files = [path for path in found if not path.is_dir()]
@@ -169,23 +154,6 @@ def files_of(source: str, outside: Sequence[Path] = ()) -> list[Path]:
         only = f"; it matches folders only, {found[0]} among them" if found else ""
         raise ValueError(f"no file matches {source}{only}")
     return files
-
-
-@dataclass
-class Meter:
-    """Counts how many bytes of a source's files were read, as they are on disk.
-
-    size: of all files; 0: not known. finished: of the files that were read to their end. file: the one being read.
-    """
-
-    size: int = 0
-    finished: int = 0
-    file: BinaryIO | None = None
-
-    @property
-    def done(self) -> int:
-        """Bytes read so far."""
-        return self.finished + (self.file.tell() if self.file else 0)
 
 
 class Texts:
@@ -235,15 +203,24 @@ class Texts:
         return chunk
 
 
+def _matches(pattern: Path) -> list[Path]:
+    """Return what a pattern matches; the names of folders that are there are no patterns, as in data[2]/*.txt."""
+    parts, folder = pattern.parts, Path()
+    while len(parts) > 1 and (folder / parts[0]).is_dir():
+        folder, parts = folder / parts[0], parts[1:]
+    return [folder / name for name in glob.glob(str(Path(*parts)), root_dir=folder, recursive=True)]
+
+
 def open_texts(source: str, column: str | None = None, outside: Sequence[Path] = ()) -> Texts:
     """Return the texts of a source (see `load_sentences`), read only when taken. outside: see `files_of`."""
     if source.startswith("hub:"):
         _, name, *config = source.split(":")
-        return Texts(_cells(_hub_records(name, config), column, source))
+        meter = Meter()
+        return Texts(_cells(_hub_records(name, config), column, source, meter), meter)
     if source == "-":
         return Texts(_file_texts(source, column))
     files = files_of(source, outside)
-    meter = Meter(sum(path.stat().st_size for path in files)) if all(path.is_file() for path in files) else None
+    meter = Meter(sum(path.stat().st_size for path in files) if all(path.is_file() for path in files) else 0)
     return Texts((text for path in files for text in _file_texts(str(path), column, meter)), meter)
 
 
@@ -253,25 +230,44 @@ def _file_texts(source: str, column: str | None, meter: Meter | None = None) -> 
             raise ValueError(f"--column {column} is for tables ({', '.join(TABLES)}); {name_of(source)} is plain text")
         yield from (line for _, line in numbered_lines(source, meter))
     else:
-        yield from _cells(read_records(Path(source), meter), column, source)
+        yield from _cells(read_records(Path(source), meter), column, source, meter or Meter())
 
 
-def _cells(records: Iterable[dict[str, Any]], column: str | None, source: str) -> Iterator[str]:
-    """Yield the texts of one column; cells that are empty or null are blank."""
-    for number, record in enumerate(records, start=1):
-        if column is None:
-            names = [name for name in TEXT_COLUMNS if name in record] or (list(record) if len(record) == 1 else [])
-            if not names:
-                raise ValueError(f"{name_of(source)} has the columns {', '.join(record)}; choose one with --column")
-            column = names[0]
-        if column not in record:
-            raise ValueError(f"{name_of(source)}, record {number}: no column {column!r}; there are {', '.join(record)}")
-        text = record[column]
-        if text is not None and not isinstance(text, str):
-            raise ValueError(
-                f"{name_of(source)}, record {number}: column {column!r} holds {type(text).__name__}, not text"
-            )
-        yield text or ""
+def _cells(records: Generator[dict[str, Any]], column: str | None, source: str, meter: Meter) -> Iterator[str]:
+    """Yield the texts of one column; cells that are empty or null are blank. meter: takes the name of the only one."""
+    name, only = name_of(source), False
+    with contextlib.closing(records):  # an error must not leave the file open
+        for number, record in enumerate(records, start=1):
+            if column is None or (only and len(record) > 1):
+                column = _column_of(record, name, only)
+                only = column.strip().lower() not in TEXT_COLUMNS
+                meter.column = column if only else None
+            if column not in record:
+                raise ValueError(f"{name}, record {number}: no column {column!r}; there are {', '.join(record)}")
+            text = record[column]
+            if text is not None and not isinstance(text, str):
+                raise ValueError(f"{name}, record {number}: column {column!r} holds {type(text).__name__}, not text")
+            yield text or ""
+
+
+def _column_of(record: dict[str, Any], name: str, only: bool) -> str:
+    """Return the column of texts: one that is called so, or the only one that has a name; ValueError if none is.
+
+    only: another row had one column only.
+    """
+    named = [column for column in record if column.strip()]  # pandas writes its index without a name
+    known = {column.strip().lower(): column for column in named[::-1]}
+    texts = [known[column] for column in TEXT_COLUMNS if column in known]
+    if (only or not texts) and len(named) != 1:
+        raise ValueError(f"{name} has the columns {', '.join(record)}; choose one with --column")
+    if texts:
+        return texts[0]
+    if suffix_of(Path(name)) in WITH_HEADER and looks_like_data(named[0]):
+        raise ValueError(
+            f"{name}: the first line of a table names its columns, and {named[0][:80]!r} looks like a text; put a line "
+            "before it that says: text (or choose it with --column)"
+        )
+    return named[0]
 
 
 def reach_hub(name: str) -> None:
@@ -281,7 +277,7 @@ def reach_hub(name: str) -> None:
     HfApi().dataset_info(name, timeout=10)
 
 
-def _hub_records(name: str, config: list[str]) -> Iterator[dict[str, Any]]:
+def _hub_records(name: str, config: list[str]) -> Generator[dict[str, Any]]:
     """Stream a dataset of the hub, or a folder, through `datasets`; nothing is stored."""
     try:
         if not Path(name).is_dir():
@@ -294,173 +290,3 @@ def _hub_records(name: str, config: list[str]) -> Iterator[dict[str, Any]]:
         raise ValueError(
             f"the dataset {name} of the Hugging Face hub cannot be read ({reason}); check name and network"
         ) from error
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Tables
-
-
-def read_records(path: Path, meter: Meter | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a .csv, .tsv, .jsonl or .parquet file (also .gz, .zst) as dictionaries by column name.
-
-    ValueError, with file and line, for a file that cannot be read.
-    """
-    suffix = suffix_of(path)
-    if suffix not in TABLES:
-        raise ValueError(f"{path} is no table: its name must end in {', '.join(TABLES)}")
-    yield from _READERS[suffix](path, meter)
-
-
-def _json_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
-    for number, line in numbered_lines(str(path), meter):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            what = error.msg.removesuffix(" at")
-            raise ValueError(f"{path}, line {number}: not valid JSON at column {error.colno}: {what}") from error
-        except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
-            raise ValueError(f"{path}, line {number}: not valid JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: a JSON object was expected, not {type(record).__name__}")
-        # JSON can spell half of a surrogate pair (a cut-off emoji), which is no text: no tokenizer takes it.
-        yield {
-            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for name, value in record.items()
-        }
-
-
-def _separated_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(LONGEST_LINE)  # the default refuses cells of more than 128 KiB
-    # Tab-separated files are not quoted as a rule: a quote in a sentence is a quote. In csv, strict: a quote that is
-    # never closed would otherwise swallow the rest of the file without a word.
-    suffix = suffix_of(path)
-    style: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {"strict": True}
-    reader = csv.DictReader((line for _, line in numbered_lines(str(path), meter)), **style)
-    first_line = 1  # of the record being read
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: the header names {len(reader.fieldnames or [])} columns, "
-                    "this row has a different number"
-                )
-            yield row
-            first_line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}: the record that starts on line {first_line} is not valid {suffix}: {error}"
-        ) from error
-
-
-def _parquet_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with _open(str(path), meter) as raw, pyarrow.parquet.ParquetFile(raw) as file:
-            size_limit = _SizeLimit(path)
-            for batch in file.iter_batches(PARQUET_ROWS):
-                size_limit.add(batch.nbytes)
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
-
-
-_READERS = {
-    ".jsonl": _json_records,
-    ".ndjson": _json_records,
-    ".csv": _separated_records,
-    ".tsv": _separated_records,
-    ".parquet": _parquet_records,
-}
-TABLES = tuple(_READERS)  # the suffixes of tables
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Lines
-
-
-def numbered_lines(source: str, meter: Meter | None = None) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a file (also .gz, .zst) or of "-" with their numbers, decoded as UTF-8 one by one.
-
-    ValueError, with the line, for bytes that are not UTF-8, a line of more than 64 MiB, a damaged file, and one that
-    unpacks to more than 200 times its size.
-    """
-    number = 0
-    size_limit = _SizeLimit(Path(source)) if source.endswith(COMPRESSED) else None
-    try:
-        with _open(source, meter) as raw, _unpacked(raw, source) as file:
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
-                if len(line) > LONGEST_LINE:
-                    raise ValueError(
-                        f"{name_of(source)}, line {number}: longer than {LONGEST_LINE / 2**20:.0f} MiB; is this text?"
-                    )
-                if size_limit is not None:
-                    size_limit.add(len(line))
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    byte = error.object[error.start]  # not of the line: a byte-order mark is left out of the count
-                    raise ValueError(
-                        f"{name_of(source)}, line {number}: not UTF-8 (byte 0x{byte:02x} at column {error.start + 1}); "
-                        "convert the file first"
-                    ) from error
-                yield number, text
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{name_of(source)} cannot be read after line {number}: {error}") from error
-
-
-class _SizeLimit:
-    """Refuses a compressed file that unpacks to more than text can: a few bytes could fill the memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._left = path, max(UNPACKED_FREELY, PACKED_AT_MOST * path.stat().st_size)
-
-    def add(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise ValueError(
-                f"{self._path} unpacks to more than {PACKED_AT_MOST} times its size; if that is meant, unpack it "
-                "beforehand"
-            )
-
-
-@contextlib.contextmanager
-def _open(source: str, meter: Meter | None) -> Iterator[BinaryIO]:
-    """Open the bytes of a file or of standard input, and let the meter follow the file."""
-    if source == "-":
-        yield sys.stdin.buffer
-        return
-    with open(source, "rb") as raw:
-        meter, size = meter or Meter(), os.fstat(raw.fileno()).st_size
-        meter.file = raw
-        try:
-            yield raw
-        finally:
-            meter.finished, meter.file = meter.finished + size, None
-
-
-def _unpacked(raw: BinaryIO, source: str) -> contextlib.AbstractContextManager[BinaryIO | io.BufferedIOBase]:
-    """Return the unpacked bytes; not by fsspec, whose zstd needs a package more and whose gzip is this one."""
-    if source.endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)
-    if source.endswith(".zst"):
-        import pyarrow
-
-        return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
-    return contextlib.nullcontext(raw)
-
-
-def suffix_of(path: Path) -> str:
-    """Return the suffix of a file's name in lower case, without .gz or .zst."""
-    name = path.name
-    for packed in COMPRESSED:
-        name = name.removesuffix(packed)
-    return Path(name).suffix.lower()
-
-
-def name_of(source: str) -> str:
-    """Return what a source is called in messages."""
-    return "standard input" if source == "-" else source

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +76,35 @@ def fingerprint_of(tokenizer: Any) -> str:
     """
     written = plain_backend(tokenizer).to_str() if tokenizer.is_fast else slow_as_text(tokenizer)
     return hashlib.sha256(written.encode()).hexdigest()
+
+
+def texts_of(sentences: Any, name: str = "sentences") -> Sequence[str]:
+    """Return what a user gives as sentences as a sequence of texts.
+
+    Lists and tuples are returned as they are; a pandas Series, an array, a column of a `datasets.Dataset` and a
+    generator become lists. ValueError for one text, a whole table, what has no order, and for an item that is no text.
+
+    >>> texts_of(text.upper() for text in ("a", "b"))
+    ['A', 'B']
+    """
+    kind, ndim = type(sentences).__name__, getattr(sentences, "ndim", 1)
+    if isinstance(sentences, str | bytes):
+        raise ValueError(f"{name} is one string; give a list of sentences, or read a file with load_sentences")
+    if hasattr(sentences, "column_names") or hasattr(sentences, "columns") or isinstance(sentences, Mapping):
+        columns = getattr(sentences, "column_names", None) or getattr(sentences, "columns", sentences)
+        names = [str(column) for column in columns] if isinstance(columns, Iterable) else ["text"]
+        shown = ", ".join(names) or "nothing in it"
+        raise ValueError(f"{name} is a {kind} with {shown}; give its column of texts, such as {name}{names[:1]}")
+    if isinstance(sentences, Set) or not isinstance(sentences, Iterable):
+        raise ValueError(f"{name} is a {kind}; give a list of texts, in an order that stays")
+    if not isinstance(sentences, list | tuple):
+        if ndim != 1:
+            raise ValueError(f"{name} is a {kind} of {ndim} dimensions; give one of texts, such as a column")
+        to_list = getattr(sentences, "tolist", None) or getattr(sentences, "to_pylist", None)
+        sentences = to_list() if to_list else list(sentences)
+    if not all(isinstance(sentence, str) for sentence in sentences):
+        check_text(sentences)
+    return sentences
 
 
 def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None = None) -> Packed[np.ndarray]:

@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,21 @@ def replace_folder(staged: Path, path: Path) -> None:
         if replaced.exists() and not path.exists():  # stopped between the two renames
             replaced.rename(path)
         remove(replaced)
+
+
+def check_can_write(folder: Path, what: str, hint: str = "") -> None:
+    """Raise ValueError if no file can be made in a folder, or in the first one above it where it is not there yet.
+
+    what: names it in the message, such as --output. hint: appended to the message.
+    """
+    first_there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not first_there.is_dir():
+        raise ValueError(f"{what} {folder}: {first_there} is a file, not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=first_there):  # rights alone do not tell: the disk may be mounted for reading
+            pass
+    except OSError as error:
+        raise ValueError(f"{what} {folder}: {first_there} cannot be written to ({error.strerror}){hint}") from error
 
 
 def sha256_of(path: Path) -> str:

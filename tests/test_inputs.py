@@ -1,0 +1,86 @@
+"""What users give as sentences in Python: columns and generators are taken, tables and mistakes are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pytest
+
+from tests import tiny
+from tsdae import DenoisingDataset, evaluate_sts
+from tsdae.evaluation.pairs import Pairs, TextPairs
+from tsdae.text.corpus import Corpus
+from tsdae.text.tokenization import texts_of
+
+pandas = pytest.importorskip("pandas")  # comes with datasets
+
+TEXTS = ["a man is playing a guitar", "dog", "a woman cooks bread", "a cat"]
+TABLE = {"id": [0, 1, 2, 3], "text": TEXTS}
+COLUMNS: dict[str, Callable[[], Any]] = {
+    "tuple": lambda: tuple(TEXTS),
+    "generator": lambda: (text for text in TEXTS),
+    "dict's values": lambda: dict(enumerate(TEXTS)).values(),
+    "Series": lambda: pandas.Series(TEXTS, index=[3, 2, 1, 0]),
+    "Series of objects": lambda: pandas.Series(TEXTS, dtype=object),
+    "array": lambda: np.array(TEXTS),
+    "array of objects": lambda: np.array(TEXTS, dtype=object),
+    "column of a Dataset": lambda: datasets.Dataset.from_dict(TABLE)["text"],
+    "column of an IterableDataset": lambda: datasets.Dataset.from_dict(TABLE).to_iterable_dataset()["text"],
+    "pyarrow": lambda: pyarrow.chunked_array([TEXTS[:1], TEXTS[1:]]),
+}
+TABLES: dict[str, tuple[Callable[[], Any], str]] = {
+    "Dataset": (lambda: datasets.Dataset.from_dict(TABLE), r"is a Dataset with id, text; give its column of texts"),
+    "IterableDataset": (lambda: datasets.Dataset.from_dict(TABLE).to_iterable_dataset(), "with id, text; give its"),
+    "DatasetDict": (lambda: datasets.DatasetDict(train=datasets.Dataset.from_dict(TABLE)), "is a DatasetDict with"),
+    "DataFrame": (lambda: pandas.DataFrame(TABLE), r"is a DataFrame with id, text; .*, such as \w+\['id'\]"),
+    "dict": (lambda: TABLE, "is a dict with id, text; give its column of texts"),
+    "Table": (lambda: pyarrow.table(TABLE), "is a Table with id, text; give its column of texts"),
+    "string": (lambda: TEXTS[0], "is one string; give a list of sentences"),
+    "bytes": (lambda: b"a dog", "is one string; give a list of sentences"),
+    "path": (lambda: Path("text.txt"), "is a PosixPath; give a list of texts"),
+    "set": (lambda: set(TEXTS), "is a set; give a list of texts, in an order that stays"),
+    "array of two axes": (lambda: np.array([TEXTS]), "is a ndarray of 2 dimensions; give one of texts"),
+    "rows": (lambda: [{"text": text} for text in TEXTS], "sentence 0 is dict, not text"),
+    "pairs": (lambda: [(text, text) for text in TEXTS], "sentence 0 is tuple, not text"),
+    "missing value": (lambda: pandas.Series([TEXTS[0], None]), "sentence 1 is (float|NoneType), not text"),
+}
+
+
+@pytest.mark.parametrize("made", COLUMNS.values(), ids=COLUMNS)
+def test_columns_and_generators_are_lists(made: Callable[[], Any]) -> None:
+    encoder = tiny.encoder()
+    np.testing.assert_array_equal(encoder.encode(made()), encoder.encode(TEXTS))
+    expected = Corpus.build(TEXTS, encoder.tokenizer).fingerprint()
+    assert DenoisingDataset(made(), encoder.tokenizer).corpus.fingerprint() == expected
+    assert Corpus.build(made(), encoder.tokenizer).fingerprint() == expected
+    assert TextPairs(made(), made()) == TextPairs(TEXTS, TEXTS)
+
+
+@pytest.mark.parametrize(("made", "message"), TABLES.values(), ids=TABLES)
+def test_tables_and_mistakes_are_named(made: Callable[[], Any], message: str) -> None:
+    encoder = tiny.encoder()
+    for take in (
+        encoder.encode,
+        lambda given: DenoisingDataset(given, encoder.tokenizer),
+        lambda given: TextPairs(TEXTS, given),
+        encoder.add_tokens,  # of one string it would add the letters
+    ):
+        with pytest.raises(ValueError, match=message):
+            take(made())
+
+
+def test_texts_are_not_copied_in_vain() -> None:
+    assert texts_of(TEXTS) is TEXTS
+
+
+def test_pairs_of_a_data_frame_are_scored_as_lists() -> None:
+    """The columns of a table can be added, which is something else."""
+    frame = pandas.DataFrame({"a": TEXTS, "b": TEXTS[::-1], "score": [1, 2, 3, 4]})
+    encode = tiny.encoder().encode
+    expected = evaluate_sts(encode, Pairs(TEXTS, TEXTS[::-1], np.arange(1.0, 5)), intervals=False)
+    assert evaluate_sts(encode, Pairs(frame["a"], frame["b"], frame["score"]), intervals=False) == expected

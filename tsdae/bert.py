@@ -275,8 +275,8 @@ class LanguageModelHead(nn.Module):
 def initialise(module: nn.Module, initializer_range: float, seed: int) -> None:
     """Weights from normal(0, initializer_range), biases zero, layer norms one: the start of BERT's own code.
 
-    Draws from a generator of its own, so that the values do not depend on PyTorch's global random state. Modules without
-    memory (device "meta") are left as they are.
+    Draws from a generator of its own, so that the values do not depend on PyTorch's global random state. Modules
+    without memory (device "meta") are left as they are.
     """
     if next(module.parameters()).is_meta:
         return

@@ -31,7 +31,7 @@ TRANSFORMER: Schema = {"max_seq_length": "integer [3, inf)", "do_lower_case": "f
 SENTENCE_TRANSFORMERS: Schema = {"prompts": "table", "default_prompt_name": "text", "similarity_fn_name": "text"}
 TOKENIZER: Schema = {
     "tokenizer_class": "text",
-    "model_max_length": "number [3, inf)",
+    "model_max_length": "number [3, inf]",
     "truncation_side": "text",
     "padding_side": "text",
     "add_prefix_space": "flag",
@@ -83,7 +83,7 @@ def read_settings(path: Path, schema: Schema) -> dict[str, Any]:
 
 
 def checked(where: str, settings: Any, schema: Schema) -> dict[str, Any]:
-    """Return ``settings`` without those that are null; ValueError as in `read_settings`, which starts with ``where``."""
+    """Return ``settings`` without those that are null; ValueError, which starts with ``where``."""
     if not isinstance(settings, dict):
         raise ValueError(f"{where} must be a table of settings, got {_shown(settings)}")
     given = {key: value for key, value in settings.items() if value is not None}

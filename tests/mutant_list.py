@@ -34,6 +34,7 @@ WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
 SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
+FOLDERS = "tests/test_model_folders_of_strangers.py"
 RESULTS, FUNCTIONS = "tests/test_rows.py", "tests/test_functions.py"
 OPS = "tests/test_ops.py"
 FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
@@ -173,6 +174,13 @@ MUTANTS = (
            "rows_TX.index_select(0, self.boundaries[:-1])", "rows_TX[self.boundaries[:-1]]", INVARIANCES),
     Mutant("layers-that-no-weights-have", "tsdae/hub/conversion.py", "if config.layers > len(theirs):", "if False:", "tests/test_checkpoints.py -knever_allocated"),
     Mutant("sizes-allocated-before-they-are-checked", "tsdae/hub/conversion.py", 'torch.device("meta")', 'torch.device("cpu")', "tests/test_checkpoints.py -knever_allocated"),
+    Mutant("prompts-not-written-back", "tsdae/encoder.py", "            description=self.described,\n", "", f"{FOLDERS} -kprompts"),
+    Mutant("other-ids-than-tokenizer-json", "tsdae/hub/tokenizer_check.py", "if ids not in (", "if ids == 0 and ids not in (", f"{FOLDERS} -kids"),
+    Mutant("settings-of-the-tokenizer-not-followed", "tsdae/hub/tokenizer_check.py", "part.update(", "dict(", f"{FOLDERS} -kids"),
+    Mutant("vectors-of-nan", "tsdae/encoder.py", "        check_finite(vectors, sentences)\n", "", f"{FOLDERS} -kfinite"),
+    Mutant("pooling-of-ones-own-saved-as-cls", "tsdae/encoder.py", "        self.check_savable()\n", "", f"{FOLDERS} -kown"),
+    Mutant("a-table-where-a-name-belongs", "tsdae/hub/settings.py", "if not fits(given[key]):", "if False:", f"{FOLDERS} -kentries"),
+    Mutant("a-part-of-a-hub-model-read-as-raw", "tsdae/hub/model_folder.py", "        if is_part:\n", "        if False:\n", "tests/test_folders.py -kpart"),
     Mutant("epsilon-without-a-range", "tsdae/hub/settings.py", '"layer_norm_epsilon": "number [0, 1]"', '"layer_norm_epsilon": "number"', "tests/test_checkpoints.py -kdoes_not_fit"),
     Mutant("pointers-read-as-weights", "tsdae/utils/files.py", "    for path in paths:\n        check_is_no_pointer(path)\n", "", "tests/test_checkpoints.py -kpointer"),
     Mutant("query-and-key-biases-not-loaded", "tsdae/hub/conversion.py",

@@ -217,7 +217,7 @@ def test_roberta_positions_begin_after_its_padding_id(tmp_path: Path) -> None:
 def test_length_that_the_model_does_not_have(max_length: int, tmp_path: Path) -> None:
     save_model(tmp_path)
     assert SentenceEncoder.from_pretrained(tmp_path, max_length=POSITIONS).max_length == POSITIONS
-    with pytest.raises(ValueError, match=rf"max_length must lie in \[3, {POSITIONS}\], got {max_length}: the positions"):
+    with pytest.raises(ValueError, match=rf"must lie in \[3, {POSITIONS}\], got {max_length}: the positions"):
         SentenceEncoder.from_pretrained(tmp_path, max_length=max_length)
 
 
@@ -325,6 +325,32 @@ def test_bare_name_itself_comes_first(hub_cache: Path) -> None:
     folder = cache_model(hub_cache, "sentence-transformers/some-bert")
     (folder / "config.json").write_text("{}")  # would be an error if it were read
     vectors("some-bert")
+
+
+def test_a_part_of_a_model_in_the_cache_is_not_read_as_a_raw_one(
+    hub_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What other programs have fetched of it: without modules.json, without weights, without a tokenizer."""
+    message = "only a part of it is in the cache, and the hub was not reached"
+    refused = {"sentence-transformers/some": "", "some/described": "", "some/light": "model.safetensors"}
+    refused["some/mute"] = "tokenizer.json"
+    for name, lacking in refused.items():
+        folder = cache_model(hub_cache, name)
+        if name == "some/described":
+            write(folder / "config_sentence_transformers.json", {"prompts": {}})
+        if lacking:
+            (folder / lacking).unlink()
+        with pytest.raises(ValueError, match=f"{name}: {message}"):
+            SentenceEncoder.from_pretrained(name)
+    capsys.readouterr()
+    folder = cache_model(hub_cache, "some/raw")
+    vectors("some/raw")
+    assert "some/raw: read as a raw model; whether it has a modules.json" in capsys.readouterr().err
+    known = folder.parents[1] / ".no_exist" / folder.name / "modules.json"  # as the hub's client notes its answer
+    known.parent.mkdir(parents=True)
+    known.touch()
+    vectors("some/raw")
+    assert capsys.readouterr().err == ""
 
 
 def test_name_that_is_not_there(hub_cache: Path) -> None:

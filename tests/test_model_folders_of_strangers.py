@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ HOSTILE: tuple[Any, ...] = (
     *({"a": {"b": None}}, ["../..", 7]),
 )
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")  # read by other libraries, whose words are passed on
-SHOWN = 3  # of a file's settings and values in the default tests, the same ones each time
 
 
 def tried(folder: Path) -> None:
@@ -67,9 +64,11 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 CASES = {
-    "bert": ["config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"]
-    + ["config_sentence_transformers.json", *TOKENIZER],
-    "mpnet": ["config.json"],
+    "bert": (
+        *("config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
+        *("config_sentence_transformers.json", *TOKENIZER),
+    ),
+    "mpnet": ("config.json",),
 }
 
 
@@ -112,3 +111,138 @@ def test_a_setting_of_a_stranger_is_used_or_named(family: str, file: str, tmp_pa
 @pytest.mark.parametrize(("family", "file"), FILES, ids=["-".join(case) for case in FILES])
 def test_every_setting_of_a_stranger_is_used_or_named(family: str, file: str, tmp_path: Path) -> None:
     assert wrong(model(tmp_path / "m", family), file, 1, 0) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What is found in a vector, in a tokenizer, in a class
+
+
+def test_a_vector_that_is_not_finite_is_an_error_that_names_its_sentence(tmp_path: Path) -> None:
+    encoder = tiny.encoder("mean", dtype=torch.float32)
+    with torch.no_grad():
+        encoder.bert.embeddings.words.weight[encoder.tokenizer.convert_tokens_to_ids("dog")] = math.nan
+    message = r"^the vector of sentence 1 is not finite \(1 of 2 are not\): 'the dog runs'"
+    with pytest.raises(ValueError, match=message):
+        encoder.encode(["a cat", "the dog runs"], batch_size=1)
+    assert np.isfinite(encoder.encode(["a cat"])).all()
+    encoder.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        AutoModelEncoder(tmp_path, None, torch.device("cpu")).encode(["a cat", "the dog runs"], batch_size=1)
+
+
+def test_prompts_and_similarity_are_written_back_as_they_were_read(tmp_path: Path) -> None:
+    encoder = SentenceEncoder.from_pretrained(model(tmp_path / "source", "bert"))
+    encoder.save_pretrained(tmp_path / "saved")
+    for file in ("config_sentence_transformers.json", "1_Pooling/config.json"):
+        source, saved = (json.loads((tmp_path / side / file).read_text()) for side in ("source", "saved"))
+        assert saved == source
+    assert saved["include_prompt"] is False
+    assert SentenceEncoder.from_pretrained(tmp_path / "saved").described["prompts"] == {"query": "query: "}
+    tiny.encoder().save_pretrained(tmp_path / "own")
+    assert not (tmp_path / "own" / "config_sentence_transformers.json").exists(), "only where there was one"
+
+
+def unigram(folder: Path) -> Path:
+    """A model whose tokenizer.json is a Unigram one, under a class that transformers builds as byte-level BPE."""
+    tiny.encoder(dtype=torch.float32, position_offset=1).save_pretrained(folder)
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pieces = [(token, 0.0) for token in specials] + [(f"▁{word}", -2.0) for word in tiny.WORDS]
+    pieces += [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz▁"]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=3))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.save(str(folder / "tokenizer.json"))
+    names = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    settings = {f"{name}_token": token for name, token in names.items()} | {"tokenizer_class": "RobertaTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_other_ids_than_those_of_tokenizer_json_are_refused_with_the_mend(tmp_path: Path) -> None:
+    folder = unigram(tmp_path / "unigram")
+    with pytest.raises(ValueError, match=rf"^{folder}: RobertaTokenizer, .* gives other ids than .*PreTrainedToken"):
+        load_tokenizer(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    mended = settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(mended))
+    ids = load_tokenizer(folder)("the dog", add_special_tokens=False)["input_ids"]
+    assert ids == Tokenizer.from_file(str(folder / "tokenizer.json")).encode("the dog").ids
+
+
+@pytest.mark.parametrize("settings", [{"do_lower_case": False}, {"strip_accents": True}, {}], ids=str)
+def test_other_ids_that_the_settings_ask_for_are_used(settings: dict[str, Any], tmp_path: Path) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"} | settings))
+    unknown = load_tokenizer(tmp_path)("DOG", add_special_tokens=False)["input_ids"] == [1]
+    assert unknown == (settings.get("do_lower_case") is False)
+
+
+def test_lower_case_that_no_setting_asks_for_is_refused(tmp_path: Path) -> None:
+    """A cased tokenizer.json, and a class whose default is to lower the text."""
+    tiny.tokenizer().save_pretrained(tmp_path)
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    state["normalizer"]["lowercase"] = False
+    state["model"]["vocab"]["Fox"] = len(state["model"]["vocab"])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(ValueError, match=r"BertTokenizer, .* gives other ids than its own tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_pointer_in_place_of_a_tokenizer_is_named(tmp_path: Path) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is a Git LFS pointer"):
+        load_tokenizer(tmp_path)
+
+
+class Attentive(SentenceEncoder):
+    """Another pooling, with a weight of its own."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.query_D = torch.nn.Parameter(torch.zeros(24))
+
+
+class Saved(Attentive):
+    def save_pretrained(self, folder: str | Path) -> None:
+        super().save_pretrained(folder)
+        torch.save({"query_D": self.query_D}, Path(folder) / "query.pt")
+
+
+class Helpful(SentenceEncoder):
+    def first(self, sentence: str) -> float:
+        return float(self.encode([sentence])[0, 0])
+
+
+def test_a_class_with_a_pooling_of_its_own_is_not_saved_as_cls(tmp_path: Path) -> None:
+    plain = tiny.encoder(dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"^Attentive has a query_D of its own, which a model folder cannot hold"):
+        Attentive(plain.bert, plain.tokenizer).save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    run = tiny.model(dtype=torch.float32)
+    run.encoder = Attentive(plain.bert, plain.tokenizer)
+    with pytest.raises(ValueError, match=r"^Attentive has a query_D"):
+        train(run, tiny.dataset(), TrainConfig(steps=1, batch_size=2, device="cpu", output=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists(), "before the first step"
+    for kind in (Saved, Helpful):
+        kind(plain.bert, plain.tokenizer).save_pretrained(tmp_path / kind.__name__)
+        assert (tmp_path / kind.__name__ / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("Pooling", "module 1 must be a table of settings, got 'Pooling'$"),
+        ({"type": ["a"]}, r"module 1: type must be text, got \['a'\]$"),
+        ({"type": "sentence_transformers.models.Pooling", "path": {"a": 1}}, "module 1: path must be text, got"),
+        ({"type": "my_code.Pooling", "path": ""}, "the module 'my_code.Pooling' is not implemented"),
+        ({"type": "sentence_transformers.models.Transformer"}, "'Transformer' is not implemented a second time$"),
+        ({"type": "sentence_transformers.models.Pooling", "path": "a\0b"}, "points outside of the folder$"),
+    ],
+)
+def test_entries_of_modules_json(entry: Any, message: str, tmp_path: Path) -> None:
+    folder = model(tmp_path / "model", "bert")
+    path = folder / "modules.json"
+    path.write_text(json.dumps([json.loads(path.read_text())[0], entry]))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{message}"):
+        SentenceEncoder.from_pretrained(folder)

@@ -44,7 +44,7 @@ def check_finite(vectors_BD: np.ndarray, sentences: Sequence[str]) -> None:
         row = int(wrong_B.argmax())
         raise ValueError(
             f"the vector of sentence {row} is not finite ({wrong_B.sum()} of {len(wrong_B)} are not): "
-            f"{sentences[row][:80]!r}; the model's weights or settings are broken, or its precision is too low"
+            f"{sentences[row][:80]!r}, or another of its batch; are weights or settings broken, the precision too low?"
         )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,11 @@ from tsdae.utils.files import first_line, weight_files
 from tsdae.utils.progress import progress_bar
 
 NO_LIMIT, USUAL_LIMIT = 10**9, 512  # tokens
+RANGES = {  # of settings of any family, by how their names end
+    r"layers$": "[0, 1000]",
+    r"(heads|size|dim|positions?|embeddings|buckets)$": "[0, 20000000]",
+    r"(dropout|dropout_prob)$": "[0, 1]",
+}
 
 
 class Encoder(Protocol):
@@ -127,9 +133,13 @@ class AutoModelEncoder:
 def check_sizes(path: Path, raw: dict[str, Any]) -> None:
     """Raise ValueError for a size of config.json that no model has: AutoModel would begin to make it."""
     for key, value in raw.items():
-        kind = re.search(r"(layers|heads|size|dim|positions?|embeddings)$", key)
-        if kind and isinstance(value, (int, float)):
-            check_range(f"{path}: {key}", value, "[0, 1000]" if kind[1] == "layers" else "[0, 100000000]")
+        if not isinstance(value, (int, float)):
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{path}: {key} must be finite, got {value}")
+        for ending, interval in RANGES.items():
+            if re.search(ending, key):
+                check_range(f"{path}: {key}", value, interval)
 
 
 def _auto_model(transformer: Path, folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -144,7 +144,10 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
     settings = read_settings(path, TOKENIZER) if path.is_file() else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)  # unset, it asks
-    except Exception as error:  # transformers raises many kinds for a broken tokenizer folder
+        _ = tokenizer.all_special_ids, tokenizer("a")  # some are read, and fail when they are used
+    except BaseException as error:  # transformers raises many kinds; a panic of tokenizers is not even an Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ValueError(f"the tokenizer of {folder} cannot be read: {first_line(error)}") from error
     if lowercase and not lowers_text(tokenizer):  # sentence_bert_config.json asks for it
         if not tokenizer.is_fast:

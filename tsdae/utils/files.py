@@ -46,7 +46,7 @@ def check_is_no_pointer(path: Path) -> None:
             raise ValueError(f"{path} is a Git LFS pointer, not the file itself; in its clone run: git lfs pull")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of another library's error message, or the error's type if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
 

@@ -131,11 +131,13 @@ def test_a_vector_that_is_not_finite_is_an_error_that_names_its_sentence(tmp_pat
 
 
 def test_prompts_and_similarity_are_written_back_as_they_were_read(tmp_path: Path) -> None:
-    encoder = SentenceEncoder.from_pretrained(model(tmp_path / "source", "bert"))
-    encoder.save_pretrained(tmp_path / "saved")
+    description = {"prompts": {"query": "query: "}, "similarity_fn_name": "dot", "of the author": [1]}
+    source = model(tmp_path / "source", "bert")
+    (source / "config_sentence_transformers.json").write_text(json.dumps(description))
+    SentenceEncoder.from_pretrained(source).save_pretrained(tmp_path / "saved")
     for file in ("config_sentence_transformers.json", "1_Pooling/config.json"):
-        source, saved = (json.loads((tmp_path / side / file).read_text()) for side in ("source", "saved"))
-        assert saved == source
+        before, saved = (json.loads((tmp_path / side / file).read_text()) for side in ("source", "saved"))
+        assert saved == before
     assert saved["include_prompt"] is False
     assert SentenceEncoder.from_pretrained(tmp_path / "saved").described["prompts"] == {"query": "query: "}
     tiny.encoder().save_pretrained(tmp_path / "own")

@@ -34,6 +34,7 @@ WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
 SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
+FOLDERS = "tests/test_model_folders_of_strangers.py"
 RESULTS, FUNCTIONS = "tests/test_rows.py", "tests/test_functions.py"
 OPS = "tests/test_ops.py"
 FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
@@ -71,16 +72,19 @@ MUTANTS = (
     # dataset, tokenization
     Mutant("noise-follows-the-batch", "tsdae/dataset.py", "draw = Draw(self.seed, epoch_B, row_B, clean, word_T, view)",
            "draw = Draw(self.seed, epoch_B, np.arange(len(row_B)), clean, word_T, view)", NOISE),
-    Mutant("noisy-not-truncated", "tsdae/dataset.py", "return truncate(noisy, self.max_length, tail),",
+    Mutant("noisy-not-truncated", "tsdae/dataset.py", "return truncate(noisy, longest, vocabulary),",
            "return noisy,", DATASET),
     Mutant("same-order-each-epoch", "tsdae/dataset.py", "keyed(self.seed, ORDER, epoch_B)",
            "keyed(self.seed, ORDER, 0 * epoch_B)", DATASET),
     Mutant("order-restarts-with-the-batch", "tsdae/dataset.py", "np.arange(position, position + count)",
            "np.arange(count)", DATASET),
-    Mutant("target-is-noisy", "tsdae/dataset.py", "truncate(clean, self.max_length, tail)",
-           "truncate(noisy, self.max_length, tail)", DATASET),
-    Mutant("truncation-loses-sep", "tsdae/text/tokenization.py", "rows_T[new_ends - back] = old_ends - back",
+    Mutant("target-is-noisy", "tsdae/dataset.py", "truncate(clean, longest, vocabulary)",
+           "truncate(noisy, longest, vocabulary)", DATASET),
+    Mutant("truncation-loses-sep", "tsdae/text/tokenization.py", "rows_T[new_ends - back] = ends_B[cut_B] - back",
            "rows_T[new_ends - back] += 0", DATASET),
+    Mutant("truncation-side-ignored", "tsdae/text/tokenization.py", "ends_B - lengths_B if vocabulary.cut_left else starts_B",
+           "starts_B", DATASET),
+    Mutant("truncation-loses-cls", "tsdae/text/tokenization.py", "for place in range(vocabulary.front)", "for place in range(0)", DATASET),
     # corpus, preparation
     Mutant("words-run-on-into-the-next-sentence", "tsdae/text/marks.py", "begins_T[tokens.boundaries[:-1]] = True",
            "begins_T[:1] = True", CORPUS),
@@ -170,6 +174,15 @@ MUTANTS = (
            "index_select(0, self.boundaries[1:] - 1)", ENCODER),
     Mutant("advanced-indexing-of-the-sentence-row", "tsdae/packing.py",
            "rows_TX.index_select(0, self.boundaries[:-1])", "rows_TX[self.boundaries[:-1]]", INVARIANCES),
+    Mutant("layers-that-no-weights-have", "tsdae/hub/conversion.py", "if config.layers > len(theirs):", "if False:", "tests/test_checkpoints.py -knever_allocated"),
+    Mutant("sizes-allocated-before-they-are-checked", "tsdae/hub/conversion.py", 'torch.device("meta")', 'torch.device("cpu")', "tests/test_checkpoints.py -knever_allocated"),
+    Mutant("prompts-not-written-back", "tsdae/encoder.py", "description=self.described", "description={0: 0}", f"{FOLDERS} -kprompts"),
+    Mutant("other-ids-than-tokenizer-json", "tsdae/hub/tokenizer_check.py", "if ids not in (", "if ids == 0 and ids not in (", f"{FOLDERS} -kids"),
+    Mutant("vectors-of-nan", "tsdae/encoder.py", "        check_finite(vectors, sentences)\n", "", f"{FOLDERS} -kfinite"),
+    Mutant("pooling-of-ones-own-saved-as-cls", "tsdae/encoder.py", "        self.check_savable()\n", "", f"{FOLDERS} -kown"),
+    Mutant("a-part-of-a-hub-model-read-as-raw", "tsdae/hub/model_folder.py", "        if is_part:\n", "        if False:\n", "tests/test_folders.py -kpart"),
+    Mutant("epsilon-without-a-range", "tsdae/hub/settings.py", '"layer_norm_epsilon": "number [0, 1]"', '"layer_norm_epsilon": "number"', "tests/test_checkpoints.py -kdoes_not_fit"),
+    Mutant("pointers-read-as-weights", "tsdae/utils/files.py", "    for path in paths:\n        check_is_no_pointer(path)\n", "", "tests/test_checkpoints.py -kpointer"),
     Mutant("query-and-key-biases-not-loaded", "tsdae/hub/conversion.py",
            "torch.cat([theirs[name].float() for name in group])",
            "torch.cat([theirs[name].float() * (len(shape) > 1) for name in group])", PARITY),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from tokenizers import processors
 from torch.utils.data import DataLoader
 
 from tests import tiny
@@ -14,7 +15,7 @@ from tsdae import dataset
 from tsdae.dataset import DenoisingDataset
 from tsdae.packing import Batch
 from tsdae.text.corpus import Corpus
-from tsdae.text.tokenization import truncate
+from tsdae.text.tokenization import token_ids, truncate, vocabulary_of
 
 
 def test_reading_a_row_equals_the_batch() -> None:
@@ -100,9 +101,26 @@ def test_truncation_comes_after_the_noise_and_keeps_the_last_token() -> None:
 
 def test_truncate_leaves_short_sentences_alone() -> None:
     tokens = tiny.dataset().noised(np.zeros(8, int), np.arange(8))[1]
-    cut = truncate(tokens, 6, tail=1)
+    cut = truncate(tokens, 6, vocabulary_of(tiny.tokenizer()))
     for short, ids in zip(cut.sentences(), tokens.sentences(), strict=True):
         assert short == (ids if len(ids) <= 6 else [*ids[:5], ids[-1]])
+
+
+def test_the_tokenizers_side_is_the_one_that_is_cut() -> None:
+    """Ids of transformers' own truncation, in training and in encoding; one special token in front, two behind."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP] [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    ids = {}
+    for side in ("right", "left"):
+        tokenizer.truncation_side = side
+        expected = ids[side] = tokenizer(tiny.SENTENCES, truncation=True, max_length=7)["input_ids"]
+        assert list(token_ids(tiny.SENTENCES, tokenizer, 7).sentences()) == expected
+        data = DenoisingDataset(tiny.SENTENCES, tokenizer, noise_ratio=0.0, max_length=7)
+        rows = np.arange(len(data))
+        assert [list(map(list, packed.sentences())) for packed in data.noised(0 * rows, rows)] == [expected] * 2
+    assert ids["right"] != ids["left"], "the premise: some sentences are longer"
 
 
 def test_sentences_that_tokenise_to_nothing_are_counted() -> None:

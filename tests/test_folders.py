@@ -107,7 +107,7 @@ def test_old_pooling_that_is_not_implemented_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["Dense", "LayerNorm", "MyOwn"])
 def test_module_that_is_not_implemented_is_named(kind: str, tmp_path: Path) -> None:
     add_modules(tmp_path, "Pooling", kind)
-    with pytest.raises(ValueError, match=rf"modules\.json: the module {kind} is not implemented"):
+    with pytest.raises(ValueError, match=rf"modules\.json: the module '{kind}' is not implemented"):
         read_sentence_settings(tmp_path)
 
 
@@ -316,7 +316,7 @@ def test_model_of_the_hub_from_its_cache(hub_cache: Path) -> None:
 
 
 def test_bare_name_is_tried_under_sentence_transformers(hub_cache: Path) -> None:
-    folder = cache_model(hub_cache, "sentence-transformers/some-bert")
+    folder = add_modules(cache_model(hub_cache, "sentence-transformers/some-bert"), "Pooling")
     np.testing.assert_array_equal(vectors("some-bert"), vectors(folder))
 
 
@@ -325,6 +325,32 @@ def test_bare_name_itself_comes_first(hub_cache: Path) -> None:
     folder = cache_model(hub_cache, "sentence-transformers/some-bert")
     (folder / "config.json").write_text("{}")  # would be an error if it were read
     vectors("some-bert")
+
+
+def test_a_part_of_a_model_in_the_cache_is_not_read_as_a_raw_one(
+    hub_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What other programs have fetched of it: without modules.json, without weights, without a tokenizer."""
+    message = "only a part of it is in the cache, and the hub was not reached"
+    refused = {"sentence-transformers/some": "", "some/described": "", "some/light": "model.safetensors"}
+    refused["some/mute"] = "tokenizer.json"
+    for name, lacking in refused.items():
+        folder = cache_model(hub_cache, name)
+        if name == "some/described":
+            write(folder / "config_sentence_transformers.json", {"prompts": {}})
+        if lacking:
+            (folder / lacking).unlink()
+        with pytest.raises(ValueError, match=f"{name}: {message}"):
+            SentenceEncoder.from_pretrained(name)
+    capsys.readouterr()
+    folder = cache_model(hub_cache, "some/raw")
+    vectors("some/raw")
+    assert "some/raw: read as a raw model; whether it has a modules.json" in capsys.readouterr().err
+    known = folder.parents[1] / ".no_exist" / folder.name / "modules.json"  # as the hub's client notes its answer
+    known.parent.mkdir(parents=True)
+    known.touch()
+    vectors("some/raw")
+    assert capsys.readouterr().err == ""
 
 
 def test_name_that_is_not_there(hub_cache: Path) -> None:

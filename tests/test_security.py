@@ -104,7 +104,7 @@ FOLDERS = {
     unknown_model_with_code: "strange",
     tokenizer_with_code: "has no tokenizer",
     encoder_of_no_family_with_code: "strange",
-    module_with_code: "the module Model is not implemented",
+    module_with_code: "the module 'evil.Model' is not implemented",
     shard_outside: "is not a file of this folder",
     transformer_outside: "points outside of the folder",
 }

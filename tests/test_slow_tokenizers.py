@@ -301,7 +301,8 @@ def test_a_new_word_is_written_as_it_was_given(tmp_path: Path) -> None:
 
 
 def test_all_files_of_it_are_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model.safetensors").touch()
+    for name in ("model.safetensors", "config.json", "vocab.txt"):
+        (tmp_path / name).touch()
     fetched: list[str] = []
 
     def download(_name: str, allow_patterns: list[str], **_: Any) -> str:

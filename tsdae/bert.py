@@ -40,6 +40,8 @@ class BertConfig:
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "width", "layers", "heads", "feed_forward", "positions"):
             check_range(name, getattr(self, name), "[1, inf)")
+        for name in ("position_offset", "token_types", "layer_norm_epsilon", "initializer_range"):
+            check_range(name, getattr(self, name), "[0, inf)")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
         for name in ("dropout", "attention_dropout"):
@@ -273,8 +275,11 @@ class LanguageModelHead(nn.Module):
 def initialise(module: nn.Module, initializer_range: float, seed: int) -> None:
     """Weights from normal(0, initializer_range), biases zero, layer norms one: the start of BERT's own code.
 
-    Draws from a generator of its own, so that the values do not depend on PyTorch's global random state.
+    Draws from a generator of its own, so that the values do not depend on PyTorch's global random state. Modules
+    without memory (device "meta") are left as they are.
     """
+    if next(module.parameters()).is_meta:
+        return
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in module.modules():

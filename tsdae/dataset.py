@@ -98,8 +98,8 @@ class DenoisingDataset:
         noisy = self.noise(clean, word_T, draw, self.noise_ratio, self.vocabulary)
         if self.noise not in NOISES.values():
             check_noise(noisy, clean, self.vocabulary)
-        tail = self.vocabulary.tail
-        return truncate(noisy, self.max_length, tail), truncate(clean, self.max_length, tail)
+        longest, vocabulary = self.max_length, self.vocabulary
+        return truncate(noisy, longest, vocabulary), truncate(clean, longest, vocabulary)
 
     def batch(self, epoch_B: np.ndarray, row_B: np.ndarray, views: int = 1) -> Batch:
         """Return the `Batch` of these rows, on the CPU, with so many noisings of each."""

@@ -37,6 +37,17 @@ def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
     return hidden_BLD.masked_fill(~layout.real_BL[:, :, None], float("-inf")).max(1).values
 
 
+def check_finite(vectors_BD: np.ndarray, sentences: Sequence[str]) -> None:
+    """Raise ValueError, with its sentence, for the first vector that holds NaN or infinity."""
+    wrong_B = ~np.isfinite(vectors_BD).all(1)
+    if wrong_B.any():
+        row = int(wrong_B.argmax())
+        raise ValueError(
+            f"the vector of sentence {row} is not finite ({wrong_B.sum()} of {len(wrong_B)} are not): "
+            f"{sentences[row][:80]!r}, or another of its batch; are weights or settings broken, the precision too low?"
+        )
+
+
 def _extended(table: Tensor, size: int, rows: dict[int, list[int]]) -> Tensor:
     """Return ``table`` with at least ``size`` rows; each row of ``rows`` is the mean of the rows named for it."""
     extended = table.detach().new_zeros(max(size, len(table)), *table.shape[1:])
@@ -89,6 +100,8 @@ class SentenceEncoder(nn.Module):
         )
         self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
         self.max_length = max_length or config.longest_sentence
+        self.include_prompt = True  # like the next, nothing here uses it: it is written back to a model folder
+        self.described: dict[str, Any] = {}  # config_sentence_transformers.json: prompts, similarity
 
     @classmethod
     def from_pretrained(
@@ -109,20 +122,40 @@ class SentenceEncoder(nn.Module):
         pretrained = read_pretrained(folder / settings.model_folder)
         allowed = pretrained.bert.config.longest_sentence
         tokenizer = load_tokenizer(folder / settings.model_folder, settings.lowercase)
-        stored = settings.max_length or tokenizer.model_max_length
-        return cls(
-            pretrained,
-            tokenizer,
-            pooling or settings.pooling or "cls",
-            min(stored, allowed) if max_length is None else max_length,
-            settings.normalize,
-        ).eval()
+        stored = int(min(settings.max_length or tokenizer.model_max_length, allowed))
+        try:
+            encoder = cls(
+                pretrained,
+                tokenizer,
+                pooling or settings.pooling or "cls",
+                stored if max_length is None else max_length,
+                settings.normalize,
+            )
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+        encoder.include_prompt, encoder.described = settings.include_prompt, settings.described
+        return encoder.eval()
+
+    def check_savable(self) -> None:
+        """Raise ValueError for a class of one's own whose pooling or weights a model folder has no place for."""
+        kind = type(self)
+        own = [name for name in ("forward", "encode") if getattr(kind, name) is not getattr(SentenceEncoder, name)]
+        own += [name for name in self.state_dict() if not name.startswith("bert.")]
+        if own and kind.save_pretrained is SentenceEncoder.save_pretrained:
+            raise ValueError(
+                f"{kind.__name__} has a {', '.join(own[:3])} of its own, which a model folder cannot hold: it would be "
+                f"read as {self.pooling} pooling; give the class a save_pretrained of its own, or save its state_dict"
+            )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained`, SentenceTransformer and AutoModel load alike."""
+        """Write a folder that `from_pretrained`, SentenceTransformer and AutoModel load alike.
+
+        ValueError for a class of one's own that such a folder cannot hold (see `check_savable`).
+        """
         from tsdae.hub.conversion import write_pretrained
         from tsdae.hub.model_folder import lowers_text, write_sentence_settings
 
+        self.check_savable()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_pretrained(folder, self.pretrained)
@@ -134,6 +167,8 @@ class SentenceEncoder(nn.Module):
             self.normalize,
             self.max_length,
             lowercase=lowers_text(self.tokenizer),
+            include_prompt=self.include_prompt,
+            description=self.described,
         )
 
     def add_tokens(self, words: Iterable[str]) -> list[str]:
@@ -178,7 +213,8 @@ class SentenceEncoder(nn.Module):
         """Return the vectors of sentences, float32 [B, D], in the order given; without autocast or dropout.
 
         batch_size: sentences at a time. normalize: to length 1; None: what the folder says.
-        Longer sentences are cut to ``max_length`` tokens. ValueError if ``sentences`` is one string.
+        Longer sentences are cut to ``max_length`` tokens. ValueError if ``sentences`` is one string, and for the first
+        sentence whose vector is not finite.
         """
         sentences = texts_of(sentences)
         check_range("batch_size", batch_size, "[1, inf)")
@@ -188,9 +224,12 @@ class SentenceEncoder(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return self._encode(tokens, batch_size, self.normalize if normalize is None else normalize, show_progress)
+            normalize = self.normalize if normalize is None else normalize
+            vectors = self._encode(tokens, batch_size, normalize, show_progress)
         finally:
             self.train(was_training)
+        check_finite(vectors, sentences)
+        return vectors
 
     @torch.inference_mode()
     def _encode(self, tokens: Packed[np.ndarray], batch_size: int, normalize: bool, show_progress: bool) -> np.ndarray:

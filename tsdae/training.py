@@ -106,6 +106,8 @@ def train(
     parts |= {"after_step": after_step} if hasattr(after_step, "state_dict") else {}
 
     run, done = None, 0
+    if config.output is not None:
+        model.encoder.check_savable()  # before the first step, not after the last
     if config.output is not None or distributed.world_size() > 1:
         settings = _resolved(config, device, precision, steps, dataset, heldout, best.name) | (settings or {})
         for name in SHARED:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,15 +15,22 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tsdae.encoder import SentenceEncoder
+from tsdae.encoder import SentenceEncoder, check_finite
 from tsdae.hub.conversion import UnsupportedArchitecture
 from tsdae.hub.downloads import model_asset
 from tsdae.hub.model_folder import encoder_folder, load_tokenizer, model_folder, read_sentence_settings
+from tsdae.hub.settings import MODEL, read_settings
 from tsdae.text.tokenization import texts_of
-from tsdae.utils.files import first_line, read_json
+from tsdae.utils.checks import check_range
+from tsdae.utils.files import first_line, weight_files
 from tsdae.utils.progress import progress_bar
 
 NO_LIMIT, USUAL_LIMIT = 10**9, 512  # tokens
+RANGES = {  # of settings of any family, by how their names end
+    r"layers$": "[0, 1000]",
+    r"(heads|size|dim|positions?|embeddings|buckets)$": "[0, 20000000]",
+    r"(dropout|dropout_prob)$": "[0, 1]",
+}
 
 
 class Encoder(Protocol):
@@ -78,9 +87,13 @@ class AutoModelEncoder:
         self.pooling = pooling or settings.pooling or "cls"
         self.normalize, self.device = settings.normalize, device
         transformer = folder / settings.model_folder
-        if read_json(transformer / "config.json").get("auto_map"):
+        raw = read_settings(transformer / "config.json", MODEL)
+        if raw.get("auto_map"):
             raise ValueError(f"{folder} comes with code of its own (auto_map in config.json), which is never run")
         self.tokenizer = load_tokenizer(transformer, settings.lowercase)
+        check_sizes(transformer / "config.json", raw)
+        if (transformer / "adapter_config.json").is_file() or any(transformer.glob("*model*")):
+            weight_files(transformer)  # names what a clone or a download has left out
         model, report = _auto_model(transformer, folder)
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         if missing:  # AutoModel would put random numbers in their place
@@ -105,7 +118,9 @@ class AutoModelEncoder:
                 sentence_BD = self._pool(self.model(**features).last_hidden_state, features["attention_mask"].bool())
                 batches.append((F.normalize(sentence_BD, dim=1) if self.normalize else sentence_BD).cpu().numpy())
                 bar.update(len(texts))
-        return np.concatenate(batches)[np.argsort(longest_first)]
+        vectors = np.concatenate(batches)[np.argsort(longest_first)]
+        check_finite(vectors, sentences)
+        return vectors
 
     def _pool(self, hidden_BLD: torch.Tensor, real_BL: torch.Tensor) -> torch.Tensor:
         """As `encoder.pool`, of padded rows. real_BL: True for tokens, False for padding, which may be on the left."""
@@ -115,6 +130,18 @@ class AutoModelEncoder:
         if self.pooling == "mean":
             return (hidden_BLD * real_BL[:, :, None]).sum(1) / real_BL.sum(1, keepdim=True)
         return hidden_BLD.masked_fill(~real_BL[:, :, None], float("-inf")).max(1).values
+
+
+def check_sizes(path: Path, raw: dict[str, Any]) -> None:
+    """Raise ValueError for a size of config.json that no model has: AutoModel would begin to make it."""
+    for key, value in raw.items():
+        if not isinstance(value, (int, float)):
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{path}: {key} must be finite, got {value}")
+        for ending, interval in RANGES.items():
+            if re.search(ending, key):
+                check_range(f"{path}: {key}", value, interval)
 
 
 def _auto_model(transformer: Path, folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tsdae.bert import Bert, BertConfig, LanguageModelHead, Pretrained
+from tsdae.hub.settings import MODEL, SHAPE, checked
+from tsdae.utils.checks import check_range
 from tsdae.utils.files import read_json, read_weights, write_json
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -71,7 +73,6 @@ DISTILBERT_CONFIG = {
     "initializer_range": "initializer_range",
 }
 REQUIRED = ("vocabulary_size", "width", "layers", "heads", "feed_forward", "positions")
-FRACTIONS = ("dropout", "attention_dropout", "layer_norm_epsilon", "initializer_range")  # all other settings count
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,6 @@ ONLY_IMPLEMENTED = {
     "add_cross_attention": False,
     "is_encoder_decoder": False,
     "tie_word_embeddings": True,
-    "sinusoidal_pos_embds": False,
     "pruned_heads": {},
     "quantization_config": None,
     "auto_map": None,  # a model with code of its own is another model, whatever its type says
@@ -178,8 +178,11 @@ def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
     """Return config.json as our config, the model type, and the file as it is; ValueError if it is not implemented."""
     path = folder / "config.json"
     if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            read_weights(folder)  # an adapter alone is named there
         raise ValueError(f"{folder} is not a model folder: it has no config.json")
     raw = read_json(path)
+    given = checked(str(path), raw, MODEL)
     model_type = raw.get("model_type")
     if model_type not in FAMILIES:
         raise UnsupportedArchitecture(
@@ -192,18 +195,19 @@ def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
             only = "" if value is None else f", only {value!r}"
             raise ValueError(f"{path}: {name} = {raw[name]!r} is not implemented{only}")
     names = family.config_names | ({"position_offset": "pad_token_id"} if family.offset_positions else {})
-    if missing := sorted(names[ours] for ours in REQUIRED if names[ours] not in raw):
+    if family.offset_positions and "pad_token_id" not in raw:
+        given["pad_token_id"] = 1
+    required = REQUIRED + (("position_offset",) if family.offset_positions else ())
+    if missing := sorted(names[ours] for ours in required if names[ours] not in given):
         raise ValueError(f"{path} lacks {', '.join(missing)}")
+    checked(str(path), given, {theirs: SHAPE[ours] for ours, theirs in names.items()})
     settings = {"token_types": 0} if "token_types" not in names else {}
-    given = {"pad_token_id": 1} | raw
     settings |= {ours: given[theirs] for ours, theirs in names.items() if theirs in given}
-    for ours, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float) if ours in FRACTIONS else int):
-            raise ValueError(f"{path}: {names[ours]} = {value!r} is not a number that it can have")
     if family.offset_positions:
         settings["position_offset"] += 1  # the first token comes after the padding id
     try:
         config = BertConfig(**settings, attention_output_dropout=family.attention_output_dropout)
+        check_range(names["positions"], config.positions, f"[{config.position_offset + 3}, inf)", "three tokens")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return config, model_type, raw
@@ -218,24 +222,44 @@ def read_pretrained(folder: Path) -> Pretrained:
     if (other_name := bias.replace(".bias", ".decoder.bias")) in theirs:
         theirs.setdefault(bias, theirs[other_name])
 
-    bert, head = Bert(config), LanguageModelHead(config)
+    if config.layers > len(theirs):  # before a module is made for each of them
+        key = family.config_names["layers"]
+        raise ValueError(f"{folder}/config.json: {key} is {config.layers}, and the weights are {len(theirs)} tensors")
+    with torch.device("meta"):  # names and shapes alone: no memory for sizes that the weights do not have
+        bert, head = Bert(config), LanguageModelHead(config)
     names = {ours: family.names_of(ours) for ours in bert.state_dict()}
     head_names: Names = {ours: (family.head_name_of(ours),) for ours in head.state_dict()}
     wanted, wanted_head = ({name for group in table.values() for name in group} for table in (names, head_names))
     if missing := wanted - theirs.keys():
         raise ValueError(f"{folder}: its weights lack {_list(missing)}")
-    bert.load_state_dict(_state_of(bert, names, theirs, folder))
-    missing = wanted_head - theirs.keys()
-    if missing and missing != wanted_head:
-        warnings.warn(f"{folder}: its language-model head is not used, it lacks {_list(missing)}", stacklevel=2)
-
+    bert.load_state_dict(_state_of(bert, names, theirs, folder), assign=True)
     embedding = theirs["embeddings.word_embeddings.weight"]
     tied = {name for name in TIED_COPIES if name in theirs and torch.equal(theirs[name], embedding)}
     unknown = theirs.keys() - wanted - wanted_head - tied - set(POOLER)
     if unknown := {name for name in unknown if not WITHOUT_USE.match(name)}:
         warnings.warn(f"{folder}: weights that nothing here uses: {', '.join(sorted(unknown))}", stacklevel=2)
     pooler = {name: theirs[name].float() for name in POOLER if name in theirs}
-    return Pretrained(bert, model_type, None if missing else _state_of(head, head_names, theirs, folder), pooler, raw)
+    head_state = _head_of(head, head_names, theirs, folder)
+    if (folder / "adapter_config.json").is_file():
+        warnings.warn(f"{folder}: its adapter (adapter_config.json) is not applied, the model is read", stacklevel=2)
+    return Pretrained(bert, model_type, head_state, pooler, raw)
+
+
+def _head_of(
+    head: LanguageModelHead, names: Names, theirs: Mapping[str, Tensor], folder: Path
+) -> dict[str, Tensor] | None:
+    """Return the head's weights; None if there are none, or, with a warning that says why, if they do not fit."""
+    wanted = {name for group in names.values() for name in group}
+    missing = wanted - theirs.keys()
+    if missing == wanted:
+        return None
+    try:
+        if missing:
+            raise ValueError(f"{folder}: its weights lack {_list(missing)}")
+        return _state_of(head, names, theirs, folder)
+    except ValueError as error:
+        warnings.warn(f"{error}; the language-model head is not used, the encoder is", stacklevel=3)
+        return None
 
 
 def _state_of(module: nn.Module, names: Names, theirs: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tsdae.encoder import POOLINGS
 from tsdae.hub.downloads import MINI, built_in_model, fetch, model_asset
-from tsdae.utils.files import first_line, read_json, write_json
+from tsdae.hub.settings import MODULE, POOLING, SENTENCE_TRANSFORMERS, TOKENIZER, TRANSFORMER, checked, read_settings
+from tsdae.hub.tokenizer_check import check_same_ids
+from tsdae.utils.files import check_is_no_pointer, first_line, read_json, write_json
 from tsdae.utils.progress import print_note
 
 
@@ -25,6 +28,8 @@ class SentenceSettings:
     normalize: bool = False
     max_length: int | None = None
     lowercase: bool = False
+    include_prompt: bool = True  # of the pooling: whether it takes a prompt's tokens in; written back
+    described: dict[str, Any] = field(default_factory=dict)  # config_sentence_transformers.json, written back
     model_folder: str = ""  # the transformer's own folder below it; 0_Transformer in old ones
 
 
@@ -33,6 +38,7 @@ SETTINGS_FILES = tuple(  # the names that sentence-transformers has used, in its
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 
+DESCRIPTION = "config_sentence_transformers.json"
 OLD_POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
 
 
@@ -43,51 +49,66 @@ def read_sentence_settings(folder: Path) -> SentenceSettings:
     """
     settings: dict[str, Any] = {}
     modules = read_json(folder / "modules.json", list) if (folder / "modules.json").is_file() else []
-    for module in modules:
-        kind = str(module.get("type")).rsplit(".", 1)[-1]
-        place = folder / module.get("path", "")
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{folder}/modules.json: the path {module['path']!r} points outside of the folder")
-        if kind == "Transformer":
-            settings["model_folder"] = module.get("path", "")
-        elif kind == "Pooling":
-            settings["pooling"] = _pooling_of(place / "config.json")
+    for number, entry in enumerate(modules):
+        module = checked(f"{folder}/modules.json, module {number}", entry, MODULE)
+        name, path = module.get("type", "of no type"), module.get("path", "")
+        kind = name.rsplit(".", 1)[-1] if name.startswith("sentence_transformers.") else name
+        if len(path) > 255 or not path.isprintable() or not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{folder}/modules.json: the path {path[:80]!r} points outside of the folder")
+        if kind == "Transformer" and "model_folder" not in settings:
+            settings["model_folder"] = path
+        elif kind == "Pooling" and "pooling" not in settings:
+            settings["pooling"], settings["include_prompt"] = _pooling_of(folder / path / "config.json")
         elif kind == "Normalize":
             settings["normalize"] = True
         else:
-            raise ValueError(f"{folder}/modules.json: the module {kind} is not implemented, only Pooling and Normalize")
+            why = "a second time" if kind in ("Transformer", "Pooling") else "at all, only Pooling and Normalize"
+            raise ValueError(f"{folder}/modules.json: the module {kind[:80]!r} is not implemented {why}")
     model_folder = folder / settings.get("model_folder", "")
     for path in (model_folder / name for name in SETTINGS_FILES):
         if path.is_file():
-            read = read_json(path)
+            read = read_settings(path, TRANSFORMER)
             settings["max_length"] = read.get("max_seq_length")
             settings["lowercase"] = bool(read.get("do_lower_case"))
             break
-    if (folder / "config_sentence_transformers.json").is_file():
-        read = read_json(folder / "config_sentence_transformers.json")
+    if (path := folder / DESCRIPTION).is_file():
+        read = read_settings(path, SENTENCE_TRANSFORMERS)
+        settings["described"] = read_json(path)
         default = read.get("default_prompt_name")
-        if default and (read.get("prompts") or {}).get(default):
-            raise ValueError(f"{folder}: its default prompt {default!r} is not implemented")
+        if default and read.get("prompts", {}).get(default):
+            raise ValueError(f"{path}: its default prompt {default[:80]!r} is not implemented")
     return SentenceSettings(**settings)
 
 
-def _pooling_of(path: Path) -> str:
+def _pooling_of(path: Path) -> tuple[str, bool]:
+    """Return the pooling, and whether it takes in the tokens of a prompt."""
     read = read_json(path)
+    checked(str(path), read, POOLING)
     if "pooling_mode" in read:  # written by sentence-transformers 5 and later
         modes = read["pooling_mode"] if isinstance(read["pooling_mode"], list) else [read["pooling_mode"]]
     else:
         chosen = [name for name, value in read.items() if name.startswith("pooling_mode_") and value is True]
         modes = [OLD_POOLINGS.get(name, name) for name in chosen] or ["mean"]  # the default of sentence-transformers
     if len(modes) != 1 or modes[0] not in POOLINGS:
-        found = " + ".join(map(str, modes))
+        found = " + ".join(map(str, modes))[:80]
         raise ValueError(f"{path}: the pooling {found} is not implemented, only {', '.join(POOLINGS)}")
-    return str(modes[0])
+    return str(modes[0]), read.get("include_prompt") is not False
 
 
 def write_sentence_settings(
-    folder: Path, width: int, pooling: str, normalize: bool, max_length: int, lowercase: bool
+    folder: Path,
+    width: int,
+    pooling: str,
+    normalize: bool,
+    max_length: int,
+    lowercase: bool,
+    include_prompt: bool = True,
+    description: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the files of sentence-transformers into a model folder, under names that old and new versions load."""
+    """Write the files of sentence-transformers into a model folder, under names that old and new versions load.
+
+    description: config_sentence_transformers.json (prompts, similarity), as it was read; if empty, it is not written.
+    """
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalize else [])
     described = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -99,7 +120,10 @@ def write_sentence_settings(
         (folder / path).mkdir(exist_ok=True)
     modes = {name: pooling == mode for name, mode in OLD_POOLINGS.items()}
     settings = {"word_embedding_dimension": width, **modes, "pooling_mode_mean_sqrt_len_tokens": False}
+    settings |= {} if include_prompt else {"include_prompt": False}
     write_json(folder / "1_Pooling" / "config.json", settings)
+    if description:
+        write_json(folder / DESCRIPTION, dict(description))
 
 
 def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
@@ -113,9 +137,17 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
     files = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
     if not any((folder / name).is_file() for name in files):
         raise ValueError(f"{folder} has no tokenizer: none of {', '.join(files)}")
+    for name in (*files, "merges.txt", "bpe.codes", "added_tokens.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            check_is_no_pointer(folder / name)
+    path = folder / "tokenizer_config.json"
+    settings = read_settings(path, TOKENIZER) if path.is_file() else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)  # unset, it asks
-    except Exception as error:  # transformers raises many kinds for a broken tokenizer folder
+        _ = tokenizer.all_special_ids, tokenizer("a")  # some are read, and fail when they are used
+    except BaseException as error:  # transformers raises many kinds; a panic of tokenizers is not even an Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ValueError(f"the tokenizer of {folder} cannot be read: {first_line(error)}") from error
     if lowercase and not lowers_text(tokenizer):  # sentence_bert_config.json asks for it
         if not tokenizer.is_fast:
@@ -126,6 +158,8 @@ def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:
         backend = tokenizer.backend_tokenizer
         parts = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
         backend.normalizer = normalizers.Sequence(parts)
+    if tokenizer.is_fast and (folder / "tokenizer.json").is_file():
+        check_same_ids(folder, tokenizer, settings, lowercase)
     return tokenizer
 
 
@@ -168,7 +202,9 @@ def model_folder(name_or_path: str | Path) -> Path:
     reasons = []
     for name in names:
         try:
-            return _snapshot(name)
+            folder = _snapshot(name)
+            check_whole(name, folder)
+            return folder
         except Exception as error:  # no such model, a gated one, no network, a time-out: all end with the same advice
             reasons.append(f"{name}: {_reason(error)}")
     raise ValueError(
@@ -202,6 +238,37 @@ def _snapshot(name: str) -> Path:
     return folder
 
 
+class OnlyPart(ValueError):
+    """The hub's cache has some of a model's files, and the hub, which has the others, was not reached."""
+
+
+def check_whole(name: str, folder: Path) -> None:
+    """Raise OnlyPart if files of the model seem to be on the hub alone, and it cannot be asked.
+
+    Without modules.json it may be a raw model, and the hub's client answers offline with whatever its cache has.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    parts = ("config.json", "*.safetensors|pytorch_model*.bin", "tokenizer.json|vocab.*|*.model")
+    is_part = not all(any(any(folder.rglob(glob)) for glob in part.split("|")) for part in parts)
+    if not (folder / "modules.json").is_file():
+        of_sentences = (*SETTINGS_FILES, DESCRIPTION, "1_Pooling")
+        is_part |= name.startswith("sentence-transformers/") or any((folder / file).exists() for file in of_sentences)
+        if not is_part and try_to_load_from_cache(name, "modules.json") is not None:
+            return  # the hub has said that there is none
+    elif not is_part:
+        return
+    try:
+        hf_hub_download(name, "modules.json", etag_timeout=10)
+    except LocalEntryNotFoundError as error:
+        if is_part:
+            raise OnlyPart from error
+        print_note(f"{name}: read as a raw model; whether it has a modules.json could not be asked of the hub")
+    except EntryNotFoundError:
+        pass  # the client notes it in its cache
+
+
 def _reason(error: Exception) -> str:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -209,6 +276,8 @@ def _reason(error: Exception) -> str:
         return "access has to be asked for on the hub"
     if isinstance(error, RepositoryNotFoundError):
         return "no such model"
+    if isinstance(error, OnlyPart) or type(error).__name__ == "IncompleteSnapshotError":
+        return "only a part of it is in the cache, and the hub was not reached"
     if type(error) is LocalEntryNotFoundError:
         return "not in the cache, and the hub cannot be reached"
     return first_line(error)

@@ -25,6 +25,8 @@ class Vocabulary(NamedTuple):
     mask_id: int | None
     ordinary_ids: np.ndarray  # every id that is not a special token
     tail: int  # special tokens that close a sentence (1: [SEP]); truncation keeps them
+    front: int = 1  # special tokens before a sentence (1: [CLS]); truncation keeps them
+    cut_left: bool = False  # truncation_side of the tokenizer: long sentences lose their beginning, not their end
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
@@ -42,7 +44,9 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
         )
     special_ids = np.asarray(sorted(set(tokenizer.all_special_ids)))
     all_ids = np.asarray(sorted(tokenizer.get_vocab().values()))
-    return Vocabulary(int(all_ids.max()) + 1, tokenizer.mask_token_id, np.setdiff1d(all_ids, special_ids), tail)
+    ordinary_ids, front = np.setdiff1d(all_ids, special_ids), of_text.index(True)
+    cut_left = tokenizer.truncation_side == "left"
+    return Vocabulary(int(all_ids.max()) + 1, tokenizer.mask_token_id, ordinary_ids, tail, front, cut_left)
 
 
 def sign_of_a_space(tokenizer: Any) -> str:
@@ -119,7 +123,7 @@ def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None =
         tokens = Packed.from_lists([ids for _, ids, _ in slowly(sentences, tokenizer)])
     if max_length is None or tokens.longest <= max_length:
         return tokens
-    return truncate(tokens, max_length, vocabulary_of(tokenizer).tail)
+    return truncate(tokens, max_length, vocabulary_of(tokenizer))
 
 
 def encoded(sentences: Sequence[str], encode_batch: Callable[[list[str]], list[Any]]) -> list[Any]:
@@ -139,16 +143,19 @@ def plain_backend(tokenizer: Any) -> Any:
     return backend
 
 
-def truncate(tokens: Packed[np.ndarray], max_length: int, tail: int) -> Packed[np.ndarray]:
-    """Truncate sentences to ``max_length`` tokens, of which the last ``tail`` stay the closing special tokens."""
+def truncate(tokens: Packed[np.ndarray], max_length: int, vocabulary: Vocabulary) -> Packed[np.ndarray]:
+    """Truncate sentences to ``max_length`` tokens, on the tokenizer's side; the special tokens at both ends stay."""
     if tokens.longest <= max_length:
         return tokens
     lengths_B = np.minimum(tokens.lengths_B, max_length)
-    rows_T = ranges(tokens.boundaries[:-1], lengths_B)
+    starts_B, ends_B = tokens.boundaries[:-1], tokens.boundaries[1:]
+    rows_T = ranges(ends_B - lengths_B if vocabulary.cut_left else starts_B, lengths_B)
     cut_B = np.flatnonzero(tokens.lengths_B > max_length)
-    new_ends, old_ends = np.cumsum(lengths_B)[cut_B], tokens.boundaries[1:][cut_B]
-    for back in range(1, tail + 1):
-        rows_T[new_ends - back] = old_ends - back
+    new_ends = np.cumsum(lengths_B)[cut_B]
+    for back in range(1, vocabulary.tail + 1):
+        rows_T[new_ends - back] = ends_B[cut_B] - back
+    for place in range(vocabulary.front):
+        rows_T[new_ends - max_length + place] = starts_B[cut_B] + place
     return Packed.from_lengths(tokens.token_ids_T[rows_T], lengths_B)
 
 

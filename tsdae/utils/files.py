@@ -33,13 +33,21 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (RecursionError, ValueError) as error:  # broken, not UTF-8, or nested too deeply
+        check_is_no_pointer(path)
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, not a {kind.__name__}")
     return content
 
 
-def first_line(error: Exception) -> str:
+def check_is_no_pointer(path: Path) -> None:
+    """Raise ValueError for a Git LFS pointer: three lines that a clone without ``git lfs`` has in place of a file."""
+    with path.open("rb") as file:
+        if file.read(64).startswith(b"version https://git-lfs.github.com/spec/"):
+            raise ValueError(f"{path} is a Git LFS pointer, not the file itself; in its clone run: git lfs pull")
+
+
+def first_line(error: BaseException) -> str:
     """Return the first line of another library's error message, or the error's type if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
@@ -150,22 +158,38 @@ def writing(path: Path) -> Iterator[None]:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return all weights of a folder by name, from safetensors or pytorch_model.bin, whole or in shards."""
+    return {name: weight for path in weight_files(folder) for name, weight in _read_weight_file(path).items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a folder's weights; ValueError if one is absent or no more than a Git LFS pointer."""
+    paths = _weight_files(folder)
+    for path in paths:
+        check_is_no_pointer(path)
+    return paths
+
+
+def _weight_files(folder: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
-            return _read_weight_file(folder / name)
+            return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            weights: dict[str, Tensor] = {}
             shards = read_json(index).get("weight_map")
             if not isinstance(shards, dict):
                 raise ValueError(f"{index} has no weight_map, which says in which file each weight is")
-            for shard in sorted({str(shard) for shard in shards.values()}):
-                if Path(shard).name != shard:
-                    raise ValueError(f"{index} names {shard!r}, which is not a file of this folder")
+            names = sorted({str(shard) for shard in shards.values()})
+            for shard in names:
+                if Path(shard).name != shard or not shard.isprintable() or len(shard) > 255:
+                    raise ValueError(f"{index} names {shard[:80]!r}, which is not a file of this folder")
                 if not (folder / shard).is_file():
-                    raise ValueError(f"{folder} lacks {shard}, which {index.name} names")
-                weights |= _read_weight_file(folder / shard)
-            return weights
+                    raise ValueError(f"{folder} lacks {shard[:80]!r}, which {index.name} names")
+            return [folder / shard for shard in names]
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds only an adapter (adapter_config.json), without the model that it changes; merge the two "
+            "with peft (merge_and_unload, then save_pretrained), and give that folder"
+        )
     raise ValueError(f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, whole or in shards")
 
 

@@ -311,7 +311,11 @@ def read_records(path: Path, meter: Meter | None = None) -> Iterator[dict[str, A
     yield from _READERS[suffix](path, meter)
 
 
-def _json_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
+def numbered_json(path: Path, meter: Meter | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a .jsonl file (also .gz, .zst) with the numbers of their lines; blank lines are none.
+
+    ValueError, with file and line, for what is not a JSON object.
+    """
     for number, line in numbered_lines(str(path), meter):
         if not line.strip():
             continue
@@ -325,10 +329,17 @@ def _json_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: a JSON object was expected, not {type(record).__name__}")
         # JSON can spell half of a surrogate pair (a cut-off emoji), which is no text: no tokenizer takes it.
-        yield {
-            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for name, value in record.items()
-        }
+        yield (
+            number,
+            {
+                name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+                for name, value in record.items()
+            },
+        )
+
+
+def _json_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
+    return (record for _, record in numbered_json(path, meter))
 
 
 def _separated_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:

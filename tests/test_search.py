@@ -25,6 +25,7 @@ from tsdae.evaluation.search import evaluate_bm25, evaluate_reranking, evaluate_
 from tsdae.evaluation.statistics import RESAMPLES
 from tsdae.evaluation.sts import Encode
 from tsdae.hub.auto_encoder import load_encoder
+from tsdae.text import tokenization
 
 METRICS = ["ndcg_at_10", "map", "mrr_at_10", "recall_at_100"]
 
@@ -92,9 +93,24 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(list(found.values.values()), [100 * expected[name] for name in METRICS], **FLOAT64)
 
 
+def test_of_equally_near_answers_the_better_one_comes_last() -> None:
+    """And an answer whose vector is not finite comes after all others."""
+    vectors = {"q": (1.0, 0.0), "a": (1.0, 1.0), "b": (1.0, 1.0), "c": (0.0, 1.0), "d": (-1.0, 0.0)}
+    vectors["e"] = (math.nan, 1.0)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        return np.array([vectors[text] for text in texts])
+
+    documents = {key: key for key in "abcde"}
+    finite = {key: key for key in "abcd"}
+    tied = evaluate_search(encode, Collection(finite, {"1": "q"}, {"1": {"a": 3.0, "b": 1.0}}))
+    np.testing.assert_allclose(tied.ndcg_at_10, 100 * (1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3)), **FLOAT64)
+    lost = evaluate_search(encode, Collection(documents, {"1": "q"}, {"1": {"e": 1.0}}))
+    np.testing.assert_allclose(lost.map, 100 / 5, **FLOAT64)
+
+
 @pytest.mark.parametrize("value", [1.0, 0.0, math.nan, math.inf])
 def test_a_collapsed_model_finds_nothing(value: float) -> None:
-    """Also half a collapse: the relevant documents alone are not finite."""
     collection, _ = made()
     assert max(len(gains) for gains in collection.gains.values()) < 55, "the premise: others fill the first hundred"
     found = evaluate_search(lambda texts: np.full((len(texts), 3), value), collection)
@@ -410,3 +426,15 @@ def test_reranking_as_a_user_gets_it(place: Path, run: Run) -> None:
     assert model["rerank"] == evaluate_reranking(load_encoder("model").encode, load_reranking("a.jsonl")).row()
     assert "rerank MAP" in found.out
     assert "rerank MRR" in found.out
+
+
+def test_tokens_of_many_documents_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer's own record of 50,000 documents would take more than the vectors; errors keep their number."""
+    tokenizer, texts = tiny.tokenizer(), [" ".join(tiny.WORDS[i : i + 3 + i % 5]) for i in range(20)]
+    whole = tokenization.token_ids(texts, tokenizer, 6)
+    monkeypatch.setattr(tokenization, "AT_ONCE", 7)
+    parts = tokenization.token_ids(texts, tokenizer, 6)
+    np.testing.assert_array_equal(parts.token_ids_T, whole.token_ids_T)
+    np.testing.assert_array_equal(parts.boundaries, whole.boundaries)
+    with pytest.raises(ValueError, match="15"):
+        tokenization.token_ids([*texts[:15], 3, *texts], tokenizer)  # type: ignore[list-item]

@@ -31,7 +31,8 @@ def test_whitened_vectors_are_centred_and_vary_alike() -> None:
     fitted, others = vectors(400, 12), vectors(5, 12, seed=1)
     whitening = Whitening(fitted)
     white = whitening(fitted)
-    assert (white.dtype, white.shape, whitening.axes) == (np.float32, (400, 12), 12)
+    assert white.dtype == np.float32
+    assert (white.shape, whitening.axes) == ((400, 12), 12)
     np.testing.assert_allclose(white.mean(0), np.zeros(12), atol=1e-4)
     np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(12), atol=1e-3)
     # Between any two texts the whitened product is Mahalanobis', whatever the axes are.

@@ -32,8 +32,8 @@ class CompareConfig:
         default=None,
         metadata={
             "help": "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with the columns sentence1, sentence2 "
-            "and score; of several files also the mean; without score: retrieval, how often sentence1 finds its "
-            "sentence2"
+            "and score; of several files (after the models) also the mean; without score: retrieval, how often "
+            "sentence1 finds its sentence2"
         },
     )
     retrieval: str | None = flag(

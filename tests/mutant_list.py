@@ -32,6 +32,7 @@ DECODING = "tests/test_decoding.py"
 COMMAND_LINE = "tests/test_command_line.py"
 WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
 EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
+SEARCH, WHITENING = "tests/test_search.py", "tests/test_whitening.py"
 CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
 SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
 FOLDERS = "tests/test_model_folders_of_strangers.py"
@@ -354,6 +355,27 @@ MUTANTS = (
            "tests/test_trust.py"),
     Mutant("verdict-without-interval", "tsdae/evaluation/scores.py", 'return "better" if low > 0 else',
            'return "better" if self.values[metric] > 0 else', EVALUATION),
+    # search, re-ranking, whitening
+    Mutant("discount-from-the-second-rank", "tsdae/evaluation/search.py", "np.log2(1 + rank_R)", "np.log2(2 + rank_R)", SEARCH),
+    Mutant("ideal-in-any-order", "tsdae/evaluation/search.py", "best_R = -np.sort(-gain_R)[:top]", "best_R = gain_R[:top]", SEARCH),
+    Mutant("precision-at-ranks-out-of-order", "tsdae/evaluation/search.py", "/ np.sort(rank_R)).mean()", "/ rank_R).mean()", SEARCH),
+    Mutant("mrr-of-all-ranks", "tsdae/evaluation/search.py", "reciprocal_rank(rank_R, 10)", "reciprocal_rank(rank_R)", SEARCH),
+    Mutant("recall-at-ten", "tsdae/evaluation/search.py", "(rank_R <= 100)", "(rank_R <= 10)", SEARCH),
+    Mutant("ties-help-in-search", "tsdae/evaluation/search.py", "right_score_R[order_R] - TIE", "right_score_R[order_R] + TIE", SEARCH),
+    Mutant("the-better-of-equal-answers-first", "tsdae/evaluation/search.py", "np.lexsort((gain_R,", "np.lexsort((-gain_R,", SEARCH),
+    Mutant("answers-do-not-displace-each-other", "tsdae/evaluation/search.py", "1 + np.arange(len(right_R)) + before_R", "1 + before_R",
+           SEARCH),
+    Mutant("nan-is-found-first", "tsdae/evaluation/search.py", "nan=-np.inf", "nan=np.inf", SEARCH),
+    Mutant("the-query-itself-is-found", "tsdae/evaluation/search.py", "score_C[column_of[query]] = -np.inf", "pass", SEARCH),
+    Mutant("a-means-resamples-of-one-set", "tsdae/evaluation/scores.py", "np.mean([scores.values_S[name] for scores in sets], axis=0)",
+           "sets[0].values_S[name]", WHITENING),
+    Mutant("not-relevant-is-relevant", "tsdae/evaluation/beir.py", "if gain > 0:", "if gain >= 0:", SEARCH),
+    Mutant("ids-twice", "tsdae/evaluation/beir.py", "if key in first_line:", "if False:", SEARCH),
+    Mutant("scaled-by-the-variance", "tsdae/evaluation/whitening.py", "/ np.sqrt(variance_D[varies_D])", "/ variance_D[varies_D]",
+           WHITENING),
+    Mutant("whitened-without-a-centre", "tsdae/evaluation/whitening.py", "((vectors_BD - self.mean_D) @", "(vectors_BD @", WHITENING),
+    Mutant("the-second-layer-for-the-first", "tsdae/hub/auto_encoder.py", "self.bert.layers[0].register", "self.bert.layers[1].register",
+           WHITENING),
     # what the decoder writes
     Mutant("reconstruct-normalised", "tsdae/autoencoder.py",
            "self.encoder.encode(sentences_or_vectors, batch_size, normalize=False)",

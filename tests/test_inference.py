@@ -161,7 +161,7 @@ def test_compare_takes_every_family(
     seconds = [*tiny.SENTENCES[1:], LONG]
     rows = [f"{a}\t{b}\t{i}\n" for i, (a, b) in enumerate(zip(tiny.SENTENCES, seconds, strict=True))]
     Path("pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(rows))
-    compared = compare(["bert", str(mpnet)], CompareConfig(pairs="pairs.tsv", device="cpu"))
+    compared = compare(["bert", str(mpnet)], CompareConfig(pairs=["pairs.tsv"], device="cpu"))
     assert [name for name, _ in compared] == ["bert (cls)", f"{mpnet} (mean)"]
     assert all(np.isfinite(scores["pairs"].spearman) for _, scores in compared)
     assert capsys.readouterr().err.count("1 sentences are longer than") == 2
@@ -204,7 +204,7 @@ def test_a_broken_model_is_known_before_the_first_is_scored(
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"half of it")
     Path("pairs.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\ne,f,3\n")
     with pytest.raises(ValueError, match=r"model\.safetensors cannot be read as weights"):
-        compare(["whole", "broken"], CompareConfig(pairs="pairs.csv"))
+        compare(["whole", "broken"], CompareConfig(pairs=["pairs.csv"]))
     assert "3 pairs" not in capsys.readouterr().err
 
 

@@ -52,7 +52,8 @@ def pretrain(arguments: list[str] | None = None) -> None:
 def evaluate(arguments: list[str] | None = None) -> None:
     """Compare models on STS-B or on your own --pairs: scores x 100 with intervals, differences from the first.
 
-    With --make-pairs: write a sheet of pairs to score by hand instead.
+    With --retrieval: search in a folder in BEIR's layout, beside BM25. With --rerank: re-ranking. With
+    --make-pairs: write a sheet of pairs to score by hand instead.
     """
     parser = _parser(evaluate, settings.CompareConfig, settings.SheetConfig)
     parser.add_argument("models", nargs="+", metavar="MODEL", help=A_MODEL)

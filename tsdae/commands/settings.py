@@ -20,25 +20,41 @@ FEWEST_PIECES = 100  # of a tokenizer: with fewer there are hardly enough for th
 class CompareConfig:
     """Evaluation: on which pairs."""
 
-    pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of all models; {POOLING}")
+    pooling: Literal["cls", "mean", "max", "first-last-mean"] | None = flag(
+        None, f"pooling of all models; first-last-mean: mean of the token vectors of first and last layer; {POOLING}"
+    )
+    whiten: str | None = flag(
+        None, f"also score each model with its vectors whitened, by mean and axes of those of this text: {A_TEXT}"
+    )
     split: Literal["dev", "test", "both"] | None = flag(None, "split of STS-B; default: both")
     stsb: str | None = flag(None, "folder with STS-B; default: it is downloaded once")
-    pairs: str | None = flag(
-        None,
-        "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with the columns sentence1, sentence2 and score; "
-        "without score: retrieval, how often sentence1 finds its sentence2",
+    pairs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with the columns sentence1, sentence2 "
+            "and score; of several files (after the models) also the mean; without score: retrieval, how often "
+            "sentence1 finds its sentence2"
+        },
     )
     columns: list[str] | None = field(
         default=None,
         metadata={"help": "with --pairs: two columns for retrieval, where there are more and none has scores"},
     )
+    retrieval: str | None = flag(
+        None, "search instead of STS-B: folder in BEIR's layout, corpus.jsonl, queries.jsonl and qrels/test.tsv"
+    )
+    rerank: str | None = flag(None, "re-ranking instead of STS-B: jsonl file with query, positive and negative")
     json: str | None = flag(None, "also write the scores to this file")
     device: str = flag("auto", DEVICE)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        others = [f"--{name}" for name in ("pairs", "retrieval", "rerank") if getattr(self, name) is not None]
         for name in ("split", "stsb"):
-            if self.pairs is not None and getattr(self, name) is not None:
-                raise ValueError(f"--{name} is for STS-B; it cannot be used with --pairs {self.pairs}")
+            if others and getattr(self, name) is not None:
+                raise ValueError(f"--{name} is for STS-B; it cannot be used with {others[0]}")
+        if len(others) > 1:
+            raise ValueError(f"{' and '.join(others)} cannot be used together; evaluate on one after the other")
         if self.columns is not None and (self.pairs is None or len(set(self.columns)) != 2 or len(self.columns) != 2):
             raise ValueError("--columns takes two names of columns of --pairs, and then another flag or --")
 

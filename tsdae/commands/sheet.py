@@ -33,7 +33,7 @@ def make_sheet(models: list[str], config: SheetConfig, compare: CompareConfig) -
     ValueError, before anything is downloaded: fewer than two models, settings of a comparison, a sheet that is there
     already, too few sentences. And after it, if the models never disagree.
     """
-    for name in ("pairs", "columns", "stsb", "split", "json"):
+    for name in ("pairs", "columns", "retrieval", "rerank", "whiten", "stsb", "split", "json"):
         if getattr(compare, name) is not None:
             raise ValueError(f"--make-pairs writes a sheet and evaluates nothing; it cannot be used with --{name}")
     if len(set(models)) < 2:

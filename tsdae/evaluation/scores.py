@@ -15,7 +15,8 @@ import numpy as np
 
 from tsdae.evaluation.statistics import UNDEFINED, interval
 
-LABELS = {"spearman": "Spearman", "pearson": "Pearson", "accuracy_at_1": "accuracy@1", "mrr": "MRR"}
+LABELS = {"spearman": "Spearman", "pearson": "Pearson", "accuracy_at_1": "accuracy@1", "mrr": "MRR", "map": "MAP"}
+LABELS |= {"ndcg_at_10": "nDCG@10", "mrr_at_10": "MRR@10", "recall_at_100": "recall@100"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Scores:
         same pairs for every model.
     sizes: how much was scored, {"n": pairs or queries, ...}. Each is an attribute as well.
     compared: the metrics by which two models are compared. caption: the line under the table.
+    over: what is resampled for the intervals, "pairs" or "queries".
     """
 
     values: dict[str, float]
@@ -39,6 +41,7 @@ class Scores:
     sizes: dict[str, int]
     compared: tuple[str, ...]
     caption: str
+    over: str = "pairs"
 
     def __getattr__(self, name: str) -> Any:
         values = self.__dict__.get("values", {})
@@ -68,6 +71,11 @@ class Scores:
         values_S = {name: self.values_S[name] - other.values_S[name] for name in self.compared if name in both}
         return dataclasses.replace(self, values=values, values_S=values_S, sizes={})
 
+    def by_compared(self) -> Scores:
+        """Return the metrics by which models are compared alone."""
+        values_S = {name: values_S for name, values_S in self.values_S.items() if name in self.compared}
+        return dataclasses.replace(self, values={name: self.values[name] for name in self.compared}, values_S=values_S)
+
     def verdict(self, metric: str) -> str:
         """Return what a difference shows, in words; its interval decides."""
         low, high = self.interval(metric)
@@ -82,6 +90,18 @@ class Scores:
             value, low, high = (None if math.isnan(x) else round(x, 4) for x in (number, *self.interval(name)))
             row |= {name: value, f"{name}_ci95" if row else "ci95": [low, high]}
         return row | self.sizes
+
+
+def mean_of(sets: Sequence[Scores]) -> Scores:
+    """Return the mean over several sets of the metrics by which models are compared.
+
+    Its resample k is the mean over resample k of each set; sets are resampled each on its own.
+    """
+    metrics = sets[0].compared
+    values = {name: float(np.mean([scores.values[name] for scores in sets])) for name in metrics}
+    drawn = [name for name in metrics if all(name in scores.values_S for scores in sets)]
+    values_S = {name: np.mean([scores.values_S[name] for scores in sets], axis=0) for name in drawn}
+    return dataclasses.replace(sets[0], values=values, values_S=values_S, sizes={"sets": len(sets)})
 
 
 def table(rows: Sequence[tuple[str, Mapping[str, Scores]]], differences: bool = False) -> str:
@@ -99,7 +119,8 @@ def table(rows: Sequence[tuple[str, Mapping[str, Scores]]], differences: bool = 
         lines.append(f"{name:<{width}}" + "".join(f"{value:{wide}.2f}" for value in values))
         lines.append(" " * width + "".join(text.rjust(wide) for text in intervals))
         undefined |= any(map(math.isnan, values))
-    lines.append(f"{next(iter(rows[0][1].values())).caption}; [95 % bootstrap intervals over the pairs]")
+    one = next(iter(rows[0][1].values()))
+    lines.append(f"{one.caption}; [95 % bootstrap intervals over the {one.over}]")
     if undefined:
         lines.append("nan: no correlation is defined: all cosines or all scores are equal, or vectors are not finite")
     if differences and len(rows) > 1:
@@ -109,7 +130,8 @@ def table(rows: Sequence[tuple[str, Mapping[str, Scores]]], differences: bool = 
 
 def _difference_lines(rows: Sequence[tuple[str, Mapping[str, Scores]]]) -> list[str]:
     (first_name, first), *others = rows
-    lines = [f"Difference from {first_name}; [95 % interval, both models on the same resamples of the pairs]"]
+    over = next(iter(first.values())).over
+    lines = [f"Difference from {first_name}; [95 % interval, both models on the same resamples of the {over}]"]
     width = max(len(name) for name, _ in others)
     for name, splits in others:
         for split, scores in splits.items():

@@ -13,18 +13,22 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from tsdae.encoder import SentenceEncoder, check_finite
+from tsdae import ops
+from tsdae.encoder import SentenceEncoder, check_finite, pool
 from tsdae.hub.conversion import UnsupportedArchitecture
 from tsdae.hub.downloads import model_asset
 from tsdae.hub.model_folder import encoder_folder, load_tokenizer, model_folder, read_sentence_settings
 from tsdae.hub.settings import MODEL, read_settings
+from tsdae.packing import Packed
 from tsdae.text.tokenization import texts_of
 from tsdae.utils.checks import check_range
 from tsdae.utils.files import first_line, weight_files
 from tsdae.utils.progress import progress_bar
 
+FIRST_LAST_MEAN = "first-last-mean"
 NO_LIMIT, USUAL_LIMIT = 10**9, 512  # tokens
 RANGES = {  # of settings of any family, by how their names end
     r"layers$": "[0, 1000]",
@@ -48,11 +52,15 @@ def load_encoder(name: str, pooling: str | None = None, device: torch.device | N
 
         vectors = load_encoder("all-mpnet-base-v2").encode(["a man plays the guitar"])
 
-    pooling: "cls", "mean" or "max"; default: what the folder says. device: default CPU.
+    pooling: "cls", "mean", "max" or "first-last-mean"; default: what the folder says. device: default CPU.
     Returns a `SentenceEncoder`, or an `AutoModelEncoder` for a family without a hand-written encoder.
     """
     folder = encoder_folder(name)
     try:
+        if pooling == FIRST_LAST_MEAN:
+            encoder = FirstLastMean.from_pretrained(folder, "mean").to(device or "cpu").eval()
+            encoder.pooling = FIRST_LAST_MEAN
+            return encoder
         return SentenceEncoder.from_pretrained(folder, pooling).to(device or "cpu").eval()
     except UnsupportedArchitecture:
         return AutoModelEncoder(folder, pooling, device or torch.device("cpu"))
@@ -71,6 +79,25 @@ def load_encoders(
     """Load all models before the first of them works for minutes: one may turn out to be broken."""
     check_models(names)
     return [(name, load_encoder(name, pooling, device)) for name in names]
+
+
+class FirstLastMean(SentenceEncoder):
+    """The mean of the token vectors of the first and of the last layer, for evaluation only.
+
+    The usual start of methods without training (Li et al. 2020, Su et al. 2021, arXiv 2103.15316: "first-last-avg").
+    Some code takes the embeddings for the first layer; here it is the first layer's output, as in Su et al.'s.
+    """
+
+    def forward(self, packed: Packed[Tensor]) -> Tensor:
+        """Return sentence_BD, not normalised."""
+        layout = ops.layout_of(packed)
+        first: list[Tensor] = []
+        hook = self.bert.layers[0].register_forward_hook(lambda layer, inputs, hidden_TD: first.append(hidden_TD))
+        try:
+            last_TD = self.bert(packed, layout)
+        finally:
+            hook.remove()
+        return pool((layout.tokens(first[0]) + last_TD) / 2, layout, "mean")
 
 
 class AutoModelEncoder:
@@ -115,7 +142,11 @@ class AutoModelEncoder:
                 texts = [sentences[i] for i in longest_first[start : start + batch_size]]
                 cut = {"padding": True, "truncation": True, "max_length": self.max_length}
                 features = self.tokenizer(texts, **cut, return_tensors="pt").to(self.device)
-                sentence_BD = self._pool(self.model(**features).last_hidden_state, features["attention_mask"].bool())
+                output = self.model(**features, output_hidden_states=self.pooling == FIRST_LAST_MEAN)
+                hidden_BLD = output.last_hidden_state
+                if self.pooling == FIRST_LAST_MEAN:
+                    hidden_BLD = (output.hidden_states[1] + hidden_BLD) / 2  # hidden_states[0]: the embeddings
+                sentence_BD = self._pool(hidden_BLD, features["attention_mask"].bool())
                 batches.append((F.normalize(sentence_BD, dim=1) if self.normalize else sentence_BD).cpu().numpy())
                 bar.update(len(texts))
         vectors = np.concatenate(batches)[np.argsort(longest_first)]
@@ -127,7 +158,7 @@ class AutoModelEncoder:
         if self.pooling == "cls":
             first_B = real_BL.int().argmax(1)
             return hidden_BLD[torch.arange(len(first_B)), first_B]
-        if self.pooling == "mean":
+        if self.pooling in ("mean", FIRST_LAST_MEAN):
             return (hidden_BLD * real_BL[:, :, None]).sum(1) / real_BL.sum(1, keepdim=True)
         return hidden_BLD.masked_fill(~real_BL[:, :, None], float("-inf")).max(1).values
 

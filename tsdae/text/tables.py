@@ -104,6 +104,17 @@ def _json_records(path: Path, numbered: Lines) -> Iterator[dict[str, Any]]:
             yield _record(_parsed(line, where, hint if number == first[0] else ""), where)
 
 
+def numbered_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a .jsonl file (also .gz, .zst) with the numbers of their lines; blank lines are none.
+
+    ValueError, with file and line, for what is not a JSON object.
+    """
+    for number, line in numbered_lines(str(path)):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield number, _record(_parsed(line, where), where)
+
+
 def _record(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{where}: a JSON object was expected, not {type(record).__name__}")

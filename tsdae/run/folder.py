@@ -32,7 +32,7 @@ MARKS_OF_A_RUN = (
     *("checkpoints", "tensorboard"),
 )
 # What a process that died while writing leaves behind (see `files.atomic`); all else is the user's.
-LEFTOVER = re.compile(r"(last|best|encoder|decoder\.safetensors|step-\d+|(config|evaluation)\.json)\.part|.+\.\d+\.old")
+LEFTOVER = re.compile(r"(last|best|encoder|decoder\.safetensors|step-\d+|(config|evaluation)\.json)(\.part|\.\d+\.old)")
 FORMAT = 1  # of a checkpoint; one that is read differently gets another number
 STATE, DIGEST = "state.pt", "state.sha256"
 LOCK, LOCK_WAIT = ".lock", 10.0  # seconds that a run which was told to stop may take
@@ -68,7 +68,8 @@ def check_output(folder: Path, overwrite: bool = False, resume: bool = False) ->
         raise ValueError(
             f"--output {folder} already holds a run ({held}); --resume it, --overwrite it, or choose another"
         )
-    if folder.is_dir() and not holds and any(path.name != LOCK for path in folder.iterdir()):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not holds and any(name != LOCK and not LEFTOVER.fullmatch(name) for name in names):
         raise ValueError(f"--output {folder} is not empty and holds no run; choose another folder")
 
 

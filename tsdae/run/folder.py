@@ -23,6 +23,7 @@ import transformers
 from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
+from tsdae.run.step_metrics import NonFiniteLoss
 from tsdae.utils.files import atomic, load_plain, locked, read_json, remove, sha256_of, write_json, writing
 from tsdae.utils.progress import print_note
 
@@ -248,6 +249,20 @@ class Run:
         """Note in config.json that the run has ended, and after which step."""
         self.settings = self.settings | {"finished": step}
         write_json(self.folder / "config.json", self.settings)
+
+
+@contextlib.contextmanager
+def removed_if_unstarted(run: Run | None, steps_done: Callable[[], int]) -> Iterator[None]:
+    """If code or settings end the block before a step was made, remove the run: the same command can start it again."""
+    try:
+        yield
+    except (OSError, NonFiniteLoss):
+        raise
+    except Exception:
+        if run and steps_done() == 0:
+            for name in MARKS_OF_A_RUN:
+                remove(run.folder / name)
+        raise
 
 
 def _save_model(model: TSDAE, encoder: Path, decoder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
@@ -432,3 +433,30 @@ def test_one_axis_at_a_time_or_all_of_them(product: bool, expected: int) -> None
         differing = {name for name, value in arm.flat.items() if value != arms[0].flat[name]} - {"seed"}
         assert differing == set(arm.settings)
     assert any(arm.settings == {"tie": False, "noise_ratio": 0.3} for arm in arms) == product
+
+
+def test_threads_are_those_of_the_environment_and_time_is_in_a_unit_that_is_read(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests' own limit is one thread, as OMP_NUM_THREADS=1 makes it; eight cores would allow eight."""
+    monkeypatch.setattr(ablation, "estimate", lambda waiting, *_: (300.0, {}))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    flags = f"{FLAGS.replace('--threads 1 ', '')} --grid noise_ratio=0.3 --output ablation --dry-run"
+    result = run("ablate", flags)
+    assert result.code == 0, result.err
+    assert "1 at once, 1 thread each" in result.err
+    assert "estimated: 5 minutes" in result.err
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert "4 at once, 2 threads each" in run("ablate", f"{flags} --jobs 4").err
+    assert [ablation.duration(seconds) for seconds in (44.6, 5000, 9000)] == ["45 seconds", "83 minutes", "2.5 hours"]
+
+
+def test_a_trial_shows_its_progress(place: Path) -> None:
+    seen: list[int] = []
+    base = (
+        DataConfig(corpus="text.txt", heldout="2", evaluate="pairs.tsv"),
+        MethodConfig(model="model"),
+        TrainConfig(batch_size=2, device="cpu", threads=1, precision="fp32"),
+    )
+    trials.try_out([Arm({}, 0, base)], place / "trials", seen.append)
+    assert sum(seen) == trials.LINES

@@ -586,7 +586,7 @@ def test_the_measures_of_a_function_are_known_at_the_start(run: Run, place: Path
     for stop in ("quality", "heldout_loss"):
         result = run("train", f"{FLAGS} --evaluate mine.py:quality --early-stop {stop} --overwrite --output run")
         assert result.code == 0, result.err
-        assert "measured before the first step and every 4 steps: quality, heldout_loss, " in result.err
+        assert "evaluated before training and every 4 steps: quality, heldout_loss, " in result.err
     result = run("train", f"{FLAGS} --evaluate mine.py:quality --early-stop qualit --output new")
     assert "--early-stop qualit is not measured; there are quality, heldout_loss" in result.err
     result = run("train", f"{FLAGS} --evaluate mine.py:wrong --output new")

@@ -316,15 +316,13 @@ def make_optimizer(modules: nn.Module, learning_rate: float, weight_decay: float
 
     Not fused on mps, where PyTorch's passes over grad_scale and found_inf (pytorch#186360).
     """
-    parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
-    matrices = [p for p in parameters if p.dim() > 1]
-    vectors = [p for p in parameters if p.dim() <= 1]
+    matrices = [p for p in modules.parameters() if p.dim() > 1]
+    vectors = [p for p in modules.parameters() if p.dim() <= 1]
     groups = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=parameters[0].device.type != "mps")
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=matrices[0].device.type != "mps")
 
 
 @torch.no_grad()

@@ -79,7 +79,8 @@ def show(name: str, sentences: Sequence[str], config: ReconstructConfig) -> None
             written.add(rebuilt.written)
             print(f"    -> loss {rebuilt.loss_S.mean():6.2f}  {rebuilt.written}".rstrip())
 
-    if written == {of_random_tokens(model, dataset)}:
+    has_decoder = (Path(name) / "decoder.safetensors").is_file()  # of a new one it has been said
+    if has_decoder and written == {of_random_tokens(model, dataset)}:
         print_note(
             "the decoder writes the same for every vector, also for that of random tokens: the vector tells it nothing "
             "yet; train longer"

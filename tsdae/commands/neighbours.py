@@ -79,7 +79,7 @@ def digits_of(cosine_QK: np.ndarray) -> int:
     differences = [np.median(1.0 - cosine_QK[:, -1])]
     if cosine_QK.shape[1] > 1:
         differences.append(np.median(cosine_QK[:, 0] - cosine_QK[:, -1]))
-    return int(np.clip(np.ceil(1 - np.log10(max(min(differences), 1e-9))), FEWEST_DIGITS, MOST_DIGITS))
+    return int(np.clip(np.ceil(-np.log10(max(min(differences), 1e-9))), FEWEST_DIGITS, MOST_DIGITS))
 
 
 def distinct_sentences(corpus: str, column: str | None, limit: int | None = None) -> list[str]:

@@ -40,7 +40,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             patch.setenv("TSDAE_CACHE", os.devnull)  # as in the tests themselves, and in whatever they start
             patch.setenv("PIP_NO_INDEX", "1")
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["tests.test_kill", "tests.test_distributed", "tsdae.ablation.runner"])
+            context.set_forkserver_preload(
+                ["tests.test_kill", "tests.test_kill_points", "tests.test_distributed", "tsdae.ablation.runner"]
+            )
             first = context.Process(target=int)
             first.start()
             first.join()

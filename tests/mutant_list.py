@@ -39,6 +39,7 @@ FOLDERS = "tests/test_model_folders_of_strangers.py"
 RESULTS, FUNCTIONS = "tests/test_rows.py", "tests/test_functions.py"
 OPS = "tests/test_ops.py"
 FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
+KILLS, IDEAS = "tests/test_kill_points.py", "tests/test_ideas.py"
 HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
 FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests/test_surroundings.py"
 PAIRS = "tests/test_retrieval.py"
@@ -71,14 +72,14 @@ MUTANTS = (
     Mutant("insert-before-the-word", "tsdae/noise.py", "last_T = np.diff(word_T, append=-1) != 0",
            "last_T = np.diff(word_T, prepend=-1) != 0", NOISE),
     # dataset, tokenization
-    Mutant("noise-follows-the-batch", "tsdae/dataset.py", "draw = Draw(self.seed, epoch_B, row_B, clean, word_T, view)",
-           "draw = Draw(self.seed, epoch_B, np.arange(len(row_B)), clean, word_T, view)", NOISE),
+    Mutant("noise-follows-the-batch", "tsdae/dataset.py", "draw = Draw(self.seed, epoch_B, row_B, clean, word_T, view, step_B)",
+           "draw = Draw(self.seed, epoch_B, np.arange(len(row_B)), clean, word_T, view, step_B)", NOISE),
     Mutant("noisy-not-truncated", "tsdae/dataset.py", "return truncate(noisy, longest, vocabulary),",
            "return noisy,", DATASET),
     Mutant("same-order-each-epoch", "tsdae/dataset.py", "keyed(self.seed, ORDER, epoch_B)",
            "keyed(self.seed, ORDER, 0 * epoch_B)", DATASET),
-    Mutant("order-restarts-with-the-batch", "tsdae/dataset.py", "np.arange(position, position + count)",
-           "np.arange(count)", DATASET),
+    Mutant("order-restarts-with-the-batch", "tsdae/dataset.py", "np.divmod(np.arange(position, position + count)",
+           "np.divmod(np.arange(count)", DATASET),
     Mutant("target-is-noisy", "tsdae/dataset.py", "truncate(clean, longest, vocabulary)",
            "truncate(noisy, longest, vocabulary)", DATASET),
     Mutant("truncation-loses-sep", "tsdae/text/tokenization.py", "rows_T[new_ends - back] = ends_B[cut_B] - back",
@@ -473,7 +474,7 @@ MUTANTS = (
            "False", INTAKE),
     Mutant("other-held-out-sentences-go-on", "tsdae/commands/prepare.py", "for path in text_files + _files_named(config)]",
            "for path in text_files]", INTAKE),
-    Mutant("trouble-loses-all", "tsdae/commands/prepare.py", "folder / WHOLE if keep else folder", "folder", INTAKE),
+    Mutant("trouble-loses-all", "tsdae/commands/prepare.py", "remove(folder / WHOLE) if keep else _remove(folder)", "_remove(folder)", INTAKE),
     Mutant("a-lock-is-a-text", "tsdae/commands/prepare.py", "part_of(output), lock_of(output))", "part_of(output))", INTAKE),
     Mutant("repeats-called-not-drawn", "tsdae/commands/prepare.py", "min(len(rows), limit_for(source, config.limit) or len(rows))",
            "len(corpus) + held_out", INTAKE),
@@ -547,6 +548,35 @@ MUTANTS = (
     Mutant("heldout-at-64", "tsdae/training.py", "64 if alone else config.batch_size * distributed.world_size()", "64", f"{FIELD} -kheldout"),
     Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine <= 0.99 and rank >= 2", "if cosine <= 1.99 and rank >= 2",
            f"{FIELD} -kbecome"),
+    # killed at a file operation, and called again
+    Mutant("half-a-run-is-no-empty-folder", "tsdae/run/folder.py", "name != LOCK and not LEFTOVER.fullmatch(name)", "name != LOCK", f"{KILLS} -kstate_is"),
+    Mutant("half-a-pretraining-is-no-empty-folder", "tsdae/commands/pretrain.py", '{SETTINGS, f"{SETTINGS}.part", "start.part"}', '{SETTINGS, "start.part"}',
+           f"{KILLS} -kpretrain.json"),
+    Mutant("any-old-file-is-ours", "tsdae/run/folder.py", "(\\.part|\\.\\d+\\.old)\")", "(\\.part|\\.\\d+\\.old)|.+\\.old\")", f"{KILLS} -kusers"),
+    Mutant("a-replaced-corpus-stays", "tsdae/commands/prepare.py", "if WHOLE in names or (names and COMPLETE not in names) else [*ours, part]",
+           "if WHOLE in names or (names and COMPLETE not in names) else [part]", f"{KILLS} -kreplaced"),
+    Mutant("finished-work-is-not-marked", "tsdae/commands/prepare.py", "        complete.touch()\n", "", f"{KILLS} -kwithout_overwriting"),
+    Mutant("leftovers-of-pretraining-stay", "tsdae/commands/pretrain.py", "    remove_leftovers(corpus)\n", "", f"{KILLS} -kcorpus_is"),
+    Mutant("a-finished-run-is-trained-again", "tsdae/ablation/runner.py", 'if not (resume and "finished" in stored_settings(place)):', "if True:", f"{KILLS} -krow"),
+    Mutant("half-an-ablation-is-no-empty-folder", "tsdae/ablation/rows.py", 'names - {"resamples", f"{GRID}.part"}', "names", f"{KILLS} -krow"),
+    # ideas of one's own
+    Mutant("the-step-of-the-batch", "tsdae/dataset.py", "// (step_size or batch_size)", "// batch_size", f"{IDEAS} -kstep"),
+    Mutant("the-step-from-where-it-resumed", "tsdae/dataset.py", "step_B = np.arange(position, position + count)", "step_B = np.arange(count)", f"{IDEAS} -kstep"),
+    Mutant("noise-of-the-heldout-text", "tsdae/commands/train.py", "noise or method.noise, method", "method.noise, method", f"{IDEAS} -kheld_out"),
+    Mutant("a-wrong-noise-leaves-a-run", "tsdae/training.py", "    next(dataset.batches(0, config.batch_size, views, config.step_size))", "    pass",
+           f"{IDEAS} -kcannot_work"),
+    Mutant("an-unstarted-run-stays", "tsdae/run/folder.py", "if run and steps_done() == 0:", "if False:", f"{IDEAS} -kfirst_step"),
+    Mutant("a-run-that-fails-is-removed", "tsdae/run/folder.py", "if run and steps_done() == 0:", "if run:", f"{IDEAS} -kfirst_step"),
+    Mutant("tried-in-fp32", "tsdae/objectives/interface.py", 'mixed = precision in ("bf16", "fp16")', "mixed = False", f"{IDEAS} -kprecision"),
+    Mutant("rows-without-targets", "tsdae/autoencoder.py", "if len(hidden_TD) != len(target_T):", "if False:", f"{IDEAS} -ktoken_loss"),
+    Mutant("the-first-pattern-alone", "tsdae/freezing.py", "frozen |= set(matching)", "frozen = frozen or set(matching)", f"{IDEAS} -kfrozen"),
+    Mutant("all-may-be-frozen", "tsdae/freezing.py", "    if not left:\n", "    if False:\n", f"{IDEAS} -kcannot_work"),
+    Mutant("a-class-in-place-of-a-function", "tsdae/utils/imports.py", "if isinstance(function, type) and made_from is None:", "if False:", f"{IDEAS} -kcannot_work"),
+    Mutant("three-digits-for-all", "tsdae/commands/neighbours.py", "FEWEST_DIGITS, MOST_DIGITS))", "3, 3))", f"{IDEAS} -kdigits"),
+    Mutant("a-deaf-decoder-is-not-named", "tsdae/commands/reconstruct.py", "if has_decoder and written == {of_random_tokens(model, dataset)}:", "if False:", f"{IDEAS} -kdecoder"),
+    Mutant("evaluations-slow-the-bar", "tsdae/utils/progress.py", "bar.start_t + away", "bar.start_t", f"{IDEAS} -krate"),
+    Mutant("one-number-twice", "tsdae/evaluation/validation.py", 'if not (same and name == "reconstruction_loss")', "if name", f"{IDEAS} -kprinted_once"),
+    Mutant("cosines-in-bf16", "README.md", "first_BD.float(), second_BD.float()", "first_BD.bfloat16(), second_BD.bfloat16()", f"{IDEAS} -kcontrastive"),
     Mutant("noise-for-simcse", "tsdae/config.py", '"simcse": (*NOISE, *DECODER,', '"simcse": (*DECODER,', f"{FIELD} -kno_part"),
     # the card of a run
     Mutant("a-card-that-pools-padding", "tsdae/commands/card.py", "(hidden * mask).sum(1) / mask.sum(1)", "hidden.mean(1)", "tests/test_card.py"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
@@ -56,7 +58,8 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     assert dry.code == 0, dry.err
     assert dry.out.splitlines() == ["untrained", *names]
     assert "7 runs, 0 of them finished, 2 at once" in dry.err
-    assert "estimated: 0.0 hours" in dry.err
+    assert re.search(r": \d short runs of 22 steps", dry.err)
+    assert re.search(r"estimated: \d+ seconds", dry.err)
     assert not (place / "ablation").exists()
     assert not (place / ".ablation.trials").exists()
 
@@ -285,7 +288,7 @@ def test_what_can_fail_at_a_start_is_tried_before_hours_are_spent(place: Path, m
     """Once each, whatever the seed; as many at once as later, so the last two have the machine to share as well."""
     tried: list[list[str]] = []
 
-    def remembered(arms: list[Arm], _: Path) -> list[trials.Trial]:
+    def remembered(arms: list[Arm], *_: object) -> list[trials.Trial]:
         tried.append([arm.name for arm in arms])
         return [trials.Trial(1.0, 1.0, 1.0, 100)] * len(arms)
 
@@ -302,7 +305,7 @@ def test_what_can_fail_at_a_start_is_tried_before_hours_are_spent(place: Path, m
 def test_the_estimate_counts_the_steps_of_each_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start takes 1 second, a step 2, an evaluation 5; twice the batch 3 a step, and --limit leaves half."""
 
-    def trial(arms: list[Arm], _: Path) -> list[trials.Trial]:
+    def trial(arms: list[Arm], *_: object) -> list[trials.Trial]:
         return [
             trials.Trial(1.0, 3.0 if "batch_size" in arm.settings else 2.0, 5.0, 50 if "limit" in arm.settings else 100)
             for arm in arms
@@ -430,3 +433,30 @@ def test_one_axis_at_a_time_or_all_of_them(product: bool, expected: int) -> None
         differing = {name for name, value in arm.flat.items() if value != arms[0].flat[name]} - {"seed"}
         assert differing == set(arm.settings)
     assert any(arm.settings == {"tie": False, "noise_ratio": 0.3} for arm in arms) == product
+
+
+def test_threads_are_those_of_the_environment_and_time_is_in_a_unit_that_is_read(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests' own limit is one thread, as OMP_NUM_THREADS=1 makes it; eight cores would allow eight."""
+    monkeypatch.setattr(ablation, "estimate", lambda waiting, *_: (300.0, {}))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    flags = f"{FLAGS.replace('--threads 1 ', '')} --grid noise_ratio=0.3 --output ablation --dry-run"
+    result = run("ablate", flags)
+    assert result.code == 0, result.err
+    assert "1 at once, 1 thread each" in result.err
+    assert "estimated: 5 minutes" in result.err
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert "4 at once, 2 threads each" in run("ablate", f"{flags} --jobs 4").err
+    assert [ablation.duration(seconds) for seconds in (44.6, 5000, 9000)] == ["45 seconds", "83 minutes", "2.5 hours"]
+
+
+def test_a_trial_shows_its_progress(place: Path) -> None:
+    seen: list[int] = []
+    base = (
+        DataConfig(corpus="text.txt", heldout="2", evaluate="pairs.tsv"),
+        MethodConfig(model="model"),
+        TrainConfig(batch_size=2, device="cpu", threads=1, precision="fp32"),
+    )
+    trials.try_out([Arm({}, 0, base)], place / "trials", seen.append)
+    assert sum(seen) == trials.LINES

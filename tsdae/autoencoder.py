@@ -120,7 +120,15 @@ class TSDAE(nn.Module):
         return self.head(hidden_TD, self.decoder_bert.embeddings.words.weight)
 
     def token_loss(self, hidden_TD: Tensor, target_T: Tensor) -> Tensor:
-        """Return - log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T."""
+        """Return - log p(x_t | x_<t, s), one number per target token, at least in fp32: loss_T.
+
+        ValueError unless there is one row of hidden_TD for each target.
+        """
+        if len(hidden_TD) != len(target_T):
+            raise ValueError(
+                f"token_loss has {len(hidden_TD)} rows of hidden_TD for {len(target_T)} targets; `decode` gives one "
+                "for each token of target.without_first()"
+            )
         return ops.cross_entropy(hidden_TD, self.head, self.decoder_bert.embeddings.words, target_T)
 
     def reconstruction_loss(self, target: Packed[Tensor], sentence_BD: Tensor) -> LossSum:
@@ -130,7 +138,10 @@ class TSDAE(nn.Module):
         return LossSum(loss_T.sum(), len(loss_T))
 
     def forward(self, batch: Batch) -> LossSum:
-        """Return the paper's loss of a batch, as a `LossSum`."""
+        """Return the paper's loss of a batch, J summed over all tokens to predict, as a `LossSum`.
+
+        ``.mean`` is the number to call backward on, ``.terms["reconstruction"]`` its sum and count.
+        """
         return self.reconstruction_loss(batch.target, self.encode(batch.noisy))
 
     def reconstruct(

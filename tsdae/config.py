@@ -207,6 +207,11 @@ class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
     schedule: Literal["constant", "linear"] = flag("constant", "learning rate after warm-up; linear decays to 0")
     warmup_steps: int = flag(0, "steps of linear warm-up", "[0, inf)")
     weight_decay: float = flag(0.0, "weight decay of weight matrices; biases and layer norms have none", "[0, inf]")
+    freeze: str | None = flag(
+        None,
+        "parameters that are not trained: patterns of their names, separated by commas, such as "
+        "'encoder.bert.embeddings.*'; default: none",
+    )
     clip: float = flag(1.0, "maximum gradient norm; 0: no clipping", "[0, inf]")
     seed: int = flag(0, "random seed of noise, data order, new weights and dropout", SEEDS)
 

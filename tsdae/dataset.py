@@ -16,7 +16,7 @@ from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import Vocabulary, decoded, truncate, vocabulary_of
 from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.utils.checks import check_range
-from tsdae.utils.imports import named_function
+from tsdae.utils.imports import check_arguments, made_from, named_function
 from tsdae.utils.rng import keyed, permuted
 
 NOISED_AT_ONCE = 1024  # sentences
@@ -41,7 +41,8 @@ class DenoisingDataset:
     sentences: strings (a list, a column of a table, a generator), or a `Corpus` made of them with the same tokenizer,
         in memory or on disk (`Corpus.open`).
     tokenizer: a Hugging Face tokenizer, fast or slow.
-    noise: "delete" (the paper's), "mask", "replace", "swap", "insert", "module:function", or a function (see `noise`).
+    noise: "delete" (the paper's), "mask", "replace", "swap", "insert", "module:function", or a function (see `noise`);
+        a class, or an object with ``build``, is called with this dataset and returns the function.
     noise_ratio: share of words to change, in [0, 1); the paper's best is 0.6.
     seed: key of noise and order.
     max_length: longest sentence in tokens, special ones included; cut after the noise. The paper's code uses 75.
@@ -57,7 +58,7 @@ class DenoisingDataset:
         self,
         sentences: Iterable[str] | Corpus,
         tokenizer: Any,
-        noise: str | Noise = "delete",
+        noise: str | Noise | type = "delete",
         noise_ratio: float = 0.6,
         seed: int = 0,
         max_length: int = 75,
@@ -65,14 +66,17 @@ class DenoisingDataset:
     ) -> None:
         check_range("noise_ratio", noise_ratio, "[0, 1)", "0.6 changes 60 % of the words")
         check_lengths_and_words(max_length, None if isinstance(sentences, Corpus) else words)
-        self.noise: Noise = find_noise(noise) if isinstance(noise, str) else noise
+        found = find_noise(noise) if isinstance(noise, str) else noise
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
-        if self.noise is NOISES["mask"] and self.vocabulary.mask_id is None:
+        if found is NOISES["mask"] and self.vocabulary.mask_id is None:
             raise ValueError("noise 'mask' needs a mask token, and the tokenizer has none")
         self.corpus = sentences if isinstance(sentences, Corpus) else Corpus.build(sentences, tokenizer, words or AUTO)
         self.corpus.check_words(words)
         self.corpus.check_tokenizer(tokenizer)
         self.tokenizer, self.noise_ratio, self.seed, self.max_length = tokenizer, noise_ratio, seed, max_length
+        self.noise: Noise = made_from(found, self, "noise")
+        if self.noise not in NOISES.values():
+            check_arguments(self.noise, "noise", "the noise")
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -87,14 +91,14 @@ class DenoisingDataset:
         return self.corpus.longer_than(self.max_length)
 
     def noised(
-        self, epoch_B: np.ndarray, row_B: np.ndarray, view: int = 0
+        self, epoch_B: np.ndarray, row_B: np.ndarray, view: int = 0, step_B: np.ndarray | None = None
     ) -> tuple[Packed[np.ndarray], Packed[np.ndarray]]:
         """Return the noisy and the clean sentences of these rows, in a few array operations for the whole batch.
 
-        view: which of several noisings, each with draws of its own.
+        view: which of several noisings, each with draws of its own. step_B: optimiser steps done at each row; None: 0.
         """
         clean, word_T = self.corpus.rows(row_B)
-        draw = Draw(self.seed, epoch_B, row_B, clean, word_T, view)
+        draw = Draw(self.seed, epoch_B, row_B, clean, word_T, view, step_B)
         noisy = self.noise(clean, word_T, draw, self.noise_ratio, self.vocabulary)
         if self.noise not in NOISES.values():
             check_noise(noisy, clean, self.vocabulary)
@@ -105,16 +109,20 @@ class DenoisingDataset:
         """Return the `Batch` of these rows, on the CPU, with so many noisings of each."""
         return next(self._cut(epoch_B, row_B, len(row_B), views))
 
-    def _cut(self, epoch_B: np.ndarray, row_B: np.ndarray, batch_size: int, views: int) -> Iterator[Batch]:
+    def _cut(
+        self, epoch_B: np.ndarray, row_B: np.ndarray, batch_size: int, views: int, step_B: np.ndarray | None = None
+    ) -> Iterator[Batch]:
         """These rows noised at once, in batches of ``batch_size``."""
-        noisy, target = self.noised(epoch_B, row_B)
-        more = [self.noised(epoch_B, row_B, view)[0] for view in range(1, views)]
+        noisy, target = self.noised(epoch_B, row_B, 0, step_B)
+        more = [self.noised(epoch_B, row_B, view, step_B)[0] for view in range(1, views)]
         for parts in zip(*(packed.split(batch_size) for packed in (noisy, target, *more)), strict=True):
             first, clean, *others = (part.to("cpu") for part in parts)
             yield Batch(first, clean, tuple(others))
 
-    def batches(self, position: int, batch_size: int, views: int = 1) -> Iterator[Batch]:
+    def batches(self, position: int, batch_size: int, views: int = 1, step_size: int | None = None) -> Iterator[Batch]:
         """Yield the endless stream of batches, on the CPU, from ``position`` of the order on.
+
+        step_size: sentences of an optimiser step, by which a noise is told the step of each; None: a batch is a step.
 
         Many are noised at once: for a batch of 8 the array operations take as long as for a hundred of them.
         """
@@ -124,7 +132,8 @@ class DenoisingDataset:
             tokens_B = np.cumsum(self.corpus.boundaries[row_B + 1] - self.corpus.boundaries[row_B])
             fitting = int(np.searchsorted(tokens_B, TOKENS_AT_ONCE, side="right")) // batch_size * batch_size
             count = max(batch_size, fitting)
-            yield from self._cut(epoch_B[:count], row_B[:count], batch_size, views)
+            step_B = np.arange(position, position + count) // (step_size or batch_size)
+            yield from self._cut(epoch_B[:count], row_B[:count], batch_size, views, step_B)
             position += count
 
     def order(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,9 +4,20 @@ A noise is a function ``f(tokens, word_T, draw, ratio, vocabulary) -> Packed`` o
 
     tokens      Packed, numpy: the clean sentences, special tokens included
     word_T      int, the word each token belongs to, counted through the batch; -1 for special tokens
-    draw        a `Draw`: ``draw.words(stream)`` and ``draw.tokens(stream)`` are uniform numbers in [0, 1)
-    ratio       share of words to change, in [0, 1)
+    draw        a `Draw`: ``draw.words(stream)`` [W] and ``draw.tokens(stream)`` [T] are uniform numbers in [0, 1);
+                ``draw.first_W`` is the first token of each word, ``draw.sentence_W`` the sentence of each word, and
+                ``draw.step_B`` the optimiser steps done when the sentence is read (0 outside training)
+    ratio       share of words to change, in [0, 1); the five noises below also take one for each word, [W]
     vocabulary  `tokenization.Vocabulary`: mask_id, ordinary_ids, size
+
+A ratio that changes over training is a noise of one's own:
+
+    def growing(tokens, word_T, draw, ratio, vocabulary):
+        ratio_B = ratio * np.minimum(1, draw.step_B / 1000)
+        return delete(tokens, word_T, draw, ratio_B[draw.sentence_W], vocabulary)
+
+A class in place of a function is called with the `DenoisingDataset` that is trained on (its ``corpus`` and
+``vocabulary`` are there), an object with a method ``build`` likewise; what they return is the noise.
 
 Only deletion was published with code. `mask`, `replace`, `swap` and `insert` are named in the paper's comparison of
 noise types but not defined there: what ``ratio`` means for them is our reading, and stands in each docstring.
@@ -27,6 +38,7 @@ from tsdae.packing import Packed, ranges
 from tsdae.text.tokenization import Vocabulary
 from tsdae.utils.rng import keyed, uniform
 
+Ratio = float | np.ndarray  # one for all words, or one for each
 Noise = Callable[[Packed[np.ndarray], np.ndarray, "Draw", float, Vocabulary], Packed[np.ndarray]]
 
 VIEW = 0x71E3  # a word in the key that sets the draws of further noisings of a sentence apart from the first's
@@ -36,6 +48,7 @@ class Draw:
     """Uniform numbers in [0, 1) that depend on (seed, epoch, sentence, word, stream, view) and on nothing else.
 
     So a sentence gets the same noise in any batch, worker or process, and a resumed run continues exactly.
+    ``first_W``: the first token of each word; ``sentence_W``: the sentence of each word; ``step_B``: see the module.
     ``stream`` numbers the independent draws that one noise makes, ``view`` the noisings of one sentence.
     """
 
@@ -47,7 +60,9 @@ class Draw:
         tokens: Packed[np.ndarray],
         word_T: np.ndarray,
         view: int = 0,
+        step_B: np.ndarray | None = None,
     ) -> None:
+        self.step_B = np.zeros(len(tokens), np.int64) if step_B is None else step_B
         self._sentence_key_B = keyed(seed, epoch_B, row_B, *((VIEW, view) if view else ()))
         sentence_T = np.repeat(np.arange(len(tokens)), tokens.lengths_B)
         begins_T = (word_T >= 0) & (np.diff(word_T, prepend=-1) != 0)
@@ -68,7 +83,7 @@ class Draw:
 
 
 def delete(
-    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: float, vocabulary: Vocabulary
+    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: Ratio, vocabulary: Vocabulary
 ) -> Packed[np.ndarray]:
     """Deletes each word with probability ``ratio``; if none survives, the word with the largest draw stays.
 
@@ -86,7 +101,7 @@ def delete(
 
 
 def mask(
-    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: float, vocabulary: Vocabulary
+    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: Ratio, vocabulary: Vocabulary
 ) -> Packed[np.ndarray]:
     """Masks each word with probability ``ratio``: every token of it becomes the mask token. Our reading."""
     if vocabulary.mask_id is None:
@@ -98,7 +113,7 @@ def mask(
 
 
 def replace(
-    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: float, vocabulary: Vocabulary
+    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: Ratio, vocabulary: Vocabulary
 ) -> Packed[np.ndarray]:
     """Replaces each word with probability ``ratio``: every token of it by a random ordinary token. Our reading."""
     chosen_T = of_words(draw.words() < ratio, word_T)
@@ -107,7 +122,7 @@ def replace(
 
 
 def swap(
-    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: float, vocabulary: Vocabulary
+    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: Ratio, vocabulary: Vocabulary
 ) -> Packed[np.ndarray]:
     """Chooses each word with probability ``ratio``; the chosen words of a sentence change places at random.
 
@@ -126,7 +141,7 @@ def swap(
 
 
 def insert(
-    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: float, vocabulary: Vocabulary
+    tokens: Packed[np.ndarray], word_T: np.ndarray, draw: Draw, ratio: Ratio, vocabulary: Vocabulary
 ) -> Packed[np.ndarray]:
     """After each word, with probability ``ratio``, inserts one random ordinary token. Our reading."""
     chosen_T = of_words(draw.words() < ratio, word_T)

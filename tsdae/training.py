@@ -13,18 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from tsdae import ops
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.validation import BestSoFar, check_names, collapse, validate
+from tsdae.evaluation.validation import BestSoFar, check_names, collapse, shown_names, validate
+from tsdae.freezing import freeze
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
 from tsdae.objectives.interface import build, check_batch_size, check_counts, check_loss, step_counts, views_of
 from tsdae.packing import Batch
-from tsdae.run.folder import Run
+from tsdae.run.folder import Run, removed_if_unstarted
 from tsdae.run.resume import best_metric, open_run
 from tsdae.run.step_metrics import StepMetrics
 from tsdae.utils import distributed
@@ -37,7 +39,7 @@ from tsdae.utils.device import (
     give_back_freed_memory,
     keep_freed_memory,
 )
-from tsdae.utils.progress import print_note, progress_bar
+from tsdae.utils.progress import paused, print_note, progress_bar
 from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted, catch_signals
 
@@ -96,6 +98,8 @@ def train(
     model.to(device, dtype)
     objective = build(objective, model, config.seed)
     trained = _Trained(model, objective.to(device, dtype) if isinstance(objective, nn.Module) else objective)
+    if config.freeze is not None:
+        print_note(freeze(model, objective, config.freeze))
     made = optimizer(trained) if optimizer else make_optimizer(trained, config.learning_rate, config.weight_decay)
     ratios = [group["lr"] / config.learning_rate for group in made.param_groups]
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -105,7 +109,8 @@ def train(
     parts |= {"early_stop": early_stop} if early_stop else {}
     parts |= {"after_step": after_step} if hasattr(after_step, "state_dict") else {}
 
-    run, done = None, 0
+    views, run, done = views_of(objective), None, 0
+    next(dataset.batches(0, config.batch_size, views, config.step_size))  # a wrong noise is to leave no run folder
     if config.output is not None:
         model.encoder.check_savable()  # before the first step, not after the last
     if config.output is not None or distributed.world_size() > 1:
@@ -117,7 +122,7 @@ def train(
     if config.compile:
         compile_parts([part for part in trained.modules() if isinstance(part, Layer)], device)
     wrapped = distributed.wrap(trained, device, all_used=objective is tsdae)
-    stream = dataset.batches(done * config.step_size, config.batch_size, views_of(objective))
+    stream = dataset.batches(done * config.step_size, config.batch_size, views, config.step_size)
     stopping = done >= steps or (early_stop is not None and early_stop.since >= config.patience)
     signalled = False
     # As many sentences as in training, if they may be compared with each other; else as many as are fast.
@@ -130,10 +135,11 @@ def train(
         if on_row and distributed.is_rank_zero():
             on_row(row)
 
-    def evaluate_after(step: int) -> None:
+    def evaluate_after(step: int, bar: tqdm[Any] | None = None) -> None:
         give_back_freed_memory()
         if distributed.is_rank_zero():
-            metrics = validate(model, objective, evaluate, heldout, heldout_batch)
+            with paused(bar, "evaluating"):
+                metrics = validate(model, objective, evaluate, heldout, heldout_batch)
             _report(run, log, model, step, metrics, best, early_stop)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0
@@ -141,11 +147,13 @@ def train(
         trained.train()
 
     if config.eval_every and done == 0:
-        evaluate_after(0)
+        with removed_if_unstarted(run, lambda: done):
+            evaluate_after(0)
     trained.train()
     with (
         catch_signals(config.output is not None, several=distributed.world_size() > 1) as caught,
         progress_bar(steps, "training", "step", leave=True, done=done) as bar,
+        removed_if_unstarted(run, lambda: done),
     ):
         for step in range(done, done if stopping else steps):
             # batch: those of all processes are drawn, for their counts. Dropout's masks are keyed like the noise.
@@ -196,7 +204,7 @@ def train(
 
             # evaluate, keep the best
             if config.eval_every and (done % config.eval_every == 0 or done == steps):
-                evaluate_after(done)
+                evaluate_after(done, bar)
                 if early_stop and (stopping := distributed.any_rank(early_stop.since >= config.patience)):
                     print_note(f"stopping early: {early_stop.name} was not better in {config.patience} evaluations")
 
@@ -286,7 +294,7 @@ def _report(
         check_names({"--early-stop": early_stop.name}, list(metrics))
         early_stop.update(metrics)
     if metrics:
-        print_note(f"step {done:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        print_note(f"step {done:,}: " + ", ".join(f"{name} {metrics[name]:.4g}" for name in shown_names([metrics])))
         if collapsed := collapse(metrics):
             print_note(collapsed)
     is_best = best.update(metrics)

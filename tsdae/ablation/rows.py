@@ -67,7 +67,8 @@ def finished_rows(folder: Path, arms: list[Arm]) -> dict[str, dict[str, Any]]:
     path = folder / ROWS
     rows = {row["id"]: row for row in read_rows(folder)} if path.is_file() else {}
     started = {row["id"]: row for row in map(read_json, sorted((folder / "runs").glob("*.json")))}
-    if not rows and not started and folder.is_dir() and any(folder.iterdir()) and not (folder / GRID).is_file():
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not rows and not started and GRID not in names and names - {"resamples", f"{GRID}.part"}:
         raise ValueError(f"--output {folder} is not empty and holds no ablation; choose another folder")
     ours, common = {arm.id: arm for arm in arms}, about(arms[0])
     for name, row in (started | rows).items():

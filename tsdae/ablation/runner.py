@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tsdae.ablation.grid import Arm, Configs, arms_of, parse_grid
 from tsdae.ablation.processes import last_line, logged, start
@@ -68,7 +69,8 @@ def ablate(
     if train.output is None:
         raise ValueError("--output is missing: the folder that takes the runs, the rows and the report")
     folder = Path(train.output)
-    threads = train.threads or max(1, (os.cpu_count() or 1) // config.jobs)
+    share = max(1, (os.cpu_count() or 1) // config.jobs)
+    threads = train.threads or min(share, torch.get_num_threads())  # of which OMP_NUM_THREADS may allow fewer
     flags = (_labelled(data), method, dataclasses.replace(train, threads=threads, output=None))
     axes = parse_grid(config.grid)
     notes: list[str] = []
@@ -97,6 +99,13 @@ def ablate(
     return folder
 
 
+def duration(seconds: float) -> str:
+    """Return a time in the unit in which it is easily read."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+
+
 def _beside(folder: Path, what: str) -> Path:
     """Return a hidden name beside the folder, the same by whatever name the folder is called."""
     place = folder.resolve()
@@ -114,9 +123,8 @@ def _make(folder: Path, axes: dict[str, list[Any]], arms: list[Arm], config: Abl
     for arm in arms:
         print(arm.id + (" (finished)" if arm.id in done else ""))
     if waiting:
-        print_note("measuring the time of a run, and trying what can fail at its start")
         seconds, steps = estimate(waiting, _beside(folder, "trials"), config.jobs)
-        print_note(f"estimated: {seconds / 3600:.1f} hours")
+        print_note(f"estimated: {duration(seconds)}")
     if config.dry_run:
         return
     (folder / "resamples").mkdir(parents=True, exist_ok=True)
@@ -200,12 +208,14 @@ def _run_arm(arm: Arm, about_it: dict[str, Any], folder: Path) -> None:
     """
     place = folder / "runs" / arm.id
     place.parent.mkdir(exist_ok=True)
+    written = place.with_name(f"{arm.id}.json")
     # Without the first process nobody would wait for it, and the same command would start it a second time.
     with logged(place.with_name(f"{arm.id}.log"), "a", lambda: os.kill(os.getpid(), signal.SIGTERM)):
         row = {"id": arm.id, "arm": arm.name, "settings": arm.settings, "seed": arm.seed, "config": config_of(arm)}
         row |= about_it
-        write_json(place.with_name(f"{arm.id}.json"), row)
-        write_json(place.with_name(f"{arm.id}.json"), row | _results(arm, folder, place))
+        if not (written.is_file() and "scores" in read_json(written)):  # else: stopped before the row was in the table
+            write_json(written, row)
+            write_json(written, row | _results(arm, folder, place))
         remove(place / "checkpoints")
         remove(place / "best")
 
@@ -217,7 +227,9 @@ def _results(arm: Arm, folder: Path, place: Path) -> dict[str, Any]:
     stored: dict[str, Any] = {}
     model = method.model or MINI
     if arm.seed is not None:
-        run_training(data, method, dataclasses.replace(train, output=str(place), resume=holds_run(place)), table=False)
+        resume = holds_run(place)
+        if not (resume and "finished" in stored_settings(place)):  # else: stopped before its scores were written
+            run_training(data, method, dataclasses.replace(train, output=str(place), resume=resume), table=False)
         stored, model = stored_settings(place), str(place)
         rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         curve = [row for row in rows if "loss" not in row]

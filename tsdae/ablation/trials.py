@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from tsdae.commands.train import run_training
 from tsdae.config import TextConfig
 from tsdae.run.folder import stored_settings
 from tsdae.utils.files import remove
+from tsdae.utils.progress import print_note, progress_bar
 
 # Runs that differ in one of these are of two size classes: their steps cost another time, or they can fail by
 # themselves when they start.
@@ -24,6 +26,7 @@ CLASS = {setting.name for setting in dataclasses.fields(TextConfig)} | {"corpus"
 CLASS |= {"objective", "decoder_layers", "decoder_input_noise", "hold_on", "best", "early_stop"}
 CLASS |= {"batch_size", "accumulate", "max_length", "precision", "compile", "deterministic", "tie"}
 WARM, TIMED = 2, 20  # steps before the clock starts, and while it runs
+LINES = 1 + WARM + TIMED + 1  # of a trial's log: the evaluation before the first step, each step, the last evaluation
 POLL = 0.01  # seconds between two looks at the log
 
 
@@ -45,11 +48,16 @@ def estimate(waiting: list[Arm], trials: Path, jobs: int) -> tuple[float, dict[s
     for arm in sorted(waiting, key=lambda arm: arm.seed is None):  # the untrained model is tried as the base
         classes.setdefault(size_class(arm), arm)
     pending, tried = list(classes.values()), dict[str, Trial]()
+    rounds = range(0, len(pending), jobs)
+    short = f"{len(pending)} short run{'s' * (len(pending) != 1)} of {WARM + TIMED} steps"
+    print_note(f"measuring the time of a run, and trying what can fail at its start: {short}")
     try:
-        for first in range(0, len(pending), jobs):
-            at_once = pending[first : first + jobs]
-            full = [at_once[k % len(at_once)] for k in range(jobs)]  # so that the machine is as busy as it will be
-            tried |= {size_class(arm): trial for arm, trial in zip(full, try_out(full, trials), strict=True)}
+        with progress_bar(len(rounds) * jobs * LINES, "short runs", "line of their logs") as bar:
+            for first in rounds:
+                at_once = pending[first : first + jobs]
+                full = [at_once[k % len(at_once)] for k in range(jobs)]  # so that the machine is as busy as it will be
+                found = try_out(full, trials, bar.update)
+                tried |= {size_class(arm): trial for arm, trial in zip(full, found, strict=True)}
     finally:
         remove(trials)
     seconds, steps = 0.0, {}
@@ -66,8 +74,11 @@ def size_class(arm: Arm) -> str:
     return str(sorted((name, str(value)) for name, value in arm.settings.items() if name in CLASS))
 
 
-def try_out(arms: list[Arm], trials: Path) -> list[Trial]:
-    """Run all of these at once for a few steps; ValueError if one cannot be run."""
+def try_out(arms: list[Arm], trials: Path, on_lines: Callable[[int], object] = lambda lines: None) -> list[Trial]:
+    """Run all of these at once for a few steps; ValueError if one cannot be run.
+
+    on_lines: is called with the number of new lines in their logs.
+    """
     remove(trials)
     trials.mkdir(parents=True)
     started = time.perf_counter()
@@ -82,6 +93,7 @@ def try_out(arms: list[Arm], trials: Path) -> list[Trial]:
             for place, times in zip(places, seen, strict=True):
                 log = place / "metrics.jsonl"
                 lines = log.read_bytes().count(b"\n") if log.is_file() else 0
+                on_lines(lines - len(times))
                 times += [time.perf_counter() - started] * (lines - len(times))
     except BaseException:
         for process in processes:
@@ -92,7 +104,6 @@ def try_out(arms: list[Arm], trials: Path) -> list[Trial]:
         process.join()
         if process.exitcode:
             raise ValueError(f"a trial of {arm.name} failed: {last_line(place.with_suffix('.log'))}")
-    # The log has a line for the evaluation before the first step, one for each step, and one for the last evaluation.
     return [
         Trial(
             start=max(0.0, times[0] - (times[-1] - times[-2])),

@@ -21,10 +21,11 @@ from tsdae.evaluation.sts import unit
 from tsdae.hub.auto_encoder import Encoder, load_encoders
 from tsdae.text.reading import load_sentences
 from tsdae.utils.device import choose_device
-from tsdae.utils.progress import print_note
+from tsdae.utils.progress import bars_about, print_note
 from tsdae.utils.rng import keyed
 
 QUERIES = 0x9E41  # a word in the key of the queries that are drawn
+FEWEST_DIGITS, MOST_DIGITS = 3, 6  # decimals of a cosine; float32 has no more
 LINES = 3  # that a sentence may take
 
 
@@ -50,6 +51,10 @@ def show_neighbours(before: str, after: str, config: NeighboursConfig) -> None:
         unit_BD = unit_vectors(name, encoder, texts)
         names.append(f"{name} ({encoder.pooling})")
         found.append(nearest(unit_BD[query_Q], unit_BD[:size], own_Q, count))
+    decimals = [digits_of(cosine_QK) for _, cosine_QK in found]
+    for name, digits in zip(names, decimals, strict=True):
+        if digits > FEWEST_DIGITS:
+            print_note(f"{name}: its vectors are nearly the same, as a raw model's are; {digits} digits are shown")
     columns = shutil.get_terminal_size().columns
     print(beside(names, columns))
     shared = 0
@@ -59,14 +64,22 @@ def show_neighbours(before: str, after: str, config: NeighboursConfig) -> None:
         shared += len(both)
         for k in range(count):
             cells = [
-                f"{cosine_QK[q, k]:.3f}{'=' if row_QK[q, k] in both else ' '} {texts[row_QK[q, k]]}"
-                for row_QK, cosine_QK in found
+                f"{cosine_QK[q, k]:.{digits}f}{'=' if row_QK[q, k] in both else ' '} {texts[row_QK[q, k]]}"
+                for (row_QK, cosine_QK), digits in zip(found, decimals, strict=True)
             ]
             print(beside(cells, columns))
     print(
         f"\nOf {count} neighbours the models share {shared / len(queries):.1f} on average (marked =); "
         f"{len(queries):,} queries, {size:,} different sentences"
     )
+
+
+def digits_of(cosine_QK: np.ndarray) -> int:
+    """Return the decimals that tell a query's neighbours apart, at the median query, and from a cosine of 1."""
+    differences = [np.median(1.0 - cosine_QK[:, -1])]
+    if cosine_QK.shape[1] > 1:
+        differences.append(np.median(cosine_QK[:, 0] - cosine_QK[:, -1]))
+    return int(np.clip(np.ceil(-np.log10(max(min(differences), 1e-9))), FEWEST_DIGITS, MOST_DIGITS))
 
 
 def distinct_sentences(corpus: str, column: str | None, limit: int | None = None) -> list[str]:
@@ -84,7 +97,8 @@ def unit_vectors(name: str, encoder: Encoder, sentences: list[str]) -> np.ndarra
     """Embed sentences: float32 [B, D], each of length 1. ValueError if the model's vectors are not finite."""
     print_note(f"{name} ({encoder.pooling}): {len(sentences):,} sentences")
     note_truncated(sentences, encoder)
-    unit_BD = unit(encoder.encode(sentences, show_progress=True)).astype(np.float32)
+    with bars_about(name):
+        unit_BD = unit(encoder.encode(sentences, show_progress=True)).astype(np.float32)
     if not np.isfinite(unit_BD).all():
         raise ValueError(f"the vectors of {name} have NaN or infinite values")
     return unit_BD

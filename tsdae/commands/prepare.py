@@ -3,6 +3,7 @@
 OUTPUT.part/NUMBER.npz      the rows of each chunk of texts that is done
 OUTPUT.part/settings.json   which text and settings they are made from
 OUTPUT.part/whole/          the corpus before it becomes OUTPUT
+OUTPUT.part/complete        written just before it does: if whole/ is gone, nothing of OUTPUT.part is needed
 OUTPUT.part.lock            held by the process that writes there
 """
 
@@ -24,7 +25,7 @@ from tsdae.config import PrepareConfig, TextConfig
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.text.added_tokens import add_words
 from tsdae.text.building import Rows
-from tsdae.text.corpus import HELDOUT, REPORT, check_corpus_output, in_folder
+from tsdae.text.corpus import FILES, HELDOUT, REPORT, check_corpus_output, in_folder, is_corpus
 from tsdae.text.preparation import build_corpora, check_text, names_file
 from tsdae.text.reading import check_file, files_of, limit_for, load_sentences, open_texts
 from tsdae.text.tokenization import fingerprint_of, vocabulary_of
@@ -35,8 +36,9 @@ from tsdae.utils.progress import print_note
 from tsdae.utils.signals import Interrupted
 
 LENGTHS = (8, 16, 32, 64, 128)  # tokens: where the bars of the report's histogram end
-SETTINGS, WHOLE = "settings.json", "whole"
-OURS = re.compile(rf"\d+\.(npz|part)|{SETTINGS}(\.part)?|{WHOLE}")  # the names in OUTPUT.part
+SETTINGS, WHOLE, COMPLETE = "settings.json", "whole", "complete"
+OURS = re.compile(rf"\d+\.(npz|part)|{SETTINGS}(\.part)?|{WHOLE}|{COMPLETE}")  # the names in OUTPUT.part
+BUSY = "another process is preparing {}; wait for it, or choose another --output"
 RESUMES = "; the same command resumes from there"
 
 
@@ -57,6 +59,32 @@ def check_part(output: Path) -> None:
         raise ValueError(f"{folder} is needed for unfinished work, and holds something else; move it away")
 
 
+def remove_leftovers(output: Path) -> None:
+    """Remove what a process left beside the corpus ``output`` when it was killed at its very end."""
+    if is_corpus(output) and (_leftovers(output) or lock_of(output).exists()):
+        with locked(lock_of(output), BUSY.format(output)):
+            for path in _leftovers(output):
+                _remove(path)
+
+
+def _leftovers(output: Path) -> list[Path]:
+    """Return the corpora that ``output`` has replaced, and OUTPUT.part if it became ``output``."""
+    part = part_of(output)
+    replaced = [path for path in output.parent.glob("*.old") if path.name.startswith(f"{output.name}.")]
+    numbered = [path for path in replaced if path.name[len(output.name) + 1 : -len(".old")].isdigit()]
+    ours = [path for path in numbered if path.is_dir() and {inner.name for inner in path.iterdir()} <= FILES]
+    names = {path.name for path in part.iterdir()} if part.is_dir() else {WHOLE}
+    return ours if WHOLE in names or (names and COMPLETE not in names) else [*ours, part]
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, the mark of a complete one last: this process may be killed as well."""
+    for path in folder.iterdir():
+        if path.name != COMPLETE:
+            remove(path)
+    remove(folder)
+
+
 @contextlib.contextmanager
 def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: int | None) -> Iterator[Rows]:
     """Yield the rows that are done already of the corpus ``output``: none if source or settings have changed.
@@ -66,7 +94,7 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
     """
     folder = part_of(output)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock_of(output), f"another process is preparing {output}; wait for it, or choose another --output"):
+    with locked(lock_of(output), BUSY.format(output)):
         before = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else None
         if before != settings or source == "-":
             if before is not None:
@@ -96,7 +124,7 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
                 print_note(f"what is done is kept in {folder}{RESUMES}")
             raise
         finally:
-            remove(folder / WHOLE if keep else folder)
+            remove(folder / WHOLE) if keep else _remove(folder)
 
 
 def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) -> None:
@@ -109,8 +137,9 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     started = time.perf_counter()
     check_text(source, config)
     output = Path(config.output)
-    check_corpus_output(output, config.overwrite)
     check_part(output)
+    remove_leftovers(output)
+    check_corpus_output(output, config.overwrite)
     if config.add_tokens is not None:
         check_file(Path(config.add_tokens))
     folder = model_folder(config.model)
@@ -126,7 +155,8 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     made_of = {"source": source, "tokenizer": fingerprint_of(tokenizer), "files": files} | config.of_text
     with unfinished(output, source, made_of, tokenizer.unk_token_id) as rows:
         texts = open_texts(source, config.column, outside)
-        staged = part_of(output) / WHOLE
+        staged, complete = part_of(output) / WHOLE, part_of(output) / COMPLETE
+        complete.unlink(missing_ok=True)
         remove(staged)
         staged.mkdir()
         new = in_folder(staged)
@@ -142,7 +172,9 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
         kept = len(corpus) + (0 if names_file(config.heldout) else held_out)
         report = report_of(corpus.lengths, rows, drawn, kept)
         write_json(staged / REPORT, report)
+        complete.touch()
         replace_folder(staged, output)
+    remove_leftovers(output)
     for line in [*corpus.notes(), report_line(report)]:
         print_note(line)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())

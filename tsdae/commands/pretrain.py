@@ -20,7 +20,7 @@ from typing import Any, Literal
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig, Pretrained
 from tsdae.commands.preflight import check
-from tsdae.commands.prepare import prepare
+from tsdae.commands.prepare import prepare, remove_leftovers
 from tsdae.commands.settings import PretrainConfig
 from tsdae.commands.tokenizer import train_tokenizer
 from tsdae.commands.train import run_training
@@ -69,6 +69,7 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS, settings)
         _write_language_model(_new_bert(tokenizer, config), tokenizer, start)
+    remove_leftovers(corpus)
     if not is_corpus(corpus):
         prepared = PrepareConfig(model=str(start), output=str(corpus), **config.of_text)
         prepare(source, prepared, [output])
@@ -93,7 +94,7 @@ def _check_same(output: Path, settings: dict[str, Any]) -> None:
                     f"{output} was started with {shown} {stored.get(name)}, now it is {value}; choose another --output"
                 )
     elif output.exists() and (
-        not output.is_dir() or {path.name for path in output.iterdir()} - {SETTINGS, "start.part"}
+        not output.is_dir() or {path.name for path in output.iterdir()} - {SETTINGS, f"{SETTINGS}.part", "start.part"}
     ):
         raise ValueError(f"--output {output} exists and is no output of `tsdae pretrain`; choose another folder")
 

@@ -28,7 +28,9 @@ from tsdae.text.word_boundaries import AUTO, CHOICES
 from tsdae.utils.device import choose_device
 from tsdae.utils.files import read_json
 from tsdae.utils.progress import print_note
+from tsdae.utils.rng import keyed
 
+RANDOM = 0x2A4D  # a word in the key of the random tokens
 DEFAULTS = {"noise": MethodConfig.noise, "noise_ratio": MethodConfig.noise_ratio}
 DEFAULTS |= {"words": AUTO, "max_length": DataConfig.max_length}
 BUILT_IN = {"noise": tuple(NOISES), "words": CHOICES}  # any other value names code
@@ -69,11 +71,32 @@ def show(name: str, sentences: Sequence[str], config: ReconstructConfig) -> None
     if dataset.corpus.without_words:
         raise ValueError("a sentence has no words: it tokenises to nothing")
     print(f"noise: {noise}, ratio {noise_ratio:g}. Loss: nats per target token, with the clean prefix as decoder input")
+    written = set()
     for row, sentence in enumerate(sentences):
         print(f"\n{sentence}")
         for number, rebuilt in enumerate(rebuild(model, dataset, row, config.noisings)):
             print(f"  {f'noisy {number}' if number else 'clean':9}         {rebuilt.read}".rstrip())
+            written.add(rebuilt.written)
             print(f"    -> loss {rebuilt.loss_S.mean():6.2f}  {rebuilt.written}".rstrip())
+
+    has_decoder = (Path(name) / "decoder.safetensors").is_file()  # of a new one it has been said
+    if has_decoder and written == {of_random_tokens(model, dataset)}:
+        print_note(
+            "the decoder writes the same for every vector, also for that of random tokens: the vector tells it nothing "
+            "yet; train longer"
+        )
+
+
+def of_random_tokens(model: TSDAE, dataset: DenoisingDataset) -> str:
+    """Return what the decoder writes from the vector of random ordinary tokens in place of the first sentence's."""
+    clean = dataset.noised(np.array([0]), np.array([0]))[1]
+    ids = next(clean.sentences())
+    tail, ordinary = dataset.vocabulary.tail, dataset.vocabulary.ordinary_ids
+    inner = ordinary[keyed(RANDOM, np.arange(len(ids) - 1 - tail)) % np.uint64(len(ordinary))]
+    packed = Packed.from_lists([[ids[0], *inner.tolist(), *ids[-tail:]]]).to(next(model.parameters()).device)
+    with torch.inference_mode():
+        (written,) = model.reconstruct(model.encode(packed), dataset.max_length)
+    return written
 
 
 def rebuild(model: TSDAE, dataset: DenoisingDataset, row: int, noisings: int) -> list[Rebuilt]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tsdae.evaluation.scores import Scores, bracketed
-from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, labelled, lower_is_better
+from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, labelled, lower_is_better, shown_names
 
 FALL_IS_HARM = ("noisy_retrieval", "effective_rank")  # they fell in runs that harmed, and rose in runs that helped
 # Spearman x 100 on STS-B test: GloVe by Reimers and Gurevych 2019 (table 1), SimCSE and whitening as in Gao et al. 2021
@@ -34,7 +34,8 @@ def measured(run: Path) -> list[dict[str, Any]]:
 
 def before_and_after(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a table of the metrics without labels at start and end; empty unless they were measured twice."""
-    names = [name for name in (*GEOMETRY, *RECONSTRUCTION, "heldout_loss") if name in rows[0]] if len(rows) > 1 else []
+    names = shown_names(rows) if len(rows) > 1 else []
+    names = [name for name in (*GEOMETRY, *RECONSTRUCTION, "heldout_loss") if name in names]
     if not names:
         return ""
     head = "held-out sentences, no labels"

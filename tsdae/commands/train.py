@@ -24,8 +24,10 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.pairs import Pairs, load_stsb
 from tsdae.evaluation.scores import Scores
 from tsdae.evaluation.scores import table as table_of
+from tsdae.freezing import freeze
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
+from tsdae.noise import Noise
 from tsdae.objectives import HoldOn, Objective
 from tsdae.objectives.interface import build, try_out, views_of
 from tsdae.run.folder import holds_run, locked_run, next_run_folder
@@ -38,7 +40,7 @@ from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision, describe
 from tsdae.utils.files import check_can_write, write_json
 from tsdae.utils.imports import names_function
-from tsdae.utils.progress import print_note
+from tsdae.utils.progress import bars_about, print_note
 from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted
 
@@ -103,13 +105,15 @@ def run_training(
     if given is not None and not (config.resume and holds_run(Path(str(config.output)))):
         method, config, lines = with_recipe(name, method, config, given)
     dataset = _dataset(corpus, encoder, data, method, config.seed)
-    heldout = _dataset(heldout_corpus, encoder, data, method, 0) if heldout_corpus else None  # the same for all seeds
+    heldout = _dataset(heldout_corpus, encoder, data, method, 0, dataset.noise) if heldout_corpus else None
     for line in lines:
         print_note(line)
     _print_plan(name, own_pooling, dataset, heldout, method, config)
 
     # objective and metrics
     objective, terms = _objective(name, own_pooling, model, dataset, method, config)
+    if config.freeze is not None:
+        freeze(model, objective, config.freeze)  # here already: what matches nothing is said before hours of work
     splits, evaluate, metrics = evaluation(data, stsb, encoder)
     metrics += heldout_metrics(heldout, terms)
     check_metrics(config, best_metric(config, objective, heldout), metrics)
@@ -196,10 +200,16 @@ def _encoder(folder: Path, method: MethodConfig) -> SentenceEncoder:
 
 
 def _dataset(
-    corpus: Corpus, encoder: SentenceEncoder, data: DataConfig, method: MethodConfig, seed: int
+    corpus: Corpus,
+    encoder: SentenceEncoder,
+    data: DataConfig,
+    method: MethodConfig,
+    seed: int,
+    noise: Noise | None = None,
 ) -> DenoisingDataset:
+    """Return a dataset. Held-out sentences have one seed for all runs, and a noise made from the training text."""
     max_length = min(data.max_length, encoder.bert.config.longest_sentence)
-    return DenoisingDataset(corpus, encoder.tokenizer, method.noise, method.noise_ratio, seed, max_length)
+    return DenoisingDataset(corpus, encoder.tokenizer, noise or method.noise, method.noise_ratio, seed, max_length)
 
 
 def _print_plan(
@@ -267,7 +277,10 @@ def _objective(
     batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
     if not names_function(method.objective):
         return objective, list(objective.counts(batch))  # type: ignore[attr-defined]  # ours have it
-    terms = list(try_out(objective, model, batch).terms)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    model.to(device, torch.float64 if precision == "fp64" else torch.float32)
+    terms = list(try_out(objective, model, batch, precision).terms)
     print_note(
         f"objective {method.objective} is not compiled; its terms: {', '.join(terms)}. Terms that compare sentences "
         "see each process's batch"
@@ -280,7 +293,11 @@ def _objective(
 
 
 def _scores(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Scores]:
-    return {split: score(encoder, pairs) for split, pairs in splits.items()}
+    scores = {}
+    for split, pairs in splits.items():
+        with bars_about(split if split == "pairs" else f"STS-B {split}"):
+            scores[split] = score(encoder, pairs)
+    return scores
 
 
 def _print_results(

@@ -10,7 +10,7 @@ trained for: good values there are no evidence of good embeddings.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,12 @@ def _batches(heldout: DenoisingDataset, device: torch.device, batch_size: int = 
 def labelled(metrics: dict[str, Any]) -> str | None:
     """Return the name of the metric of an evaluation that used labels; None without one."""
     return next((name for name in LABELLED if name in metrics), None)
+
+
+def shown_names(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the names of the first row's metrics, one of two that are the same number: TSDAE's own held-out loss."""
+    same = all(row.get("heldout_loss") == row.get("reconstruction_loss") for row in rows)
+    return [name for name in rows[0] if not (same and name == "reconstruction_loss")]
 
 
 def lower_is_better(name: str) -> bool:

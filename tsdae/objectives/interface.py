@@ -15,6 +15,8 @@ from tsdae.autoencoder import TSDAE
 from tsdae.losses import Counts, LossSum
 from tsdae.objectives import Objective
 from tsdae.packing import Batch
+from tsdae.utils.device import autocast_dtype
+from tsdae.utils.imports import made_from
 
 
 def build(objective: Any, model: TSDAE, seed: int = 0) -> Objective:
@@ -22,10 +24,9 @@ def build(objective: Any, model: TSDAE, seed: int = 0) -> Objective:
 
     ``class Mine: def __init__(self, model)``. Its random weights are drawn from ``seed``.
     """
-    make = objective if isinstance(objective, type) else getattr(objective, "build", lambda model: objective)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built: Objective = make(model)
+        built: Objective = made_from(objective, model, "objective")
     return built
 
 
@@ -35,21 +36,27 @@ def views_of(objective: Objective) -> int:
     return views
 
 
-def try_out(objective: Objective, model: TSDAE, batch: Batch) -> LossSum:
+def try_out(objective: Objective, model: TSDAE, batch: Batch, precision: str = "fp32") -> LossSum:
     """The loss of one batch, after which no gradient is left; ValueError if it cannot be trained on.
 
     It must be a `LossSum` whose gradient reaches the encoder, and the objective's ``counts``, if it has any, must be
     those of the loss. A module is tried as a copy: it may keep a queue, or count its calls; it has all its parameters
     before its first call, since the optimiser is given those alone. A note says if the sentence
     vectors get no gradient: under tying the decoder's own reaches the encoder all the same.
+    precision: of the training; "bf16" and "fp16" compute the loss under autocast, as training does.
     """
     from tsdae.utils.progress import print_note
 
     vectors: list[Tensor] = []
     hook = model.encoder.register_forward_hook(lambda module, read, vector_BD: vectors.append(vector_BD))
     tried = copy.deepcopy(objective)
+    device, dtype = next((each.device, each.dtype) for each in model.parameters())
+    if isinstance(tried, nn.Module):
+        tried.to(device, dtype)
+    mixed = precision in ("bf16", "fp16")
     try:
-        loss = check_loss(tried(model, batch))
+        with torch.autocast(device.type, autocast_dtype(precision), enabled=mixed):
+            loss = check_loss(tried(model, batch.to(device)))
     finally:
         hook.remove()
     if late := sorted(_parameters(tried) - _parameters(objective)):

@@ -23,6 +23,7 @@ import transformers
 from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
+from tsdae.run.step_metrics import NonFiniteLoss
 from tsdae.utils.files import (
     atomic,
     check_can_write,
@@ -42,7 +43,7 @@ MARKS_OF_A_RUN = (
     *("checkpoints", "tensorboard"),
 )
 # What a process that died while writing leaves behind (see `files.atomic`); all else is the user's.
-LEFTOVER = re.compile(r"(last|best|encoder|decoder\.safetensors|step-\d+|(config|evaluation)\.json)\.part|.+\.\d+\.old")
+LEFTOVER = re.compile(r"(last|best|encoder|decoder\.safetensors|step-\d+|(config|evaluation)\.json)(\.part|\.\d+\.old)")
 FORMAT = 1  # of a checkpoint; one that is read differently gets another number
 STATE, DIGEST = "state.pt", "state.sha256"
 LOCK, LOCK_WAIT = ".lock", 10.0  # seconds that a run which was told to stop may take
@@ -76,7 +77,8 @@ def check_output(folder: Path, overwrite: bool = False, resume: bool = False) ->
         raise ValueError(
             f"--output {folder} already holds a run ({held}); --resume it, --overwrite it, or choose another"
         )
-    if folder.is_dir() and not holds and any(path.name != LOCK for path in folder.iterdir()):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not holds and any(name != LOCK and not LEFTOVER.fullmatch(name) for name in names):
         raise ValueError(f"--output {folder} is not empty and holds no run; choose another folder")
 
 
@@ -255,6 +257,20 @@ class Run:
         """Note in config.json that the run has ended, and after which step."""
         self.settings = self.settings | {"finished": step}
         write_json(self.folder / "config.json", self.settings)
+
+
+@contextlib.contextmanager
+def removed_if_unstarted(run: Run | None, steps_done: Callable[[], int]) -> Iterator[None]:
+    """If code or settings end the block before a step was made, remove the run: the same command can start it again."""
+    try:
+        yield
+    except (OSError, NonFiniteLoss):
+        raise
+    except Exception:
+        if run and steps_done() == 0:
+            for name in MARKS_OF_A_RUN:
+                remove(run.folder / name)
+        raise
 
 
 def _save_model(model: TSDAE, encoder: Path, decoder: Path) -> None:

@@ -16,7 +16,7 @@ from tsdae.utils import distributed
 from tsdae.utils.imports import NAMING, names_function
 from tsdae.utils.progress import print_note
 
-NEWER = ("recipe", "min_steps")  # settings that a run of an older version does not name
+NEWER = ("recipe", "min_steps", "freeze")  # settings that a run of an older version does not name
 Config = TypeVar("Config", DataConfig, MethodConfig, TrainConfig)
 
 

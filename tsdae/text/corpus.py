@@ -30,6 +30,7 @@ FORMAT = 1  # of the folder; raise it when older code cannot read a new folder
 DESCRIPTION, HELDOUT = "corpus.json", "heldout"  # in the folder, beside the arrays
 REPORT = "report.json"  # what of the text was kept, beside them where tsdae prepare made the folder
 TYPES = {"token_ids": np.int32, "marks": np.uint8, "boundaries": np.int64}  # the arrays, NAME.npy each
+FILES = {DESCRIPTION, HELDOUT, REPORT, *(f"{name}.npy" for name in TYPES)}  # all that the folder of a corpus holds
 
 
 def in_memory(name: str, size: int) -> np.ndarray:
@@ -288,8 +289,7 @@ def check_corpus_output(folder: Path, overwrite: bool) -> None:
     check_can_write(folder.parent, "--output")
     if folder.exists() and not is_corpus(folder):
         raise ValueError(f"--output {folder} exists and holds no prepared corpus; choose another folder")
-    ours = {DESCRIPTION, HELDOUT, REPORT, *(f"{name}.npy" for name in TYPES)}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.exists() else []
+    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.exists() else []
     if others:
         raise ValueError(f"--output {folder} holds more than a corpus ({', '.join(others)}); choose another folder")
     if folder.exists() and not overwrite:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 NAMING = ("noise", "objective", "evaluate", "words", "sentences")  # settings that may name a function
+
+
+# What each is called with. A class, or an object's method `build`, makes a noise or an objective from what is below.
+ARGUMENTS = {
+    "noise": ("tokens", "word_T", "draw", "ratio", "vocabulary"),
+    "objective": ("model", "batch"),
+    "evaluate": ("encoder",),
+    "words": ("text",),
+    "sentences": ("text",),
+}
+MADE_FROM = {"noise": "dataset", "objective": "model"}
 
 
 def names_function(name: str) -> bool:
@@ -40,9 +52,38 @@ def named_function(name: str, role: str) -> Callable[..., Any]:
     except (ImportError, OSError, SyntaxError) as error:
         raise ValueError(f"{role} {name!r}: {module_name} cannot be imported: {error}") from error
     function = getattr(module, function_name, None)
-    if not callable(function):
+    if not callable(function) and not hasattr(function, "build"):
         raise ValueError(f"{role} {name!r}: {module_name} has no function {function_name}")
-    return function  # any callable: its signature is the user's promise
+    check_arguments(function, role, f"{role} {name!r}")
+    return function  # what it does with its arguments is the user's promise
+
+
+def check_arguments(function: Any, role: str, what: str) -> None:
+    """Raise ValueError if a function, or a class that makes one, cannot be called as its role wants it."""
+    made_from = MADE_FROM.get(role)
+    if isinstance(function, type) and made_from is None:
+        raise ValueError(
+            f"{what} is a class; name a function ({', '.join(ARGUMENTS[role])}), or an object of the class"
+        )
+    if not callable(function) and not hasattr(function, "build"):
+        raise ValueError(f"{what} is {function!r}, which cannot be called with ({', '.join(ARGUMENTS[role])})")
+    names = ARGUMENTS[role] if callable(function) and not isinstance(function, type) else (str(made_from),)
+    called = function if callable(function) else function.build
+    try:
+        inspect.signature(called).bind(*names)
+    except TypeError as error:
+        is_class = " is a class, which" if isinstance(function, type) else ""
+        raise ValueError(f"{what}{is_class} must take ({', '.join(names)}): {error}") from error
+    except ValueError:  # some of those written in C do not tell
+        pass
+
+
+def made_from(function: Any, source: Any, role: str) -> Any:
+    """Return the function itself, or what a class, or the method ``build`` of an object, makes from ``source``."""
+    if isinstance(function, type):
+        check_arguments(function, role, f"{role} {function.__name__}")
+        return function(source)
+    return function.build(source) if hasattr(function, "build") else function
 
 
 def file_of(name: str) -> Path | None:

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from tsdae.utils import distributed
+
+_about: list[str] = []  # what the bars that are made now are about
+
+
+@contextlib.contextmanager
+def bars_about(what: str) -> Iterator[None]:
+    """Let the bars made in this block say what they are about: "encoding STS-B dev"."""
+    _about.append(what)
+    try:
+        yield
+    finally:
+        _about.pop()
+
+
+@contextlib.contextmanager
+def paused(bar: tqdm[Any] | None, doing: str) -> Iterator[None]:
+    """Let a bar say what is done meanwhile, and leave that time out of its rate."""
+    if bar is None or bar.disable:
+        yield
+        return
+    usual, started = bar.desc.removesuffix(": "), time.time()
+    bar.set_description(doing)
+    try:
+        yield
+    finally:
+        away = time.time() - started
+        bar.start_t, bar.last_print_t = bar.start_t + away, bar.last_print_t + away
+        bar.set_description(usual)
 
 
 def print_note(line: str) -> None:
@@ -34,5 +65,12 @@ def progress_bar(
     interval = 0.2 if sys.stderr.isatty() else 30.0
     # Absent otherwise, since an argument outweighs TQDM_DISABLE.
     silent = {} if show and distributed.is_rank_zero() else {"disable": True}
-    settings = {"total": total, "initial": done, "desc": doing, "unit": unit, "unit_scale": scaled, "delay": delay}
+    settings = {
+        "total": total,
+        "initial": done,
+        "desc": " ".join([doing, *_about[-1:]]),
+        "unit": unit,
+        "unit_scale": scaled,
+        "delay": delay,
+    }
     return tqdm(**settings, mininterval=interval, leave=leave, **silent)

@@ -172,6 +172,11 @@ def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:
     assert line.endswith("Do better.")
     assert summary.harm(log[:1], "") is None
     assert summary.harm([log[1], log[0]], "") is None, "what rises is no harm"
+    for rank, warns in ((95.0, False), (79.0, True)):
+        line = summary.harm([{"effective_rank": 100.0}, {"effective_rank": rank}], "Do better.")
+        assert line is not None
+        assert line.startswith("WARNING") == warns
+        assert f"effective_rank fell from 100 to {rank:g}" in line
 
 
 def test_the_measure_that_chooses_the_best_fits_the_objective(tmp_path: Path) -> None:

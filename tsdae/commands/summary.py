@@ -13,7 +13,9 @@ from typing import Any
 from tsdae.evaluation.scores import Scores, bracketed
 from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, labelled, lower_is_better, shown_names
 
-FALL_IS_HARM = ("noisy_retrieval", "effective_rank")  # they fell in runs that harmed, and rose in runs that helped
+# How far a metric may fall before it is called harm. The rank fell by up to a tenth in runs that helped (finished models,
+# and the default run), and by 23 % in a run that took 11 points from a raw model.
+ALLOWED_FALL = {"noisy_retrieval": 0.0, "effective_rank": 0.2}
 # Spearman x 100 on STS-B test: GloVe by Reimers and Gurevych 2019 (table 1), SimCSE and whitening as in Gao et al. 2021
 # (table 5), BERT's own vectors as in Li et al. 2020 (table 2), MiniLM as in MTEB.
 PUBLISHED = (
@@ -47,11 +49,14 @@ def before_and_after(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def harm(rows: Sequence[Mapping[str, Any]], advice: str) -> str | None:
-    """Return a warning if a metric that detects harm ended below its start, else None."""
-    fell = [name for name in FALL_IS_HARM if len(rows) > 1 and name in rows[0] and rows[-1][name] < rows[0][name]]
+    """Return a warning if a metric that detects harm ended below its start, a note if it fell a little, else None."""
+    names = [name for name in ALLOWED_FALL if len(rows) > 1 and name in rows[0]]
+    fell = [name for name in names if rows[-1][name] < rows[0][name]]
     if not fell:
         return None
     moved = " and ".join(f"{name} fell from {rows[0][name]:.4g} to {rows[-1][name]:.4g}" for name in fell)
+    if all(rows[-1][name] >= (1 - ALLOWED_FALL[name]) * rows[0][name] for name in fell):
+        return f"{moved}: less than in runs that did harm"
     return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}"
 
 
@@ -102,7 +107,7 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
     except ImportError:
         return False
     label = labelled(dict(rows[0]))
-    names = [name for name in (label, *FALL_IS_HARM) if name is not None and name in rows[0]]
+    names = [name for name in (label, *ALLOWED_FALL) if name is not None and name in rows[0]]
     figure = Figure(figsize=(6, 2.2 * len(names)), layout="constrained")
     for k, name in enumerate(names):
         axes = figure.add_subplot(len(names), 1, k + 1)

@@ -328,6 +328,7 @@ def _print_results(
         print(compared)
     if log and method.objective != "mlm" and (line := summary.harm(log, ADVICE)):
         print(line)
-    write_card(run, name, encoder, rows, log)
+    if (run / "encoder").is_dir():
+        write_card(run, name, encoder, rows, log)
     if len(log) > 1 and summary.draw_curve(log, run / "curve.png"):
         print(f"The learning curve is {run / 'curve.png'}")

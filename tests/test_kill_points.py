@@ -134,6 +134,7 @@ def pretrained(place: Path) -> list[Any]:
     return made + [rows(place / "made" / name) for name in ("mlm", "tsdae")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["pretrain.json", "mlm/config.json", "tsdae/config.json"])
 def test_pretraining_killed_before_a_state_is_in_place(file: str, place: Path, call: Callable[..., int | None]) -> None:
     died(call("pretrain", PRETRAIN, At(event="os.rename", place=f"made/{file}")), place)
@@ -142,6 +143,7 @@ def test_pretraining_killed_before_a_state_is_in_place(file: str, place: Path, c
     assert (place / "made" / "tsdae" / "encoder" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_pretraining_killed_when_its_corpus_is_in_place(place: Path, call: Callable[..., int | None]) -> None:
     died(call("pretrain", PRETRAIN, At(event="os.rmdir", place="made/corpus.part")), place)
     assert (place / "made" / "corpus.part").is_dir()
@@ -182,6 +184,7 @@ def test_preparing_again_without_overwriting_removes_what_was_left(
     assert [path.name for path in place.glob("made*")] == ["made"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "at"),
     [
@@ -204,12 +207,16 @@ def test_an_ablation_killed_before_a_row(event: str, at: str, place: Path, call:
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "flags"), [("pretrain", PRETRAIN), ("prepare", PREPARE), ("ablate", ABLATE)])
 def test_killed_at_every_file_operation(command: str, flags: str, place: Path, call: Callable[..., int | None]) -> None:
-    """One after another; a preparation replaces a corpus. What was pretrained is the same bit for bit."""
+    """One after another; a preparation replaces a corpus. What was pretrained is the same bit for bit.
+
+    Nine of them, spread evenly; all, for an hour, with EVERY_POINT=1.
+    """
     assert call(command, flags) == 0, (place / "log").read_text()
     count, results = len((place / "points").read_text().splitlines()), []
     assert count > 20
     expected = pretrained(place) if command == "pretrain" else None
-    for number in range(1, count + 1):
+    apart = 1 if os.environ.get("EVERY_POINT") else count // 9
+    for number in range(1 + apart // 2, count + 1, apart):
         if command != "prepare":
             shutil.rmtree(place / "made", ignore_errors=True)
         code = call(command, flags, At(number))

@@ -68,6 +68,7 @@ def test_it_has_learned_english() -> None:
         assert word in tokenizer.convert_ids_to_tokens(best.tolist()), sentence
 
 
+@pytest.mark.slow
 def test_every_command_knows_it(place: Path, run: Run) -> None:
     for script, arguments in (
         ("train", f"{FLAGS} --corpus text.txt --heldout 2 --steps 2 --output run"),

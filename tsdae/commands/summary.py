@@ -13,8 +13,8 @@ from typing import Any
 from tsdae.evaluation.scores import Scores, bracketed
 from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, labelled, lower_is_better, shown_names
 
-# How far a metric may fall before it is called harm. The rank fell by up to a tenth in runs that helped (finished models
-# and the default run), and by 23 % in a run that took 11 points from a raw model.
+# How far a metric may fall before it is called harm. The rank fell by up to a tenth in runs that helped (finished
+# models, the default run), and by 23 % in a run that took 11 points from a raw model.
 ALLOWED_FALL = {"noisy_retrieval": 0.0, "effective_rank": 0.2}
 # Spearman x 100 on STS-B test: GloVe by Reimers and Gurevych 2019 (table 1), SimCSE and whitening as in Gao et al. 2021
 # (table 5), BERT's own vectors as in Li et al. 2020 (table 2), MiniLM as in MTEB.

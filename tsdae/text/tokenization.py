@@ -39,14 +39,15 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
         ((pieces, ids, in_front),) = slowly(["a"], tokenizer)
         of_text = [in_front <= place < in_front + len(pieces) for place in range(len(ids))]
     tail = of_text[::-1].index(True) if any(of_text) else len(of_text)
-    if of_text[0] or tail == 0:
+    if not of_text or of_text[0] or tail == 0:
         raise ValueError(
             "the tokenizer adds no special tokens such as [CLS] and [SEP] around a sentence; TSDAE needs the first for "
             "the sentence vector and the last to learn where a sentence ends"
         )
     special_ids = np.asarray(sorted(set(tokenizer.all_special_ids)))
     all_ids = np.asarray(sorted(tokenizer.get_vocab().values()))
-    ordinary_ids, front = np.setdiff1d(all_ids, special_ids), of_text.index(True)
+    ordinary_ids = np.setdiff1d(all_ids, special_ids)
+    front = of_text.index(True) if any(of_text) else 1
     cut_left = tokenizer.truncation_side == "left"
     return Vocabulary(int(all_ids.max()) + 1, tokenizer.mask_token_id, ordinary_ids, tail, front, cut_left)
 

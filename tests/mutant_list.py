@@ -203,7 +203,7 @@ MUTANTS = (
            "head.load_state_dict(self.pretrained.head)", "pass", ENCODER),
     # objectives, training
     Mutant("mean-of-means", "tsdae/training.py", "share = loss_sum.share_of(counts)",
-           "loss_sum.share_of(loss_sum.counts)", TRAINING),
+           "share = loss_sum.share_of(loss_sum.counts)", TRAINING),
     Mutant("weight-of-a-term-lost", "tsdae/losses.py", "weight=factor * term.weight", "weight=term.weight",
            OBJECTIVES),
     Mutant("gradients-pile-up", "tsdae/training.py", "            made.zero_grad()\n", "", TRAINING),

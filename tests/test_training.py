@@ -272,11 +272,13 @@ def test_a_second_ctrl_c_quits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_signal_while_the_last_model_is_written_stops_what_comes_after() -> None:
     done = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     with contextlib.suppress(KeyboardInterrupt):
         with signals.catch_signals(True):
             signal.raise_signal(signal.SIGINT)
             done.append("written")
         done.append("what comes after")
+    signal.signal(signal.SIGINT, before)
     assert done == ["written"]
 
 

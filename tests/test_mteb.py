@@ -15,7 +15,7 @@ from tests import tiny
 from tsdae.evaluation.pairs import Pairs
 from tsdae.evaluation.sts import evaluate_sts
 
-pytestmark = pytest.mark.reference
+pytestmark = pytest.mark.mteb
 
 
 @pytest.mark.filterwarnings("ignore")  # its own, of names that it has itself replaced

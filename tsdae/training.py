@@ -110,7 +110,6 @@ def train(
     parts |= {"after_step": after_step} if hasattr(after_step, "state_dict") else {}
 
     views, run, done = views_of(objective), None, 0
-    next(dataset.batches(0, config.batch_size, views, config.step_size))  # a wrong noise is to leave no run folder
     if config.output is not None:
         model.encoder.check_savable()  # before the first step, not after the last
     if config.output is not None or distributed.world_size() > 1:

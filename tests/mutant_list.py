@@ -436,7 +436,7 @@ MUTANTS = (
     Mutant("pretraining-reads-its-own-work", "tsdae/commands/pretrain.py", "prepare(source, prepared, [output])",
            "prepare(source, prepared)", NEW_WORDS),
     Mutant("raw-model-with-a-new-head", "tsdae/commands/pretrain.py", "pretrained.head = model.head.state_dict()",
-           "checkpoint.head = model.encoder.head(7).state_dict()", NEW_WORDS),
+           "pretrained.head = model.encoder.head(7).state_dict()", NEW_WORDS),
     # evaluation, recipe
     Mutant("pearson-for-spearman", "tsdae/evaluation/sts.py",
            "spearman_S = _pearson(rankdata(x_SB, axis=1), rankdata(y_SB, axis=1))", "spearman_S = pearson_S", EVALUATION),

@@ -31,7 +31,7 @@ from tsdae.run.resume import best_metric, open_run
 from tsdae.run.step_metrics import StepMetrics
 from tsdae.utils import distributed
 from tsdae.utils.device import (
-    autocast_dtype,
+    autocast,
     avoid_cudnn_attention,
     choose_device,
     choose_precision,
@@ -165,7 +165,7 @@ def train(
             terms: dict[str, Tensor] = {}
             for batch in own:
                 with distributed.sync_gradients(wrapped, now=batch is own[-1]):
-                    with torch.autocast(device.type, autocast_dtype(precision), enabled=precision in ("bf16", "fp16")):
+                    with autocast(device, precision):
                         loss, logged = wrapped(batch, counts, len(batches))
                     scaler.scale(loss * distributed.world_size()).backward()  # they are averaged, and should be summed
                 for name, value in ({"loss": loss} | logged).items():

@@ -15,7 +15,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.losses import Counts, LossSum
 from tsdae.objectives import Objective
 from tsdae.packing import Batch
-from tsdae.utils.device import autocast_dtype
+from tsdae.utils.device import autocast
 from tsdae.utils.imports import made_from
 
 
@@ -53,9 +53,8 @@ def try_out(objective: Objective, model: TSDAE, batch: Batch, precision: str = "
     device, dtype = next((each.device, each.dtype) for each in model.parameters())
     if isinstance(tried, nn.Module):
         tried.to(device, dtype)
-    mixed = precision in ("bf16", "fp16")
     try:
-        with torch.autocast(device.type, autocast_dtype(precision), enabled=mixed):
+        with autocast(device, precision):
             loss = check_loss(tried(model, batch.to(device)))
     finally:
         hook.remove()

@@ -36,8 +36,12 @@ class MaskedLanguageModel:
         if not model.tie:
             raise ValueError("masked-language modelling predicts by the encoder's words; an untied decoder has its own")
         noisy, chosen_C = self.noised(batch.target, model.encoder.vocabulary, model.training)
-        hidden_CD = model.encoder.bert(noisy).index_select(0, chosen_C)
-        loss_C = model.token_loss(hidden_CD, batch.target.token_ids_T.index_select(0, chosen_C))
+        hidden_TD = model.encoder.bert(noisy)
+        return self.loss(model, hidden_TD, batch.target, chosen_C)
+
+    def loss(self, model: TSDAE, hidden_TD: Tensor, clean: Packed[Tensor], chosen_C: Tensor) -> LossSum:
+        """Return - sum_t log p(x_t | x~) over the chosen tokens, from what the encoder made of the masked sentences."""
+        loss_C = model.token_loss(hidden_TD.index_select(0, chosen_C), clean.token_ids_T.index_select(0, chosen_C))
         return LossSum(loss_C.sum(), len(loss_C), "mlm")
 
     def counts(self, batch: Batch) -> Counts:

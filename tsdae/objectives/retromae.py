@@ -40,12 +40,11 @@ class RetroMAE(nn.Module):
         clean = batch.target
         masked, chosen_C = self.mlm.noised(clean, model.encoder.vocabulary, model.training)
         hidden_TD = model.encoder.bert(masked)
-        mlm_C = model.token_loss(hidden_TD.index_select(0, chosen_C), clean.token_ids_T.index_select(0, chosen_C))
         layout = Layout.of(clean)
         decoded_TD = self._decode(model, clean.token_ids_T, pool(hidden_TD, layout, model.encoder.pooling), layout)
         inner_T = (layout.position_T > 0).nonzero()[:, 0]  # the first token, [CLS], is given
         loss_T = model.token_loss(decoded_TD.index_select(0, inner_T), clean.token_ids_T.index_select(0, inner_T))
-        return LossSum(mlm_C.sum(), len(mlm_C), "mlm") + LossSum(loss_T.sum(), len(loss_T), "decoder")
+        return self.mlm.loss(model, hidden_TD, clean, chosen_C) + LossSum(loss_T.sum(), len(loss_T), "decoder")
 
     def counts(self, batch: Batch) -> Counts:
         return {**self.mlm.counts(batch), "decoder": batch.reconstructed}

@@ -99,9 +99,10 @@ def compile_parts(parts: Sequence[nn.Module], device: torch.device) -> None:
         part.compile(dynamic=True)
 
 
-def autocast_dtype(precision: str) -> torch.dtype:
-    """Return the type that autocast computes in."""
-    return torch.float16 if precision == "fp16" else torch.bfloat16
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which a loss is computed: mixed with "bf16" and "fp16", as it is with the others."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision in ("bf16", "fp16"))
 
 
 def cpu_multiplies_bf16() -> bool:

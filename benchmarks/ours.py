@@ -50,9 +50,9 @@ class Training:
         self._next = 0
         self._training.switch()
 
-    def _batches(self, dataset: DenoisingDataset) -> Callable[[int, int, int], Iterator[Batch]]:
-        def batches(position: int, batch_size: int, views: int) -> Iterator[Batch]:
-            for batch in dataset.batches(position, batch_size, views):
+    def _batches(self, dataset: DenoisingDataset) -> Callable[..., Iterator[Batch]]:
+        def batches(*arguments: int) -> Iterator[Batch]:
+            for batch in dataset.batches(*arguments):
                 self._training.parent.switch()
                 yield batch
 

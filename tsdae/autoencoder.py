@@ -74,10 +74,11 @@ class TSDAE(nn.Module):
         self.tie, self.decoder_layers = tie, decoder_layers
         self.decoder_input_noise = decoder_input_noise
         self.encoder = encoder
-        self.untied: Bert | None = None
+        self.untied: Bert | None = None  # the decoder's own copy
         if not tie:
             self.untied = copy.deepcopy(encoder.bert)
             del self.untied.layers[self.decoder_layers :]
+        # Cross-attention to s: all that the decoder adds to a layer of the encoder.
         self.crosses = nn.ModuleList(OneVectorAttention(config) for _ in range(self.decoder_layers))
         initialise(self.crosses, config.initializer_range, seed)
         self.head = encoder.head(seed + 1)
@@ -132,7 +133,7 @@ class TSDAE(nn.Module):
         return ops.cross_entropy(hidden_TD, self.head, self.decoder_bert.embeddings.words, target_T)
 
     def reconstruction_loss(self, target: Packed[Tensor], sentence_BD: Tensor) -> LossSum:
-        """Return J = - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences, with their count."""
+        """Return J = - sum_t log p(x_t | x_<t, s), a sum over the tokens to predict, with their count."""
         hidden_TD = self.decode(target, sentence_BD)
         loss_T = self.token_loss(hidden_TD, target.without_first().token_ids_T)
         return LossSum(loss_T.sum(), len(loss_T))
@@ -210,9 +211,10 @@ class TSDAE(nn.Module):
             raise ValueError(f"{path} cannot be read as a decoder: {first_line(error)}") from error
         model = cls(encoder, **shape)
         own = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-        differ = {name for name, _ in own.items() ^ {name: tensor.shape for name, tensor in state.items()}.items()}
+        read = {name: tensor.shape for name, tensor in state.items()}
+        differ = [name for name in sorted(own | read) if own.get(name) != read.get(name)]
         if differ:
-            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(differ)[:5])}")
+            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(differ[:5])}")
         model.load_state_dict(state, strict=False)
         return model.eval()
 

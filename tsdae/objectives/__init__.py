@@ -50,7 +50,7 @@ Objective = Callable[[TSDAE, Batch], LossSum]
 
 
 def tsdae(model: TSDAE, batch: Batch) -> LossSum:
-    """Return the paper's loss, - sum_t log p(x_t | x_<t, s) over the tokens of the clean sentences."""
+    """Return the paper's loss, - sum_t log p(x_t | x_<t, s) over the tokens of the clean sentences: `TSDAE.forward`."""
     return model(batch)
 
 

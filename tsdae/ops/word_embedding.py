@@ -153,8 +153,10 @@ class _Workspace:
         return torch.log_softmax(log_CV, 1, out=log_CV)
 
     def cast(self, weight_VD: Tensor, dtype: torch.dtype, fresh: bool = False) -> Tensor:
-        """Return E in ``dtype``. The copy is made anew in each forward pass (``fresh``) and serves until the next one: a
-        fused optimizer changes E without a trace in its version counter, so nothing could tell that it is out of date.
+        """Return E in ``dtype``: itself, or a copy that is made anew in each forward pass (``fresh``).
+
+        Until the next one it serves as it is: a fused optimizer changes E without a trace in its version counter, so
+        nothing could tell that a copy is out of date.
         """
         if weight_VD.dtype == dtype:
             return weight_VD

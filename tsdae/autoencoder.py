@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from tsdae import ops
 from tsdae.bert import Bert, OneVectorAttention, initialise
-from tsdae.encoder import SentenceEncoder
+from tsdae.encoder import SentenceEncoder, evaluating
 from tsdae.losses import LossSum
 from tsdae.packing import Batch, Packed
 from tsdae.text.tokenization import decoded, token_ids
@@ -163,11 +163,9 @@ class TSDAE(nn.Module):
         check_range("max_length", max_length, "[2, inf)", "the first token and one more")
         check_range("batch_size", batch_size, "[1, inf)")
         config, parameter = self.encoder.bert.config, next(self.parameters())
-        vectors: np.ndarray | Tensor
-        if isinstance(sentences_or_vectors, (np.ndarray, Tensor)):
-            vectors = sentences_or_vectors
-        else:
-            vectors = self.encoder.encode(sentences_or_vectors, batch_size, normalize=False)
+        vectors = sentences_or_vectors
+        if not isinstance(vectors, (np.ndarray, Tensor)):
+            vectors = self.encoder.encode(vectors, batch_size, normalize=False)
         if vectors.ndim != 2 or vectors.shape[1] != config.width:
             raise ValueError(
                 f"sentence vectors must have the shape [B, {config.width}], got {list(vectors.shape)}; texts are given "
@@ -176,21 +174,15 @@ class TSDAE(nn.Module):
         sentence_BD = torch.as_tensor(vectors).to(parameter)
         max_length = min(max_length, config.longest_sentence)
         size = 1 if 0.0 < self.decoder_input_noise < 1.0 else batch_size
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.autocast(parameter.device.type, enabled=False):
-                written = [ids for part_BD in sentence_BD.split(size) for ids in greedy(self, part_BD, max_length)]
-        finally:
-            self.train(was_training)
+        with evaluating(self):
+            written = [ids for part_BD in sentence_BD.split(size) for ids in greedy(self, part_BD, max_length)]
         return [decoded(ids, self.encoder.tokenizer) for ids in written]
 
     def save_decoder(self, path: str | Path) -> None:
         """Write all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
-        shape: dict[str, float] = {"tie": self.tie, "decoder_layers": self.decoder_layers}
-        shape["decoder_input_noise"] = self.decoder_input_noise
+        shape = {name: getattr(self, name) for name in ("tie", "decoder_layers", "decoder_input_noise")}
         save_file(own, path, {"decoder": json.dumps(shape)})  # one entry: several are written in random order
 
     @classmethod

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,31 +100,18 @@ class SentenceEncoder(nn.Module):
         Longer sentences are cut to ``max_length`` tokens. ValueError if ``sentences`` is one string, and for the first
         sentence whose vector is not finite.
         """
-        sentences = texts_of(sentences)
-        check_range("batch_size", batch_size, "[1, inf)")
-        if len(sentences) == 0:
-            return np.zeros((0, self.bert.config.width), dtype=np.float32)
-        tokens = token_ids(sentences, self.tokenizer, self.max_length)
-        was_training = self.training
-        self.eval()
-        try:
-            normalize = self.normalize if normalize is None else normalize
-            vectors = self._encode(tokens, batch_size, normalize, show_progress)
-        finally:
-            self.train(was_training)
-        check_finite(vectors, sentences)
-        return vectors
-
-    @torch.inference_mode()
-    def _encode(self, tokens: Packed[np.ndarray], batch_size: int, normalize: bool, show_progress: bool) -> np.ndarray:
-        """Return the vectors of tokenised sentences, with the model as it is."""
         from tsdae.utils.progress import progress_bar
 
+        sentences = texts_of(sentences)
+        check_range("batch_size", batch_size, "[1, inf)")
+        vectors = np.empty((len(sentences), self.bert.config.width), dtype=np.float32)
+        if len(sentences) == 0:
+            return vectors
+        normalize = self.normalize if normalize is None else normalize
+        tokens = token_ids(sentences, self.tokenizer, self.max_length)
         device = next(self.parameters()).device
         longest_first = np.argsort(-tokens.lengths_B, kind="stable")  # batches of like length need little padding
-        vectors = np.empty((len(tokens), self.bert.config.width), dtype=np.float32)
-        bar = progress_bar(len(tokens), "encoding", " sentences", show_progress)
-        with bar, torch.autocast(device.type, enabled=False):
+        with evaluating(self), progress_bar(len(tokens), "encoding", " sentences", show_progress) as bar:
             for start in range(0, len(tokens), batch_size):
                 rows_B = longest_first[start : start + batch_size]
                 lengths_B = tokens.lengths_B[rows_B]
@@ -133,6 +121,7 @@ class SentenceEncoder(nn.Module):
                     sentence_BD = F.normalize(sentence_BD, dim=1)
                 vectors[rows_B] = sentence_BD.cpu().numpy()
                 bar.update(len(rows_B))
+        check_finite(vectors, sentences)
         return vectors
 
     def head(self, seed: int = 0) -> LanguageModelHead:
@@ -227,6 +216,18 @@ class SentenceEncoder(nn.Module):
                 bias_V = _extended(self.pretrained.head["bias"], self.vocabulary.size, rows)
                 self.pretrained.head = self.pretrained.head | {"bias": bias_V}
         return list(pieces)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Compute without dropout, gradients or autocast in this context; leave the module's mode as it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(next(module.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        module.train(was_training)
 
 
 def check_finite(vectors_BD: np.ndarray, sentences: Sequence[str]) -> None:

@@ -63,23 +63,23 @@ class Draw:
         step_B: np.ndarray | None = None,
     ) -> None:
         self.step_B = np.zeros(len(tokens), np.int64) if step_B is None else step_B
-        self._sentence_key_B = keyed(seed, epoch_B, row_B, *((VIEW, view) if view else ()))
+        key_B = keyed(seed, epoch_B, row_B, *((VIEW, view) if view else ()))
         sentence_T = np.repeat(np.arange(len(tokens)), tokens.lengths_B)
         begins_T = (word_T >= 0) & (np.diff(word_T, prepend=-1) != 0)
         self.first_W = np.flatnonzero(begins_T)
         self.sentence_W = sentence_T[self.first_W]
+        self._key_W, self._key_T = key_B[self.sentence_W], key_B[sentence_T]
         words_B = np.bincount(self.sentence_W, minlength=len(tokens))
         self._place_W = ranges(np.zeros_like(words_B), words_B)  # a word's number within its sentence
         self._place_T = ranges(np.zeros_like(tokens.lengths_B), tokens.lengths_B)
-        self._sentence_T = sentence_T
 
     def words(self, stream: int = 0) -> np.ndarray:
         """Return one number per word, [W]."""
-        return uniform(keyed(self._sentence_key_B[self.sentence_W], 2 * stream, self._place_W))
+        return uniform(keyed(self._key_W, 2 * stream, self._place_W))
 
     def tokens(self, stream: int = 0) -> np.ndarray:
         """Return one number per token, [T], independent of `words` of the same stream: its keys are the odd ones."""
-        return uniform(keyed(self._sentence_key_B[self._sentence_T], 2 * stream + 1, self._place_T))
+        return uniform(keyed(self._key_T, 2 * stream + 1, self._place_T))
 
 
 def delete(

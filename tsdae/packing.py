@@ -162,7 +162,7 @@ class Layout:
         sentence_T = torch.repeat_interleave(sentences, self.lengths_B, output_size=token_count)
         position_T = torch.arange(token_count, device=boundaries.device) - boundaries.index_select(0, sentence_T)
         self.sentence_T, self.position_T = self.with_spare_rows(sentence_T), self.with_spare_rows(position_T)
-        self.cache: dict[str, object] = {}
+        self.cache: dict[str, Any] = {}
         self.is_full = token_count == self.rows == self.batch * self.longest
 
     @classmethod

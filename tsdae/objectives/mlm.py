@@ -52,7 +52,7 @@ class MaskedLanguageModel:
         if vocabulary.mask_id is None:
             raise ValueError("masked-language modelling needs a mask token, and the tokenizer has none")
         ids_T, device = clean.token_ids_T, clean.token_ids_T.device
-        layout = Layout(clean.boundaries, clean.token_count, clean.longest)
+        layout = Layout.of(clean)
         # Of each token: its place in the order of choice, what it becomes if chosen, and by which random token.
         place_T, fate_T, random_T = draws(3 * len(ids_T), training, device).view(3, -1)
         for special_B in (clean.boundaries[:-1], *(clean.boundaries[1:] - 1 - k for k in range(vocabulary.tail))):

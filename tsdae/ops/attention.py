@@ -164,8 +164,7 @@ def _head_rows(parts: int, heads: int, layout: Layout) -> _HeadRows:
             layout.real_BL[:, None].expand(packed_PBNL.shape).reshape(-1, 1).float(),
             is_token_T[:, None].expand(-1, parts * heads).reshape(-1, 1).float(),
         )
-    rows = layout.cache[key]
-    assert isinstance(rows, _HeadRows)
+    rows: _HeadRows = layout.cache[key]
     return rows
 
 

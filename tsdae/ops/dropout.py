@@ -33,8 +33,7 @@ def dropout_mask(like: Tensor, p: float, layout: Layout) -> Tensor:
     """
     if not on_cpu(like):
         return F.dropout(torch.ones_like(like), p)
-    masks = layout.cache.setdefault("masks", Masks())
-    assert isinstance(masks, Masks)
+    masks: Masks = layout.cache.setdefault("masks", Masks())
     return masks.take(like, p)
 
 

@@ -572,6 +572,7 @@ MUTANTS = (
     Mutant("evaluations-slow-the-bar", "tsdae/utils/progress.py", "bar.start_t + away", "bar.start_t", f"{IDEAS} -krate"),
     Mutant("one-number-twice", "tsdae/evaluation/validation.py", 'if not (same and name == "reconstruction_loss")', "if name", f"{IDEAS} -kprinted_once"),
     Mutant("cosines-in-bf16", "README.md", "first_BD.float(), second_BD.float()", "first_BD.bfloat16(), second_BD.bfloat16()", f"{IDEAS} -kcontrastive"),
+    Mutant("the-mean-alone", "tsdae/README.md", 'pool(hidden_TD, layout, "cls") + ', "", "tests/test_pages.py -kpooling"),
     Mutant("noise-for-simcse", "tsdae/config.py", '"simcse": (*NOISE, *DECODER,', '"simcse": (*DECODER,', f"{FIELD} -kno_part"),
     # the card of a run
     Mutant("a-card-that-pools-padding", "tsdae/commands/card.py", "(hidden * mask).sum(1) / mask.sum(1)", "hidden.mean(1)", "tests/test_card.py"),

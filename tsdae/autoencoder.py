@@ -8,7 +8,7 @@ In the order of the paper (section 3):
     p(x_t | x_<t, s) = softmax(E . head(h_t))         `TSDAE.logits`, E = the word-embedding matrix
     J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, `TSDAE.reconstruction_loss`
 
-# B sentences, T packed tokens, L tokens of each so far, D width, V vocabulary
+# B sentences, T packed tokens, L tokens of each so far, D hidden size, V vocabulary
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Post-norm layers, erf-GELU, dropout where the original has it. From the parts up: embeddings, attention, feed-forward,
 layer, `Bert`, its language-model head. The names that weights have elsewhere are in `hub.conversion`.
 
-# B sentences, T packed tokens, L padded length, D width, N heads, H head width, V vocabulary
+# B sentences, T packed tokens, L padded length, D hidden size, N heads, H head width, V vocabulary
 """
 
 from __future__ import annotations

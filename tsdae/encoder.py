@@ -1,6 +1,6 @@
 """The sentence encoder: tokenizer, BERT and pooling; what remains when the decoder is thrown away.
 
-# B sentences, T packed tokens, L padded length, D width
+# B sentences, T packed tokens, L padded length, D hidden size
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ which is called with the model. Optional attributes:
                      needed where a step has several batches or processes
     smallest_batch   sentences that a batch must have; 1
 
-# B sentences, D width
+# B sentences, D hidden size
 """
 
 from __future__ import annotations

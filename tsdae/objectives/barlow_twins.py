@@ -1,6 +1,6 @@
 """Barlow Twins (Zbontar et al. 2021, ICML, equation 1) on two noisings of a sentence.
 
-# B sentences, D width
+# B sentences, D hidden size
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What training asks of an objective, and the checks of one that a user has written.
 
-# B sentences, D width
+# B sentences, D hidden size
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Masked-language modelling, BERT's own objective and the paper's main baseline; and its sum with TSDAE's.
 
-# B sentences, T packed tokens, C chosen tokens, D width
+# B sentences, T packed tokens, C chosen tokens, D hidden size
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RetroMAE (Xiao, Liu, Shao, Cao 2022, EMNLP): a strong encoder, a decoder of one layer that hardly sees the sentence.
 
-# B sentences, T packed tokens, L padded length, D width, N heads, H head width, C chosen tokens
+# B sentences, T packed tokens, L padded length, D hidden size, N heads, H head width, C chosen tokens
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """SimCSE, unsupervised (Gao, Yao, Chen 2021, EMNLP, section 3): dropout is the only noise.
 
-# B sentences, G sentences of all processes, D width
+# B sentences, G sentences of all processes, D hidden size
 """
 
 from __future__ import annotations

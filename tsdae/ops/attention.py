@@ -1,6 +1,6 @@
 """Attention within each sentence of a packed batch, and from every token to its sentence's one vector.
 
-# B sentences, T packed tokens, L padded length, D width, N heads, H head width, R rows [H] of many heads
+# B sentences, T packed tokens, L padded length, D hidden size, N heads, H head width, R rows [H] of many heads
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ BERT, and the lookups' are nearly all zeros. On a CPU a third of a step goes the
 which is kept from step to step, and no logits are kept. On other devices and under torch.compile the uses are PyTorch's
 own. (The same for every linear layer, used twice, does not pay: measured, see tsdae/README.md.)
 
-# T packed tokens, C tokens of a chunk, D width, V vocabulary
+# T packed tokens, C tokens of a chunk, D hidden size, V vocabulary
 """
 
 from __future__ import annotations

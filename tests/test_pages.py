@@ -17,6 +17,7 @@ from tests.mutant_list import MUTANTS
 from tests.scripts import SCRIPTS, Run
 from tsdae.commands.train import run_training
 from tsdae.config import DataConfig, MethodConfig, TrainConfig
+from tsdae.encoder import SentenceEncoder
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("tsdae", "scripts", "tests", "benchmarks")
@@ -80,6 +81,16 @@ def test_own_noises_and_objectives(here: Path) -> None:
         config = TrainConfig(steps=3, batch_size=2, accumulate=accumulate, output=f"run-{accumulate}")
         run = run_training(DataConfig(corpus="my.txt"), method, config)
         assert (run / "encoder" / "model.safetensors").is_file()
+
+
+def test_a_pooling_of_ones_own(here: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(blocks(CODE)[3].replace('"mini"', '"model"'), names)
+    encoder, cls = names["encoder"], SentenceEncoder.from_pretrained("model")
+    cls.load_state_dict(encoder.state_dict())
+    mean = SentenceEncoder(cls.pretrained, cls.tokenizer, "mean")
+    expected = cls.encode(["a new sentence"]) + mean.encode(["a new sentence"])
+    np.testing.assert_allclose(names["vectors"], expected, rtol=1e-5, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------

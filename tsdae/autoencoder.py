@@ -8,7 +8,7 @@ In the order of the paper (section 3):
     p(x_t | x_<t, s) = softmax(E . head(h_t))         `TSDAE.logits`, E = the word-embedding matrix
     J = - sum_t log p(x_t | x_<t, s)                  `TSDAE.token_loss`, `TSDAE.reconstruction_loss`
 
-# B sentences, T packed tokens, L tokens of each so far, D width, V vocabulary
+# B sentences, T packed tokens, L tokens of each so far, D hidden size, V vocabulary
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from tsdae import ops
 from tsdae.bert import Bert, OneVectorAttention, initialise
-from tsdae.encoder import SentenceEncoder
+from tsdae.encoder import SentenceEncoder, evaluating
 from tsdae.losses import LossSum
 from tsdae.packing import Batch, Packed
 from tsdae.text.tokenization import decoded, token_ids
@@ -74,10 +74,11 @@ class TSDAE(nn.Module):
         self.tie, self.decoder_layers = tie, decoder_layers
         self.decoder_input_noise = decoder_input_noise
         self.encoder = encoder
-        self.untied: Bert | None = None
+        self.untied: Bert | None = None  # the decoder's own copy
         if not tie:
             self.untied = copy.deepcopy(encoder.bert)
             del self.untied.layers[self.decoder_layers :]
+        # Cross-attention to s: all that the decoder adds to a layer of the encoder.
         self.crosses = nn.ModuleList(OneVectorAttention(config) for _ in range(self.decoder_layers))
         initialise(self.crosses, config.initializer_range, seed)
         self.head = encoder.head(seed + 1)
@@ -132,7 +133,7 @@ class TSDAE(nn.Module):
         return ops.cross_entropy(hidden_TD, self.head, self.decoder_bert.embeddings.words, target_T)
 
     def reconstruction_loss(self, target: Packed[Tensor], sentence_BD: Tensor) -> LossSum:
-        """Return J = - sum_t log p(x_t | x_<t, s), over the tokens of the clean sentences, with their count."""
+        """Return J = - sum_t log p(x_t | x_<t, s), a sum over the tokens to predict, with their count."""
         hidden_TD = self.decode(target, sentence_BD)
         loss_T = self.token_loss(hidden_TD, target.without_first().token_ids_T)
         return LossSum(loss_T.sum(), len(loss_T))
@@ -162,11 +163,9 @@ class TSDAE(nn.Module):
         check_range("max_length", max_length, "[2, inf)", "the first token and one more")
         check_range("batch_size", batch_size, "[1, inf)")
         config, parameter = self.encoder.bert.config, next(self.parameters())
-        vectors: np.ndarray | Tensor
-        if isinstance(sentences_or_vectors, (np.ndarray, Tensor)):
-            vectors = sentences_or_vectors
-        else:
-            vectors = self.encoder.encode(sentences_or_vectors, batch_size, normalize=False)
+        vectors = sentences_or_vectors
+        if not isinstance(vectors, (np.ndarray, Tensor)):
+            vectors = self.encoder.encode(vectors, batch_size, normalize=False)
         if vectors.ndim != 2 or vectors.shape[1] != config.width:
             raise ValueError(
                 f"sentence vectors must have the shape [B, {config.width}], got {list(vectors.shape)}; texts are given "
@@ -175,21 +174,15 @@ class TSDAE(nn.Module):
         sentence_BD = torch.as_tensor(vectors).to(parameter)
         max_length = min(max_length, config.longest_sentence)
         size = 1 if 0.0 < self.decoder_input_noise < 1.0 else batch_size
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.autocast(parameter.device.type, enabled=False):
-                written = [ids for part_BD in sentence_BD.split(size) for ids in greedy(self, part_BD, max_length)]
-        finally:
-            self.train(was_training)
+        with evaluating(self):
+            written = [ids for part_BD in sentence_BD.split(size) for ids in greedy(self, part_BD, max_length)]
         return [decoded(ids, self.encoder.tokenizer) for ids in written]
 
     def save_decoder(self, path: str | Path) -> None:
         """Write all that the encoder's folder does not hold; with it `from_pretrained` restores the pair."""
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
-        shape: dict[str, float] = {"tie": self.tie, "decoder_layers": self.decoder_layers}
-        shape["decoder_input_noise"] = self.decoder_input_noise
+        shape = {name: getattr(self, name) for name in ("tie", "decoder_layers", "decoder_input_noise")}
         save_file(own, path, {"decoder": json.dumps(shape)})  # one entry: several are written in random order
 
     @classmethod
@@ -210,9 +203,10 @@ class TSDAE(nn.Module):
             raise ValueError(f"{path} cannot be read as a decoder: {first_line(error)}") from error
         model = cls(encoder, **shape)
         own = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-        differ = {name for name, _ in own.items() ^ {name: tensor.shape for name, tensor in state.items()}.items()}
+        read = {name: tensor.shape for name, tensor in state.items()}
+        differ = [name for name in sorted(own | read) if own.get(name) != read.get(name)]
         if differ:
-            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(differ)[:5])}")
+            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(differ[:5])}")
         model.load_state_dict(state, strict=False)
         return model.eval()
 

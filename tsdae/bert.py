@@ -1,8 +1,9 @@
 """BERT on packed tokens (Devlin et al. 2019, arXiv 1810.04805), as an encoder and as the layers of a decoder.
 
-Post-norm layers, erf-GELU, dropout where the original has it. Knows no checkpoint names: `checkpoints` does.
+Post-norm layers, erf-GELU, dropout where the original has it. From the parts up: embeddings, attention, feed-forward,
+layer, `Bert`, its language-model head. The names that weights have elsewhere are in `hub.conversion`.
 
-# B sentences, T packed tokens, L padded length, D width, N heads, H head width, V vocabulary
+# B sentences, T packed tokens, L padded length, D hidden size, N heads, H head width, V vocabulary
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tsdae.utils.checks import check_range
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The shape of a BERT. Defaults are those of bert-base."""
+    """Sizes, dropout and initialisation of a BERT. Defaults are those of bert-base."""
 
     vocabulary_size: int
     width: int = 768
@@ -49,12 +50,12 @@ class BertConfig:
 
     @property
     def longest_sentence(self) -> int:
-        """How many tokens, special ones included, the position table allows."""
+        """Return how many tokens, special ones included, the position table allows."""
         return self.positions - self.position_offset
 
 
 class Dropout(nn.Dropout):
-    """Dropout of rows of one batch."""
+    """Dropout of packed rows, whose layout `ops.dropout` asks for."""
 
     def forward(self, hidden_TD: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
         return ops.dropout(hidden_TD, self.p, self.training, layout)
@@ -81,7 +82,7 @@ class Embeddings(nn.Module):
         return self.dropout(self.norm(hidden_TD + self.positions(position_T)), layout)
 
     def _after_padding(self, token_ids_T: Tensor, layout: Layout) -> Tensor:
-        """RoBERTa's positions: they begin after the padding id, and padding tokens that a text spells do not count."""
+        """Return RoBERTa's positions: they begin after the padding id; padding that a text spells does not count."""
         is_padding_T = token_ids_T == self.position_offset - 1
         passed_T1 = F.pad(is_padding_T.cumsum(0), (1, 0))
         before_T = passed_T1[1:] - passed_T1[layout.boundaries[layout.sentence_T]]
@@ -101,7 +102,7 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(config.dropout if config.attention_output_dropout else 0.0)
 
     def forward(self, hidden_TD: Tensor, layout: Layout, causal: bool, first_only: bool = False) -> Tensor:
-        """Returns hidden_TD, with ``first_only`` hidden_BD: the first token's row of each sentence."""
+        """Return hidden_TD, with ``first_only`` hidden_BD: the first token's row of each sentence."""
         dropout = self.attention_dropout if self.training else 0.0
         context = ops.attention(hidden_TD, self.project, self.heads, layout, causal, dropout, first_only)
         hidden = layout.first(hidden_TD) if first_only else hidden_TD
@@ -127,7 +128,7 @@ class OneVectorAttention(nn.Module):
         self.dropout = Dropout(config.dropout if config.attention_output_dropout else 0.0)
 
     def forward(self, hidden_TD: Tensor, sentence_BD: Tensor, layout: Layout) -> Tensor:
-        """hidden_TD: the decoder's tokens. sentence_BD: one vector per sentence of ``layout``."""
+        """Return hidden_TD. hidden_TD: the decoder's tokens. sentence_BD: one vector per sentence of ``layout``."""
         dropout = self.attention_dropout if self.training else 0.0
         out_TD = ops.one_vector_attention(self.value(sentence_BD), self.output, self.heads, layout, dropout)
         return self.norm(hidden_TD + self.dropout(out_TD, layout))
@@ -165,7 +166,7 @@ class Layer(nn.Module):
         sentence_BD: Tensor | None = None,
         first_only: bool = False,
     ) -> Tensor:
-        """Returns hidden_TD, with ``first_only`` hidden_BD: of the other tokens only keys and values are computed."""
+        """Return hidden_TD, with ``first_only`` hidden_BD: of the other tokens only keys and values are computed."""
         hidden_TD = self.attention(hidden_TD, layout, causal, first_only)
         if cross is not None and sentence_BD is not None:
             hidden_TD = cross(hidden_TD, sentence_BD, layout)
@@ -183,9 +184,9 @@ class Bert(nn.Module):
         initialise(self, config.initializer_range, seed)
 
     def set_dropout(self, dropout: float | None = None, attention_dropout: float | None = None) -> None:
-        """Changes the dropout probabilities of all layers, and of the config; None leaves one as it is.
+        """Change the dropout probabilities of all layers, and of the config; None leaves one as it is.
 
-        Call it before a `TSDAE` is built on this encoder: the decoder's own blocks take theirs from the config.
+        Call it before a `TSDAE` is built on this encoder: the decoder's cross-attention takes its own from the config.
         """
         config = self.config
         self.config = replace(
@@ -200,14 +201,14 @@ class Bert(nn.Module):
             layer.attention.dropout.p = self.config.dropout if self.config.attention_output_dropout else 0.0
             layer.feed_forward.dropout.p = self.config.dropout
 
-    def set_words(self, weight_VD: Tensor) -> None:
-        """Gives it another word-embedding matrix, of as many words as it has rows; before a `TSDAE` is built on it."""
+    def set_word_embeddings(self, weight_VD: Tensor) -> None:
+        """Replace the word-embedding matrix, by one of any number of rows; before a `TSDAE` is built on it."""
         self.embeddings.words = ops.WordEmbeddings(*weight_VD.shape)
         self.embeddings.words.weight = nn.Parameter(weight_VD)
         self.config = replace(self.config, vocabulary_size=len(weight_VD))
 
     def check_length(self, packed: Packed[Tensor]) -> None:
-        """ValueError if a sentence is longer than the position table."""
+        """Raise ValueError if a sentence is longer than the position table."""
         if packed.longest > self.config.longest_sentence:
             raise ValueError(
                 f"a sentence has {packed.longest} tokens, the position table allows {self.config.longest_sentence}; "
@@ -215,8 +216,9 @@ class Bert(nn.Module):
             )
 
     def forward(self, packed: Packed[Tensor], layout: Layout | None = None, first_only: bool = False) -> Tensor:
-        """packed: B sentences. Returns hidden_TD, one row per token; with ``first_only`` one row per sentence, that of
-        its first token, for which the last layer has less to compute. ValueError if a sentence is too long.
+        """Return hidden_TD, one row per token of ``packed``; ValueError if a sentence is too long.
+
+        first_only: return hidden_BD, the row of each sentence's first token, for which the last layer has less to do.
         """
         self.check_length(packed)
         layout = layout or ops.layout_of(packed)
@@ -226,28 +228,6 @@ class Bert(nn.Module):
             hidden_TD = layer(hidden_TD, layout)
         hidden_TD = last(hidden_TD, layout, first_only=first_only)
         return hidden_TD if first_only else layout.tokens(hidden_TD)
-
-
-@dataclass
-class Pretrained:
-    """What a model folder holds, and what is written back to one (see `hub.conversion`).
-
-    bert: the encoder. model_type: its family; by default the first that has such a shape. raw_config: config.json as
-    it was read. head: state of a `LanguageModelHead`, or None.
-    pooler: weights kept aside, under their own names, to be written back unchanged.
-    ValueError for a shape that no family has: better here than when a trained model is to be saved.
-    """
-
-    bert: Bert
-    model_type: str = ""
-    head: dict[str, Tensor] | None = None
-    pooler: dict[str, Tensor] = field(default_factory=dict)
-    raw_config: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        from tsdae.hub.conversion import check_family
-
-        self.model_type = check_family(self.bert, self.model_type)
 
 
 class LanguageModelHead(nn.Module):
@@ -264,19 +244,19 @@ class LanguageModelHead(nn.Module):
         initialise(self, config.initializer_range, seed)
 
     def features(self, hidden_TD: Tensor) -> Tensor:
-        """head(h_t), what E is multiplied with: [T, D]."""
+        """Return head(h_t), which is multiplied with E: [T, D]."""
         return self.norm(F.gelu(self.transform(hidden_TD)))
 
     def forward(self, hidden_TD: Tensor, embedding_VD: Tensor) -> Tensor:
-        """Returns logits_TV."""
+        """Return logits_TV."""
         return F.linear(self.features(hidden_TD), embedding_VD, self.bias)
 
 
 def initialise(module: nn.Module, initializer_range: float, seed: int) -> None:
-    """Weights from normal(0, initializer_range), biases zero, layer norms one: the start of BERT's own code.
+    """Draw weights from normal(0, initializer_range) and set biases to zero, as BERT's own code does.
 
-    Draws from a generator of its own, so that the values do not depend on PyTorch's global random state. Modules
-    without memory (device "meta") are left as they are.
+    The generator is its own, so that the values do not depend on PyTorch's global random state. Layer norms start as
+    PyTorch makes them. Modules without memory (device "meta") are left as they are.
     """
     if next(module.parameters()).is_meta:
         return
@@ -287,3 +267,25 @@ def initialise(module: nn.Module, initializer_range: float, seed: int) -> None:
                 part.weight.normal_(0.0, initializer_range, generator=generator)
             if isinstance(part, nn.Linear):
                 part.bias.zero_()
+
+
+@dataclass
+class Pretrained:
+    """A BERT with all else of the model folder that it was read from, to be written back (see `hub.conversion`).
+
+    model_type: its family, such as "roberta"; by default the first that has such a shape.
+    head: state of a `LanguageModelHead`, or None. pooler: weights that are not used here, under their own names.
+    raw_config: config.json as it was read.
+    ValueError for a shape that no family has: better here than when a trained model is to be saved.
+    """
+
+    bert: Bert
+    model_type: str = ""
+    head: dict[str, Tensor] | None = None
+    pooler: dict[str, Tensor] = field(default_factory=dict)
+    raw_config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from tsdae.hub.conversion import check_family
+
+        self.model_type = check_family(self.bert, self.model_type)

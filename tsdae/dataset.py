@@ -21,7 +21,7 @@ from tsdae.utils.rng import keyed, permuted
 
 NOISED_AT_ONCE = 1024  # sentences
 TOKENS_AT_ONCE = 2**20  # but no more tokens than these, unless one batch has more: lines may be a megabyte long
-ORDER = 0x0DE2  # a word in the key that sets the draws of the order apart from those of the noise
+ORDER = 0x0DE2  # a part of the key: the order has draws of its own, apart from those of the noise
 
 
 class Pair(NamedTuple):
@@ -87,7 +87,7 @@ class DenoisingDataset:
 
     @property
     def truncated(self) -> int:
-        """Return how many sentences are longer than ``max_length`` and lose their end."""
+        """Return how many sentences are longer than ``max_length`` and will be cut."""
         return self.corpus.longer_than(self.max_length)
 
     def noised(
@@ -97,22 +97,22 @@ class DenoisingDataset:
 
         view: which of several noisings, each with draws of its own. step_B: optimiser steps done at each row; None: 0.
         """
+        vocabulary, max_length = self.vocabulary, self.max_length
         clean, word_T = self.corpus.rows(row_B)
         draw = Draw(self.seed, epoch_B, row_B, clean, word_T, view, step_B)
-        noisy = self.noise(clean, word_T, draw, self.noise_ratio, self.vocabulary)
+        noisy = self.noise(clean, word_T, draw, self.noise_ratio, vocabulary)
         if self.noise not in NOISES.values():
-            check_noise(noisy, clean, self.vocabulary)
-        longest, vocabulary = self.max_length, self.vocabulary
-        return truncate(noisy, longest, vocabulary), truncate(clean, longest, vocabulary)
+            check_noise(noisy, clean, vocabulary)
+        return truncate(noisy, max_length, vocabulary), truncate(clean, max_length, vocabulary)
 
     def batch(self, epoch_B: np.ndarray, row_B: np.ndarray, views: int = 1) -> Batch:
         """Return the `Batch` of these rows, on the CPU, with so many noisings of each."""
-        return next(self._cut(epoch_B, row_B, len(row_B), views))
+        return next(self._batches_of(epoch_B, row_B, len(row_B), views))
 
-    def _cut(
+    def _batches_of(
         self, epoch_B: np.ndarray, row_B: np.ndarray, batch_size: int, views: int, step_B: np.ndarray | None = None
     ) -> Iterator[Batch]:
-        """These rows noised at once, in batches of ``batch_size``."""
+        """Noise these rows all at once, and yield them in batches of ``batch_size``."""
         noisy, target = self.noised(epoch_B, row_B, 0, step_B)
         more = [self.noised(epoch_B, row_B, view, step_B)[0] for view in range(1, views)]
         for parts in zip(*(packed.split(batch_size) for packed in (noisy, target, *more)), strict=True):
@@ -129,11 +129,11 @@ class DenoisingDataset:
         at_once = max(1, NOISED_AT_ONCE // batch_size) * batch_size
         while True:
             epoch_B, row_B = self.order(position, at_once)
-            tokens_B = np.cumsum(self.corpus.boundaries[row_B + 1] - self.corpus.boundaries[row_B])
-            fitting = int(np.searchsorted(tokens_B, TOKENS_AT_ONCE, side="right")) // batch_size * batch_size
-            count = max(batch_size, fitting)
+            tokens_so_far_B = np.cumsum(self.corpus.boundaries[row_B + 1] - self.corpus.boundaries[row_B])
+            fitting = int(np.searchsorted(tokens_so_far_B, TOKENS_AT_ONCE, side="right"))
+            count = max(1, fitting // batch_size) * batch_size
             step_B = np.arange(position, position + count) // (step_size or batch_size)
-            yield from self._cut(epoch_B[:count], row_B[:count], batch_size, views, step_B)
+            yield from self._batches_of(epoch_B[:count], row_B[:count], batch_size, views, step_B)
             position += count
 
     def order(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +168,7 @@ class DenoisingDataset:
 
 
 def check_lengths_and_words(max_length: int, words: str | None) -> None:
-    """ValueError for a ``max_length`` that holds no sentence, or a definition of words that does not exist.
+    """Raise ValueError for a ``max_length`` that holds no sentence, or a definition of words that does not exist.
 
     words: None: not asked for.
     """
@@ -188,7 +188,7 @@ def find_noise(name: str) -> Noise:
 
 
 def check_noise(noisy: object, clean: Packed[np.ndarray], vocabulary: Vocabulary) -> None:
-    """ValueError if a user's noise returned no sound batch; called in each, so that none trains on garbage."""
+    """Raise ValueError if a user's noise did not return a sound batch; called for each, so that none is trained on."""
     if not isinstance(noisy, Packed):
         raise ValueError(f"the noise must return a Packed, it returned {type(noisy).__name__}")
     if len(noisy) != len(clean) or noisy.lengths_B.min() < 1 or noisy.boundaries[-1] != noisy.token_count:

@@ -1,11 +1,12 @@
 """The sentence encoder: tokenizer, BERT and pooling; what remains when the decoder is thrown away.
 
-# B sentences, T packed tokens, L padded length, D width
+# B sentences, T packed tokens, L padded length, D hidden size
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tsdae.packing import Layout, Packed, ranges
 from tsdae.text.tokenization import texts_of, token_ids, vocabulary_of
 from tsdae.utils.checks import check_range
 
-# What loads, saves and shows progress is imported where it is called: an encoder that is only used needs none of it.
+# Files that load, save and show progress are imported where they are called: an encoder that is only used needs none.
 POOLINGS = ("cls", "mean", "max")
 
 
@@ -35,26 +36,6 @@ def pool(hidden_TD: Tensor, layout: Layout, pooling: str) -> Tensor:
     if pooling == "mean":
         return hidden_BLD.sum(1) / layout.lengths_B[:, None]
     return hidden_BLD.masked_fill(~layout.real_BL[:, :, None], float("-inf")).max(1).values
-
-
-def check_finite(vectors_BD: np.ndarray, sentences: Sequence[str]) -> None:
-    """Raise ValueError, with its sentence, for the first vector that holds NaN or infinity."""
-    wrong_B = ~np.isfinite(vectors_BD).all(1)
-    if wrong_B.any():
-        row = int(wrong_B.argmax())
-        raise ValueError(
-            f"the vector of sentence {row} is not finite ({wrong_B.sum()} of {len(wrong_B)} are not): "
-            f"{sentences[row][:80]!r}, or another of its batch; are weights or settings broken, the precision too low?"
-        )
-
-
-def _extended(table: Tensor, size: int, rows: dict[int, list[int]]) -> Tensor:
-    """Return ``table`` with at least ``size`` rows; each row of ``rows`` is the mean of the rows named for it."""
-    extended = table.detach().new_zeros(max(size, len(table)), *table.shape[1:])
-    extended[: len(table)] = table.detach()
-    for row, pieces in rows.items():
-        extended[row] = table.detach()[pieces].mean(0)
-    return extended
 
 
 class SentenceEncoder(nn.Module):
@@ -91,17 +72,64 @@ class SentenceEncoder(nn.Module):
                 f"the tokenizer has ids up to {self.vocabulary.size - 1}, "
                 f"the model has {config.vocabulary_size} word embeddings"
             )
-        longest = config.longest_sentence
-        check_range(
-            "max_length",
-            longest if max_length is None else max_length,
-            f"[3, {longest}]",
-            f"the model has {longest} positions",
-        )
         self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
-        self.max_length = max_length or config.longest_sentence
-        self.include_prompt = True  # like the next, nothing here uses it: it is written back to a model folder
+        longest = config.longest_sentence
+        self.max_length = longest if max_length is None else max_length
+        check_range("max_length", self.max_length, f"[3, {longest}]", f"the model has {longest} positions")
+        # Settings of sentence-transformers that nothing here uses, to be written back by `save_pretrained`.
+        self.include_prompt = True
         self.described: dict[str, Any] = {}  # config_sentence_transformers.json: prompts, similarity
+
+    def forward(self, packed: Packed[Tensor]) -> Tensor:
+        """Return sentence_BD, not normalised, of B sentences as token ids."""
+        layout = ops.layout_of(packed)
+        if self.pooling == "cls":
+            return self.bert(packed, layout, first_only=True)
+        return pool(self.bert(packed, layout), layout, self.pooling)
+
+    def encode(
+        self,
+        sentences: Iterable[str],
+        batch_size: int = 64,
+        normalize: bool | None = None,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """Return the vectors of sentences, float32 [B, D], in the order given; without autocast or dropout.
+
+        batch_size: sentences at a time. normalize: to length 1; None: what the folder says.
+        Longer sentences are cut to ``max_length`` tokens. ValueError if ``sentences`` is one string, and for the first
+        sentence whose vector is not finite.
+        """
+        from tsdae.utils.progress import progress_bar
+
+        sentences = texts_of(sentences)
+        check_range("batch_size", batch_size, "[1, inf)")
+        vectors = np.empty((len(sentences), self.bert.config.width), dtype=np.float32)
+        if len(sentences) == 0:
+            return vectors
+        normalize = self.normalize if normalize is None else normalize
+        tokens = token_ids(sentences, self.tokenizer, self.max_length)
+        device = next(self.parameters()).device
+        longest_first = np.argsort(-tokens.lengths_B, kind="stable")  # batches of like length need little padding
+        with evaluating(self), progress_bar(len(tokens), "encoding", " sentences", show_progress) as bar:
+            for start in range(0, len(tokens), batch_size):
+                rows_B = longest_first[start : start + batch_size]
+                lengths_B = tokens.lengths_B[rows_B]
+                ids_T = tokens.token_ids_T[ranges(tokens.boundaries[rows_B], lengths_B)]
+                sentence_BD = self(Packed.from_lengths(ids_T, lengths_B).to(device)).float()
+                if normalize:
+                    sentence_BD = F.normalize(sentence_BD, dim=1)
+                vectors[rows_B] = sentence_BD.cpu().numpy()
+                bar.update(len(rows_B))
+        check_finite(vectors, sentences)
+        return vectors
+
+    def head(self, seed: int = 0) -> LanguageModelHead:
+        """Return the language-model head of the pretrained weights, or a new one drawn from ``seed``."""
+        head = LanguageModelHead(self.bert.config, seed)
+        if self.pretrained.head is not None:
+            head.load_state_dict(self.pretrained.head)
+        return head
 
     @classmethod
     def from_pretrained(
@@ -183,71 +211,40 @@ class SentenceEncoder(nn.Module):
         self.vocabulary = vocabulary_of(self.tokenizer)
         if pieces:
             rows = {self.tokenizer.convert_tokens_to_ids(word): ids for word, ids in pieces.items()}
-            self.bert.set_words(_extended(self.bert.embeddings.words.weight, self.vocabulary.size, rows))
+            self.bert.set_word_embeddings(_extended(self.bert.embeddings.words.weight, self.vocabulary.size, rows))
             if self.pretrained.head is not None:
                 bias_V = _extended(self.pretrained.head["bias"], self.vocabulary.size, rows)
                 self.pretrained.head = self.pretrained.head | {"bias": bias_V}
         return list(pieces)
 
-    def head(self, seed: int = 0) -> LanguageModelHead:
-        """Return the language-model head of the pretrained weights, or a new one drawn from ``seed``."""
-        head = LanguageModelHead(self.bert.config, seed)
-        if self.pretrained.head is not None:
-            head.load_state_dict(self.pretrained.head)
-        return head
 
-    def forward(self, packed: Packed[Tensor]) -> Tensor:
-        """Return sentence_BD, not normalised, of B sentences as token ids."""
-        layout = ops.layout_of(packed)
-        if self.pooling == "cls":
-            return self.bert(packed, layout, first_only=True)
-        return pool(self.bert(packed, layout), layout, self.pooling)
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Compute without dropout, gradients or autocast in this context; leave the module's mode as it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(next(module.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        module.train(was_training)
 
-    def encode(
-        self,
-        sentences: Iterable[str],
-        batch_size: int = 64,
-        normalize: bool | None = None,
-        show_progress: bool = False,
-    ) -> np.ndarray:
-        """Return the vectors of sentences, float32 [B, D], in the order given; without autocast or dropout.
 
-        batch_size: sentences at a time. normalize: to length 1; None: what the folder says.
-        Longer sentences are cut to ``max_length`` tokens. ValueError if ``sentences`` is one string, and for the first
-        sentence whose vector is not finite.
-        """
-        sentences = texts_of(sentences)
-        check_range("batch_size", batch_size, "[1, inf)")
-        if len(sentences) == 0:
-            return np.zeros((0, self.bert.config.width), dtype=np.float32)
-        tokens = token_ids(sentences, self.tokenizer, self.max_length)
-        was_training = self.training
-        self.eval()
-        try:
-            normalize = self.normalize if normalize is None else normalize
-            vectors = self._encode(tokens, batch_size, normalize, show_progress)
-        finally:
-            self.train(was_training)
-        check_finite(vectors, sentences)
-        return vectors
+def check_finite(vectors_BD: np.ndarray, sentences: Sequence[str]) -> None:
+    """Raise ValueError, with its sentence, for the first vector that holds NaN or infinity."""
+    wrong_B = ~np.isfinite(vectors_BD).all(1)
+    if wrong_B.any():
+        row = int(wrong_B.argmax())
+        raise ValueError(
+            f"the vector of sentence {row} is not finite ({wrong_B.sum()} of {len(wrong_B)} are not): "
+            f"{sentences[row][:80]!r}, or another of its batch; are weights or settings broken, the precision too low?"
+        )
 
-    @torch.inference_mode()
-    def _encode(self, tokens: Packed[np.ndarray], batch_size: int, normalize: bool, show_progress: bool) -> np.ndarray:
-        """`encode` after tokenisation, in evaluation mode."""
-        from tsdae.utils.progress import progress_bar
 
-        device = next(self.parameters()).device
-        longest_first = np.argsort(-tokens.lengths_B, kind="stable")  # batches of like length need little padding
-        vectors = np.empty((len(tokens), self.bert.config.width), dtype=np.float32)
-        bar = progress_bar(len(tokens), "encoding", " sentences", show_progress)
-        with bar, torch.autocast(device.type, enabled=False):
-            for start in range(0, len(tokens), batch_size):
-                rows_B = longest_first[start : start + batch_size]
-                lengths_B = tokens.lengths_B[rows_B]
-                ids_T = tokens.token_ids_T[ranges(tokens.boundaries[rows_B], lengths_B)]
-                sentence_BD = self(Packed.from_lengths(ids_T, lengths_B).to(device)).float()
-                if normalize:
-                    sentence_BD = F.normalize(sentence_BD, dim=1)
-                vectors[rows_B] = sentence_BD.cpu().numpy()
-                bar.update(len(rows_B))
-        return vectors
+def _extended(table: Tensor, size: int, rows: dict[int, list[int]]) -> Tensor:
+    """Return ``table`` with at least ``size`` rows; each row of ``rows`` is the mean of the rows named for it."""
+    extended = table.detach().new_zeros(max(size, len(table)), *table.shape[1:])
+    extended[: len(table)] = table.detach()
+    for row, pieces in rows.items():
+        extended[row] = table.detach()[pieces].mean(0)
+    return extended

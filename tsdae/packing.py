@@ -1,4 +1,4 @@
-"""Several sentences laid end to end, without padding (DESIGN: "no padding").
+"""Several sentences laid end to end, without padding.
 
 A padded batch of 64 short sentences is mostly padding, and every layer but attention works row by row. So a batch
 is kept *packed*: one row per real token, and the boundaries of the sentences. Only attention and pooling look at
@@ -37,7 +37,7 @@ class Packed(Generic[Array]):
 
     @staticmethod
     def from_lists(sentences: Sequence[Sequence[int] | np.ndarray]) -> Packed[np.ndarray]:
-        """Packs B >= 1 non-empty lists of token ids."""
+        """Pack B >= 1 lists of token ids; ValueError if there are none, or one of them is empty."""
         lengths = [len(sentence) for sentence in sentences]
         if not lengths or min(lengths) == 0:
             raise ValueError("a packed batch needs at least one sentence, and each at least one token")
@@ -46,13 +46,13 @@ class Packed(Generic[Array]):
 
     @staticmethod
     def from_lengths(token_ids_T: np.ndarray, lengths_B: np.ndarray) -> Packed[np.ndarray]:
-        """Packs ids that already lie end to end; ``lengths_B`` says how many tokens each sentence has."""
+        """Pack ids that are end to end already; lengths_B: tokens of each sentence."""
         boundaries = np.zeros(len(lengths_B) + 1, dtype=np.int64)
         np.cumsum(lengths_B, out=boundaries[1:])
         return Packed(token_ids_T, boundaries, int(lengths_B.max()))
 
     def to(self, device: torch.device | str) -> Packed[Tensor]:
-        """The same sentences as tensors on ``device``."""
+        """Return the same sentences as tensors on ``device``."""
         token_ids_T, boundaries = torch.as_tensor(self.token_ids_T), torch.as_tensor(self.boundaries)
         # From page-locked memory the copy runs beside what the device is doing; from other memory it must not.
         beside = torch.device(device).type == "cuda" and token_ids_T.device.type == "cpu"
@@ -66,7 +66,7 @@ class Packed(Generic[Array]):
 
     @property
     def token_count(self) -> int:
-        """T, known on the host."""
+        """Return T, known on the host."""
         return len(self.token_ids_T)
 
     @property
@@ -74,31 +74,31 @@ class Packed(Generic[Array]):
         return self.boundaries[1:] - self.boundaries[:-1]
 
     def sentences(self) -> Iterator[list[int]]:
-        """The token ids of each sentence in turn, for reading."""
+        """Yield the token ids of each sentence."""
         for start, end in zip(self.boundaries[:-1].tolist(), self.boundaries[1:].tolist(), strict=True):
             yield self.token_ids_T[start:end].tolist()
 
     def split(self: Packed[np.ndarray], size: int) -> Iterator[Packed[np.ndarray]]:
-        """The sentences in groups of ``size``, the last one perhaps smaller; nothing is copied."""
+        """Yield the sentences in groups of ``size``, the last one perhaps smaller; nothing is copied."""
         longest_G = np.maximum.reduceat(self.lengths_B, np.arange(0, len(self), size)).tolist()
         for group, longest in enumerate(longest_G):
             boundaries = self.boundaries[group * size : (group + 1) * size + 1]
             yield Packed(self.token_ids_T[boundaries[0] : boundaries[-1]], boundaries - boundaries[0], longest)
 
     def without_last(self: Packed[Tensor]) -> Packed[Tensor]:
-        """Every sentence without its last token: what a decoder reads (it has nothing to predict after the end)."""
+        """Return what a decoder reads: every sentence without its last token, after which nothing is to predict."""
         return self._drop_one_token(first_kept=0)
 
     def without_first(self: Packed[Tensor]) -> Packed[Tensor]:
-        """Every sentence without its first token: what a decoder has to predict, row for row with `without_last`."""
+        """Return what a decoder has to predict: every sentence without its first token, row for row `without_last`."""
         return self._drop_one_token(first_kept=1)
 
     def _drop_one_token(self: Packed[Tensor], first_kept: int) -> Packed[Tensor]:
-        sentence_index_B = torch.arange(len(self) + 1, device=self.boundaries.device)
-        boundaries = self.boundaries - sentence_index_B  # each earlier sentence has lost one token
-        kept = Layout(boundaries, self.token_count - len(self), self.longest - 1)
-        rows_T = torch.arange(kept.token_count, device=self.boundaries.device) + kept.sentence_T + first_kept
-        return Packed(self.token_ids_T.index_select(0, rows_T), boundaries, self.longest - 1)
+        device = self.boundaries.device
+        boundaries = self.boundaries - torch.arange(len(self) + 1, device=device)  # earlier sentences lost one each
+        shorter = Layout(boundaries, self.token_count - len(self), self.longest - 1)
+        rows_T = torch.arange(shorter.token_count, device=device) + shorter.sentence_T + first_kept
+        return Packed(self.token_ids_T.index_select(0, rows_T), boundaries, shorter.longest)
 
 
 class Batch(NamedTuple):
@@ -122,7 +122,7 @@ class Batch(NamedTuple):
 
     @property
     def reconstructed(self) -> int:
-        """Return how many tokens the decoder has to predict: all but the first of each sentence."""
+        """Return the number of tokens that the decoder has to predict: all but the first of each sentence."""
         return self.target.token_count - len(self.target)
 
     @classmethod
@@ -142,12 +142,15 @@ class Batch(NamedTuple):
 
 
 class Layout:
-    """Where each packed row stands in the padded tensor [B, L, X]: the way there and back.
+    """The sentence and place of each packed row, and the way to the padded tensor [B, L, X] and back.
 
     Built once a batch and handed to every layer. Nothing in it waits for the device.
 
-    A layout may have a few spare rows behind those of the tokens (``rows``; see `ops.layout_of`). They are dropped
-    where sentences are padded or pooled, and no loss sees them.
+    batch: B. longest: L. sentence_T, position_T: the sentence of each row, and its place in it from 0.
+    rows: of a packed tensor, T, or more by a few spare ones after those of the tokens (see `ops.layout_of`). They are
+        dropped where sentences are padded or pooled, and no loss sees them.
+    is_full: all sentences are equally long, so that nothing has to be padded.
+    cache: what operations compute once for all layers (see `ops`).
     """
 
     def __init__(self, boundaries: Tensor, token_count: int, longest: int, rows: int | None = None) -> None:
@@ -159,56 +162,53 @@ class Layout:
         sentence_T = torch.repeat_interleave(sentences, self.lengths_B, output_size=token_count)
         position_T = torch.arange(token_count, device=boundaries.device) - boundaries.index_select(0, sentence_T)
         self.sentence_T, self.position_T = self.with_spare_rows(sentence_T), self.with_spare_rows(position_T)
-        self.kept: dict[str, object] = {}  # what operations keep for this batch (see `ops`)
-        self.is_full = token_count == self.rows == self.batch * self.longest  # all equally long: nothing to pad
+        self.cache: dict[str, Any] = {}
+        self.is_full = token_count == self.rows == self.batch * self.longest
 
     @classmethod
     def of(cls, packed: Packed[Tensor]) -> Layout:
-        """One row a token."""
+        """Return the layout without spare rows, one row a token."""
         return cls(packed.boundaries, packed.token_count, packed.longest)
 
     def with_spare_rows(self, values_T: Tensor) -> Tensor:
-        """Appends a zero for each row that is no token."""
+        """Append a zero for each row that is no token."""
         return F.pad(values_T, (0, self.rows - self.token_count)) if self.rows > self.token_count else values_T
 
     def tokens(self, rows_TX: Tensor) -> Tensor:
-        """Drops the rows that are no tokens."""
+        """Drop the rows that are no tokens."""
         return rows_TX.narrow(0, 0, self.token_count)
 
     def first(self, rows_TX: Tensor) -> Tensor:
-        """The first row of each sentence, [B, X]."""
+        """Return the first row of each sentence, [B, X]."""
         return rows_TX.index_select(0, self.boundaries[:-1])
 
     @cached_property
     def slot_T(self) -> Tensor:
-        """The row of each token in the padded tensor, flattened to [B * L, X]."""
+        """Return the row of each token in the padded tensor, flattened to [B * L, X]."""
         return self.sentence_T * self.longest + self.position_T
 
     @cached_property
     def real_BL(self) -> Tensor:
-        """bool, True where the padded tensor holds a token."""
+        """Return bool, True where the padded tensor holds a token."""
         return torch.arange(self.longest, device=self.boundaries.device) < self.lengths_B[:, None]
 
     @cached_property
     def earlier_LL(self) -> Tensor:
-        """bool, True where a token (row) may attend to itself and those before it."""
+        """Return bool, True where a token (row) may attend to one (column): to itself and those before it."""
         return torch.ones(self.longest, self.longest, dtype=torch.bool, device=self.boundaries.device).tril()
 
     @cached_property
     def causal_bias_LL(self) -> Tensor:
-        """What a causal mask adds to the scores: 0 where attention is allowed, else -inf."""
-        return torch.zeros(self.earlier_LL.shape, device=self.earlier_LL.device).masked_fill_(
-            ~self.earlier_LL, float("-inf")
-        )
+        """Return what a causal mask adds to the scores: 0 where attention is allowed, else -inf."""
+        return _bias(self.earlier_LL)
 
     @cached_property
     def padding_bias_BL(self) -> Tensor:
-        """What the padding adds to the scores: 0 for tokens, else -inf."""
-        bias_BL = torch.zeros(self.real_BL.shape, device=self.boundaries.device)
-        return bias_BL.masked_fill_(~self.real_BL, float("-inf"))
+        """Return what the padding adds to the scores: 0 for tokens, else -inf."""
+        return _bias(self.real_BL)
 
     def pad(self, rows_TX: Tensor) -> Tensor:
-        """[T, X] to [B, L, X]; the padding is zero."""
+        """Return [T, X] as [B, L, X]; the padding is zero."""
         if self.is_full:
             return rows_TX.reshape(self.batch, self.longest, *rows_TX.shape[1:])
         flat = rows_TX.new_zeros(self.batch * self.longest, *rows_TX.shape[1:])
@@ -216,14 +216,18 @@ class Layout:
         return flat.view(self.batch, self.longest, *rows_TX.shape[1:])
 
     def unpad(self, rows_BLX: Tensor) -> Tensor:
-        """[B, L, X] to [T, X]; what stood in the padding is dropped."""
+        """Return [B, L, X] as [T, X]; the padding is dropped."""
         flat = rows_BLX.reshape(self.batch * self.longest, *rows_BLX.shape[2:])
         # index_select, not flat[slot_T]: the backward of advanced indexing is not reproducible on threaded CPUs.
         return flat if self.is_full else flat.index_select(0, self.slot_T)
 
 
+def _bias(allowed: Tensor) -> Tensor:
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+
+
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])`` without the loop."""
+    """Return ``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])``, without the loop."""
     ends = np.cumsum(lengths)
     shift = np.repeat(starts - (ends - lengths), lengths)
     return cast(np.ndarray, np.arange(len(shift)) + shift)

@@ -16,7 +16,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.commands.settings import ReconstructConfig
 from tsdae.config import DataConfig, MethodConfig
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
-from tsdae.encoder import SentenceEncoder
+from tsdae.encoder import SentenceEncoder, evaluating
 from tsdae.hub.model_folder import encoder_folder
 from tsdae.noise import NOISES
 from tsdae.packing import Packed
@@ -107,14 +107,9 @@ def rebuild(model: TSDAE, dataset: DenoisingDataset, row: int, noisings: int) ->
     inputs = [target, *noisy.sentences()][: 1 + noisings]
     device = next(model.parameters()).device
     source, clean = (Packed.from_lists(lists).to(device) for lists in (inputs, [target] * len(inputs)))
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            sentence_BD = model.encode(source)
-            loss_T = model.token_loss(model.decode(clean, sentence_BD), clean.without_first().token_ids_T)
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        sentence_BD = model.encode(source)
+        loss_T = model.token_loss(model.decode(clean, sentence_BD), clean.without_first().token_ids_T)
     tokenizer, tail = model.encoder.tokenizer, model.encoder.vocabulary.tail
     tokens: list[str] = tokenizer.convert_ids_to_tokens(target[1:])
     read = [decoded(ids[1:-tail], tokenizer, skip_special_tokens=False) for ids in inputs]  # mask tokens are to be seen

@@ -49,7 +49,7 @@ def validate(
     device = next(model.parameters()).device
     metrics: dict[str, float] = {}
     if heldout is not None:
-        totals: dict[str, list[float]] = {}
+        totals: dict[str, list[float]] = {}  # of each term: sum, count, weight
         for start in range(0, len(heldout), batch_size):
             epoch_B, row_B = heldout.order(start, min(batch_size, len(heldout) - start))
             terms = objective(model, heldout.batch(epoch_B, row_B, views_of(objective)).to(device)).terms
@@ -164,15 +164,15 @@ def lower_is_better(name: str) -> bool:
 
 
 def check_names(wanted: dict[str, str | None], measured: list[str]) -> None:
-    """ValueError if a flag names a metric that is not measured. wanted: {flag: name of the metric}."""
+    """Raise ValueError if a flag names a metric that is not measured. wanted: {flag: name of the metric}."""
     for flag, name in wanted.items():
         if name is not None and name not in measured:
             raise ValueError(f"{flag} {name} is not measured; there are {', '.join(measured) or 'no metrics'}")
 
 
-def collapse(measures: dict[str, float]) -> str | None:
+def collapse(metrics: dict[str, float]) -> str | None:
     """Return a warning if all sentences get nearly the same vector, or vectors along one line."""
-    cosine, rank = measures.get("mean_cosine", 0.0), measures.get("effective_rank", math.inf)
+    cosine, rank = metrics.get("mean_cosine", 0.0), metrics.get("effective_rank", math.inf)
     if cosine <= 0.99 and rank >= 2:
         return None
     return (

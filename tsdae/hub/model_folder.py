@@ -1,6 +1,6 @@
 """Model folders: the layout of sentence-transformers, the tokenizer, and where a model is found by its name.
 
-# B sentences, D width
+# B sentences, D hidden size
 """
 
 from __future__ import annotations

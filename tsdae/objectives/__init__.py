@@ -12,7 +12,7 @@ which is called with the model. Optional attributes:
                      needed where a step has several batches or processes
     smallest_batch   sentences that a batch must have; 1
 
-# B sentences, D width
+# B sentences, D hidden size
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Objective = Callable[[TSDAE, Batch], LossSum]
 
 
 def tsdae(model: TSDAE, batch: Batch) -> LossSum:
-    """Return the paper's loss, - sum_t log p(x_t | x_<t, s) over the tokens of the clean sentences."""
+    """Return the paper's loss, - sum_t log p(x_t | x_<t, s) over the tokens of the clean sentences: `TSDAE.forward`."""
     return model(batch)
 
 

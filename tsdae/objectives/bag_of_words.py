@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
 from tsdae.losses import Counts, LossSum
+from tsdae.ops.common import at_least_fp32
 from tsdae.packing import Batch, Layout, Packed
 
 
@@ -26,7 +27,7 @@ class BagOfWords:
     def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
         sentence_T, token_T = _bag(batch.target)
         logits_BV = model.logits(model.encode(batch.noisy))
-        log_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32)).log_softmax(1)
+        log_BV = at_least_fp32(logits_BV).log_softmax(1)
         log_T = log_BV.flatten().index_select(0, sentence_T * log_BV.shape[1] + token_T)
         return LossSum(-log_T.sum(), len(token_T), "words")
 

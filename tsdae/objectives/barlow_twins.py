@@ -1,6 +1,6 @@
 """Barlow Twins (Zbontar et al. 2021, ICML, equation 1) on two noisings of a sentence.
 
-# B sentences, D width
+# B sentences, D hidden size
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import torch
 
 from tsdae.autoencoder import TSDAE
 from tsdae.losses import Counts, LossSum
+from tsdae.ops.common import at_least_fp32
 from tsdae.packing import Batch
 
 
@@ -19,7 +20,7 @@ class BarlowTwins:
 
     No negatives are needed, and no decoder. C is of one batch of one process: give it as many sentences as fit.
 
-    Recipe: batch 64 and more, weight 0.005 (section 2.1), mean. No published figure on STS-B for this form.
+    Recipe: batch 64 and more, weight 0.005 (section 2.1), mean. No published score on STS-B for this form.
     """
 
     views = 2  # noisings of each sentence
@@ -29,16 +30,15 @@ class BarlowTwins:
         self.weight = weight
 
     def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
-        vectors = [model.encode(view) for view in batch.views]
+        vectors = [at_least_fp32(model.encode(view)) for view in batch.views]
         with torch.autocast(vectors[0].device.type, enabled=False):
-            wide = torch.promote_types(vectors[0].dtype, torch.float32)
             first_BD, second_BD = (
-                (each - each.mean(0)) / (each.var(0, unbiased=False) + 1e-5).sqrt()
-                for each in (vector.to(wide) for vector in vectors)
+                (each_BD - each_BD.mean(0)) / (each_BD.var(0, unbiased=False) + 1e-5).sqrt() for each_BD in vectors
             )
-            squared_DD = (first_BD.T @ second_BD / len(first_BD) - torch.eye(first_BD.shape[1]).to(first_BD)).square()
-            own = squared_DD.diagonal().sum()
-            loss = own + self.weight * (squared_DD.sum() - own)
+            correlation_DD = first_BD.T @ second_BD / len(first_BD)
+        squared_DD = (correlation_DD - torch.eye(len(correlation_DD)).to(correlation_DD)).square()
+        diagonal = squared_DD.diagonal().sum()
+        loss = diagonal + self.weight * (squared_DD.sum() - diagonal)
         return LossSum(loss * len(batch.target), len(batch.target), "twins")  # a batch weighs as much as its sentences
 
     def counts(self, batch: Batch) -> Counts:

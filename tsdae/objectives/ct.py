@@ -1,18 +1,14 @@
-"""Contrastive tension with in-batch negatives (Carlsson et al. 2021, ICLR): two encoders agree on a sentence.
-
-# B sentences, D width
-"""
+"""Contrastive tension with in-batch negatives (Carlsson et al. 2021, ICLR): two encoders agree on a sentence."""
 
 from __future__ import annotations
 
 import copy
 
-import torch
 from torch import nn
 
 from tsdae.autoencoder import TSDAE
 from tsdae.losses import Counts, LossSum
-from tsdae.objectives.simcse import pick_own
+from tsdae.objectives.simcse import in_batch_loss
 from tsdae.packing import Batch
 
 
@@ -36,10 +32,7 @@ class ContrastiveTension(nn.Module):
         self.second = copy.deepcopy(model.encoder)
 
     def forward(self, model: TSDAE, batch: Batch) -> LossSum:
-        first_BD, second_BD = model.encode(batch.target), self.second(batch.target)
-        with torch.autocast(first_BD.device.type, enabled=False):
-            wide = torch.promote_types(first_BD.dtype, torch.float32)
-            loss_B = pick_own(first_BD.to(wide), second_BD.to(wide), 1.0, self.training)
+        loss_B = in_batch_loss(model.encode(batch.target), self.second(batch.target), 1.0, self.training)
         return LossSum(loss_B.sum(), len(loss_B), "tension")
 
     def counts(self, batch: Batch) -> Counts:

@@ -1,6 +1,6 @@
 """Adapting a finished sentence model without losing what it knows.
 
-# B sentences, D width
+# B sentences, D hidden size
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What training asks of an objective, and the checks of one that a user has written.
 
-# B sentences, D width
+# B sentences, D hidden size
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def build(objective: Any, model: TSDAE, seed: int = 0) -> Objective:
 
 
 def views_of(objective: Objective) -> int:
-    """How many noisings of each sentence it reads: its attribute ``views``, else one."""
+    """Return how many noisings of each sentence it reads: its attribute ``views``, else one."""
     views: int = getattr(objective, "views", 1)
     return views
 
 
 def try_out(objective: Objective, model: TSDAE, batch: Batch, precision: str = "fp32") -> LossSum:
-    """The loss of one batch, after which no gradient is left; ValueError if it cannot be trained on.
+    """Return the loss of one batch, and leave no gradient; ValueError if it cannot be trained on.
 
     It must be a `LossSum` whose gradient reaches the encoder, and the objective's ``counts``, if it has any, must be
     those of the loss. A module is tried as a copy: it may keep a queue, or count its calls; it has all its parameters
-    before its first call, since the optimiser is given those alone. A note says if the sentence
-    vectors get no gradient: under tying the decoder's own reaches the encoder all the same.
+    before its first call, since the optimiser is given those alone. A note says if the sentence vectors get no
+    gradient: under tying the decoder's own reaches the encoder all the same.
     precision: of the training; "bf16" and "fp16" compute the loss under autocast, as training does.
     """
     from tsdae.utils.progress import print_note
@@ -91,14 +91,14 @@ def _parameters(objective: Objective) -> set[str]:
 
 
 def check_loss(loss: object) -> LossSum:
-    """What an objective has returned; ValueError if it is no LossSum."""
+    """Return what an objective has returned; ValueError if it is no LossSum."""
     if not isinstance(loss, LossSum):
         raise ValueError(f"the objective must return a LossSum, it returned {type(loss).__name__}")
     return loss
 
 
 def check_counts(objective: Any, batches: int) -> None:
-    """ValueError if a step of so many batches cannot be normalised by this objective."""
+    """Raise ValueError if a step of so many batches cannot be normalised by this objective."""
     if batches > 1 and not hasattr(objective, "counts"):
         raise ValueError(
             "with --accumulate above 1, or several processes, an objective needs a function "
@@ -108,14 +108,14 @@ def check_counts(objective: Any, batches: int) -> None:
 
 
 def check_batch_size(objective: Any, size: int, name: str = "the objective") -> None:
-    """ValueError if a batch has fewer sentences than ``objective.smallest_batch``."""
+    """Raise ValueError if a batch has fewer sentences than ``objective.smallest_batch``."""
     smallest: int = getattr(objective, "smallest_batch", 1)
     if size < smallest:
         raise ValueError(f"{name} compares the sentences of a batch: --batch-size must be at least {smallest}")
 
 
 def step_counts(objective: Objective, batches: list[Batch]) -> Counts | None:
-    """The counts of a whole step. None: one batch only, whose own counts are the step's."""
+    """Return the counts of a whole step; None: of one batch only, whose loss has them."""
     check_counts(objective, len(batches))
     counts_of = getattr(objective, "counts", None)
     if counts_of is None:

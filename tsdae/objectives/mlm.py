@@ -1,6 +1,6 @@
 """Masked-language modelling, BERT's own objective and the paper's main baseline; and its sum with TSDAE's.
 
-# B sentences, T packed tokens, C chosen tokens, D width
+# B sentences, T packed tokens, C chosen tokens, D hidden size
 """
 
 from __future__ import annotations
@@ -48,25 +48,27 @@ class MaskedLanguageModel:
         return {"mlm": int(self._chosen_B(batch.target).sum())}
 
     def noised(self, clean: Packed[Tensor], vocabulary: Vocabulary, training: bool) -> tuple[Packed[Tensor], Tensor]:
-        """The sentences as the encoder reads them, and which of their tokens were chosen: their rows, [C]."""
+        """Return the sentences as the encoder reads them, and the rows of their chosen tokens, [C]."""
         if vocabulary.mask_id is None:
             raise ValueError("masked-language modelling needs a mask token, and the tokenizer has none")
         ids_T, device = clean.token_ids_T, clean.token_ids_T.device
-        layout = Layout(clean.boundaries, clean.token_count, clean.longest)
-        place_T, fate_T, other_T = draws(3 * len(ids_T), training, device).view(3, -1)
+        layout = Layout.of(clean)
+        # Of each token: its place in the order of choice, what it becomes if chosen, and by which random token.
+        place_T, fate_T, random_T = draws(3 * len(ids_T), training, device).view(3, -1)
         for special_B in (clean.boundaries[:-1], *(clean.boundaries[1:] - 1 - k for k in range(vocabulary.tail))):
-            place_T[special_B] += 1.0  # comes after all that may be chosen
+            place_T[special_B] += 1.0  # after all that may be chosen
         order_T = place_T.argsort()
-        order_T = order_T[layout.sentence_T[order_T].argsort(stable=True)]  # sentence by sentence, by their draws
-        chosen_C = order_T[layout.position_T < self._chosen_B(clean)[layout.sentence_T]]
+        order_T = order_T[layout.sentence_T[order_T].argsort(stable=True)]  # sentence by sentence, by place
+        chosen_C = order_T[layout.position_T < self._chosen_B(clean)[layout.sentence_T]]  # the first of each sentence
         ordinary = torch.as_tensor(vocabulary.ordinary_ids, device=device)
-        random_C = ordinary[(other_T[chosen_C] * len(ordinary)).long()]
+        random_C = ordinary[(random_T[chosen_C] * len(ordinary)).long()]
         fate_C, clean_C = fate_T[chosen_C], ids_T[chosen_C]
         read_C = torch.where(fate_C < MASKED, vocabulary.mask_id, clean_C)
         read_C = torch.where(fate_C >= 1.0 - RANDOM, random_C, read_C)
         return Packed(ids_T.index_copy(0, chosen_C, read_C), clean.boundaries, clean.longest), chosen_C
 
     def _chosen_B(self, clean: Packed[Tensor]) -> Tensor:
+        """Return how many tokens of each sentence are chosen."""
         lengths_B = clean.lengths_B
         return torch.minimum((self.ratio * lengths_B).round().long().clamp(min=1), lengths_B - 2)
 
@@ -74,7 +76,7 @@ class MaskedLanguageModel:
 class TSDAEAndMLM:
     """J of the paper, and that of masked-language modelling on the clean sentences, weighed alike.
 
-    Recipe: that of TSDAE. No published figure.
+    Recipe: that of TSDAE. No published score.
     """
 
     def __init__(self, ratio: float = 0.15) -> None:

@@ -1,6 +1,6 @@
 """RetroMAE (Xiao, Liu, Shao, Cao 2022, EMNLP): a strong encoder, a decoder of one layer that hardly sees the sentence.
 
-# B sentences, T packed tokens, L padded length, D width, N heads, H head width, C chosen tokens
+# B sentences, T packed tokens, L padded length, D hidden size, N heads, H head width, C chosen tokens
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class RetroMAE(nn.Module):
         return {**self.mlm.counts(batch), "decoder": batch.reconstructed}
 
     def _decode(self, model: TSDAE, ids_T: Tensor, sentence_BD: Tensor, layout: Layout) -> Tensor:
+        """Return hidden_TD of the one decoder layer. In a sentence of L tokens, [L, L] is query by key."""
         attention, embeddings = self.layer.attention, model.encoder.bert.embeddings
         position_TD = embeddings.positions(layout.position_T + embeddings.position_offset)
         query_BLD = layout.pad(sentence_BD.index_select(0, layout.sentence_T) + position_TD)

@@ -1,6 +1,6 @@
 """SimCSE, unsupervised (Gao, Yao, Chen 2021, EMNLP, section 3): dropout is the only noise.
 
-# B sentences, G sentences of all processes, D width
+# B sentences, G sentences of all processes, D hidden size
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import initialise
 from tsdae.losses import Counts, LossSum
+from tsdae.ops.common import at_least_fp32
 from tsdae.packing import Batch
 from tsdae.utils.distributed import all_gather_rows
 
@@ -39,19 +40,21 @@ class SimCSE(nn.Module):
         self.temperature = temperature
 
     def forward(self, model: TSDAE, batch: Batch) -> LossSum:
-        first_BD, second_BD = (self.head(model.encode(batch.target)) for _ in range(2))
-        with torch.autocast(first_BD.device.type, enabled=False):  # cosines near 1 are equal in bfloat16
-            wide = torch.promote_types(first_BD.dtype, torch.float32)
-            first_BD, second_BD = (F.normalize(each.to(wide), dim=1) for each in (first_BD, second_BD))
-            loss_B = pick_own(first_BD, second_BD, 1 / self.temperature, self.training)
+        projected = (self.head(model.encode(batch.target)) for _ in range(2))
+        first_BD, second_BD = (F.normalize(at_least_fp32(each_BD), dim=1) for each_BD in projected)
+        loss_B = in_batch_loss(first_BD, second_BD, 1 / self.temperature, self.training)
         return LossSum(loss_B.sum(), len(loss_B), "contrast")
 
     def counts(self, batch: Batch) -> Counts:
         return {"contrast": len(batch.target)}
 
 
-def pick_own(query_BD: Tensor, key_BD: Tensor, scale: float, gather: bool) -> Tensor:
-    """Return - log softmax_j(scale q_i . k_j)_i over the keys of this process, or with ``gather`` of all: loss_B."""
-    key_GD, own = all_gather_rows(key_BD) if gather else (key_BD, 0)  # in evaluation the others are not there
-    own_B = torch.arange(own, own + len(query_BD), device=query_BD.device)
-    return F.cross_entropy(scale * query_BD @ key_GD.T, own_B, reduction="none")
+def in_batch_loss(query_BD: Tensor, key_BD: Tensor, scale: float, gather: bool) -> Tensor:
+    """Return InfoNCE with in-batch negatives, - log softmax_j(scale q_i . k_j)_i, at least in fp32: loss_B.
+
+    gather: j runs over the keys of all processes, as in training; in evaluation the others are not there.
+    """
+    with torch.autocast(query_BD.device.type, enabled=False):  # cosines near 1 are equal in bfloat16
+        key_GD, first = all_gather_rows(at_least_fp32(key_BD)) if gather else (at_least_fp32(key_BD), 0)
+        own_B = torch.arange(first, first + len(query_BD), device=query_BD.device)
+        return F.cross_entropy(scale * at_least_fp32(query_BD) @ key_GD.T, own_B, reduction="none")

@@ -1,7 +1,7 @@
 """Operations of the model that have a fast version beside the plain one.
 
-Each file begins with what an operation computes, in a few lines of plain PyTorch; the fast version stands below. The
-fast ones run unless `plain` says otherwise:
+``plain_*`` functions are what an operation computes, in a few lines of plain PyTorch; all else in these files is speed.
+The fast versions run unless `plain` says otherwise:
 
     with ops.plain():
         loss = model(batch)

@@ -1,6 +1,6 @@
 """Attention within each sentence of a packed batch, and from every token to its sentence's one vector.
 
-# B sentences, T packed tokens, L padded length, D width, N heads, H head width, R rows [H] of many heads
+# B sentences, T packed tokens, L padded length, D hidden size, N heads, H head width, R rows [H] of many heads
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tsdae.ops.common import computed_again, is_plain, on_cpu
-from tsdae.ops.dropout import mask
+from tsdae.ops.dropout import dropout_mask
 from tsdae.packing import Layout
 
 
@@ -28,7 +28,7 @@ def attention(
     dropout: float = 0.0,
     first_only: bool = False,
 ) -> Tensor:
-    """Every token attends to the tokens of its own sentence; with ``causal`` only to itself and those before it.
+    """Let every token attend to the tokens of its own sentence; with ``causal`` only to itself and those before it.
 
     project: query, key and value in one product, [3 D, D]. dropout: of the attention weights; 0 in evaluation.
     first_only: of each sentence only what its first token gets.
@@ -53,7 +53,7 @@ def plain_attention(
 
 
 def _first_attention(hidden_TD: Tensor, project: nn.Linear, heads: int, layout: Layout, dropout: float) -> Tensor:
-    """Keys and values of all tokens, but one query a sentence."""
+    """Compute keys and values of all tokens, but one query a sentence: context_BD."""
     sizes = [hidden_TD.shape[-1], 2 * hidden_TD.shape[-1]]
     (query_DD, key_value_2DD), (query_D, key_value_2D) = (p.split(sizes) for p in project.parameters())
     query_BNH = F.linear(layout.first(hidden_TD), query_DD, query_D).unflatten(-1, (heads, -1))
@@ -64,10 +64,10 @@ def _first_attention(hidden_TD: Tensor, project: nn.Linear, heads: int, layout: 
 def _attend(
     query_BNLH: Tensor, key_BNLH: Tensor, value_BNLH: Tensor, layout: Layout, causal: bool, dropout: float
 ) -> Tensor:
-    """Scaled dot-product attention within each sentence of padded tensors. Returns context_BNLH.
+    """Return scaled dot-product attention within each sentence of padded tensors: context_BNLH.
 
-    Under a causal mask the padding needs no mask of its own: it stands to the right of every real token, and what
-    its own rows compute is dropped.
+    Under a causal mask the padding needs no mask of its own: it comes after every real token, and what its own rows
+    compute is dropped.
     """
     if dropout and on_cpu(query_BNLH):
         # PyTorch has no kernel for this case on CPUs; what it falls back to takes nearly twice as long (measured).
@@ -86,17 +86,17 @@ def _attend(
 def _attend_with_dropout(
     bias: Tensor, layout: Layout, dropout: float, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
-    """The same with sentences and heads in one axis; bias: what the mask adds to the scores."""
+    """Return the same with sentences and heads in one axis. bias: what the mask adds to the scores."""
     score = torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
     weight = torch.softmax(score, -1, dtype=torch.promote_types(score.dtype, torch.float32))
-    weight = weight * mask(weight, dropout, layout)
+    weight = weight * dropout_mask(weight, dropout, layout)
     return torch.bmm(weight.to(value.dtype), value)
 
 
 def one_vector_attention(
     value_BD: Tensor, output: nn.Linear, heads: int, layout: Layout, dropout: float = 0.0
 ) -> Tensor:
-    """Attention of every token to one key with this value: its weight is 1, or 0 where it is dropped. out_TD.
+    """Let every token attend to one key with this value, by a weight of 1, or 0 where it is dropped: out_TD.
 
     With dropout each head and token drops the weight by itself; the fast version makes one product per sentence and
     head, and adds up those that are kept:  out_t = sum_n m_tn * (W_output,n v_n) + b_output.
@@ -108,7 +108,7 @@ def one_vector_attention(
         return plain_one_vector_attention(value_BD, output, F.dropout(ones_TN, dropout), layout)
     weight_NHD = output.weight.t().unflatten(0, (heads, -1))
     head_out_BND = torch.einsum("bnh,nhd->bnd", value_BD.unflatten(1, (heads, -1)), weight_NHD)
-    kept_BLN = layout.pad(mask(ones_TN.to(head_out_BND.dtype), dropout, layout))
+    kept_BLN = layout.pad(dropout_mask(ones_TN.to(head_out_BND.dtype), dropout, layout))
     return layout.unpad(torch.bmm(kept_BLN, head_out_BND)) + output.bias
 
 
@@ -122,7 +122,7 @@ def plain_one_vector_attention(value_BD: Tensor, output: nn.Linear, weight_TN: T
 
 
 def split_heads(rows_TX: Tensor, parts: int, heads: int, layout: Layout) -> Tensor:
-    """Pads for attention: [T, parts * N * H] to [parts, B, N, L, H].
+    """Return [T, parts * N * H] padded for attention, as [parts, B, N, L, H].
 
     The padding holds finite numbers, whichever, and takes no gradient.
     """
@@ -136,7 +136,7 @@ def split_heads(rows_TX: Tensor, parts: int, heads: int, layout: Layout) -> Tens
 
 
 def join_heads(rows_BNLH: Tensor, layout: Layout) -> Tensor:
-    """The way back, for one part: [B, N, L, H] to [T, N * H]."""
+    """Return one part, [B, N, L, H], packed again as [T, N * H]."""
     heads = rows_BNLH.shape[1]
     if layout.is_full:
         return rows_BNLH.transpose(1, 2).reshape(layout.rows, -1)
@@ -146,9 +146,9 @@ def join_heads(rows_BNLH: Tensor, layout: Layout) -> Tensor:
 
 
 def _head_rows(parts: int, heads: int, layout: Layout) -> _HeadRows:
-    """All layers ask for the same, so it is made once a batch."""
+    """Return the row numbers, made once a batch for all layers."""
     key = f"{parts} parts of {heads} heads"
-    if key not in layout.kept:
+    if key not in layout.cache:
         device = layout.boundaries.device
         part_P111 = torch.arange(parts, device=device)[:, None, None, None]
         head_N1 = torch.arange(heads, device=device)[:, None]
@@ -158,23 +158,22 @@ def _head_rows(parts: int, heads: int, layout: Layout) -> _HeadRows:
         row_TPN = (part_P111[:, 0, 0] * layout.batch + sentence_T11) * heads + head_N1[:, 0]
         padded_TPN = row_TPN * layout.longest + position_T11
         is_token_T = torch.arange(layout.rows, device=device) < layout.token_count
-        layout.kept[key] = _HeadRows(
+        layout.cache[key] = _HeadRows(
             packed_PBNL.flatten(),
             padded_TPN.flatten(),
             layout.real_BL[:, None].expand(packed_PBNL.shape).reshape(-1, 1).float(),
             is_token_T[:, None].expand(-1, parts * heads).reshape(-1, 1).float(),
         )
-    rows = layout.kept[key]
-    assert isinstance(rows, _HeadRows)
+    rows: _HeadRows = layout.cache[key]
     return rows
 
 
 @dataclass(frozen=True, eq=False)
 class _HeadRows:
-    """Where the rows [H] of attention's padded tensor [parts, B, N, L, H] stand in the packed one, [T, parts, N, H].
+    """Row numbers between attention's padded tensor [parts, B, N, L, H] and the packed one, [T, parts, N, H], rows [H].
 
     padded_R: for each row of the padded tensor its number in the packed one, for the padding any.
-    packed_R: the other way round. is_token_*: 1 for rows of tokens, 0 for the padding or what fills a layout up.
+    packed_R: the other way round. is_token_*: 1 for rows of tokens, 0 for the padding or for spare rows.
     """
 
     padded_R: Tensor
@@ -184,8 +183,8 @@ class _HeadRows:
 
 
 class _Moved(torch.autograd.Function):
-    """Rows of a tensor, picked by number. Backwards they are picked as well, and not added up as `index_select` would:
-    no row that counts is picked twice. It takes a quarter of the time.
+    """Rows picked by number, ``there_R``. Backward picks as well, by ``back_R``, and adds nothing up as `index_select`
+    would: no row that counts is picked twice. It takes a quarter of the time.
     """
 
     @staticmethod

@@ -15,7 +15,7 @@ DRAWN_AT_ONCE = 2**18  # elements: a dozen sites of a small batch
 
 
 def dropout(hidden: Tensor, p: float, training: bool, layout: Layout) -> Tensor:
-    """Each element 0 with probability ``p``, else divided by 1 - p; in evaluation as it is.
+    """Return each element as 0 with probability ``p``, else divided by 1 - p; in evaluation as it is.
 
     layout: of the batch, which keeps the masks that are drawn but not used yet.
     """
@@ -23,23 +23,22 @@ def dropout(hidden: Tensor, p: float, training: bool, layout: Layout) -> Tensor:
         return hidden
     if not on_cpu(hidden):
         return F.dropout(hidden, p)
-    return computed_again(bytes_of(hidden), lambda hidden: hidden * mask(hidden, p, layout), hidden)
+    return computed_again(bytes_of(hidden), lambda hidden: hidden * dropout_mask(hidden, p, layout), hidden)
 
 
-def mask(like: Tensor, p: float, layout: Layout) -> Tensor:
-    """A new mask of the shape, type and device of ``like``: 0 with probability ``p``, else 1 / (1 - p).
+def dropout_mask(like: Tensor, p: float, layout: Layout) -> Tensor:
+    """Return a new mask of the shape, type and device of ``like``: 0 with probability ``p``, else 1 / (1 - p).
 
     The fast version takes the multiple of 1/65,536 that is nearest to ``p``, for the scale as well.
     """
     if not on_cpu(like):
         return F.dropout(torch.ones_like(like), p)
-    masks = layout.kept.setdefault("masks", Masks())
-    assert isinstance(masks, Masks)
+    masks: Masks = layout.cache.setdefault("masks", Masks())
     return masks.take(like, p)
 
 
 class Masks:
-    """The masks of one batch."""
+    """The masks of one batch that are drawn already: ``take`` cuts the next one off."""
 
     def __init__(self) -> None:
         self._left: dict[tuple[float, torch.dtype], Tensor] = {}

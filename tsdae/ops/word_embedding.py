@@ -6,7 +6,7 @@ BERT, and the lookups' are nearly all zeros. On a CPU a third of a step goes the
 which is kept from step to step, and no logits are kept. On other devices and under torch.compile the uses are PyTorch's
 own. (The same for every linear layer, used twice, does not pay: measured, see tsdae/README.md.)
 
-# T packed tokens, C tokens of a chunk, D width, V vocabulary
+# T packed tokens, C tokens of a chunk, D hidden size, V vocabulary
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tsdae.ops.common import few_lengths, is_plain, new_lengths_cost, on_cpu
+from tsdae.ops.common import at_least_fp32, few_lengths, is_plain, new_lengths_cost, on_cpu
 
 CHUNK_BYTES = 2**27  # of fp32 logits that exist at a time
 CHUNK_TOKENS = 128  # but at least so many tokens': with fewer, E's gradient is read and written too often
@@ -37,7 +37,7 @@ class Head(Protocol):
 
 
 def cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T: Tensor) -> Tensor:
-    """- log softmax(E . head(h_t)) at target_t, one number per token, at least in fp32: loss_T."""
+    """Return - log softmax(E . head(h_t)) at target_t, one number per token, at least in fp32: loss_T."""
     if is_plain():
         return plain_cross_entropy(hidden_TD, head, words, target_T)
     count = len(target_T)
@@ -48,47 +48,46 @@ def cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T
 
 def plain_cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T: Tensor) -> Tensor:
     logits_TV = head(hidden_TD, words.weight)
-    logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
-    return F.cross_entropy(logits_TV, target_T, reduction="none")
+    return F.cross_entropy(at_least_fp32(logits_TV), target_T, reduction="none")
 
 
 def reclaim_gradients(module: nn.Module) -> None:
-    """After an optimiser step: sets the gradient of every E in the module to None, and keeps its memory on a CPU."""
+    """Set the gradient of every E in the module to None after an optimiser step, and keep its memory on a CPU."""
     for part in module.modules():
         if isinstance(part, WordEmbeddings):
             part.reclaim_gradient()
 
 
 class WordEmbeddings(nn.Embedding):
-    """E, [V, D]. ``forward(ids_T)`` are rows of it; `token_loss` is the softmax over it."""
+    """E, [V, D]: `forward` looks up rows of it, `token_loss` is the cross-entropy of a softmax over it."""
 
     def __init__(self, vocabulary_size: int, width: int) -> None:
         super().__init__(vocabulary_size, width)
         self._workspace = _Workspace()
 
     def forward(self, ids_T: Tensor) -> Tensor:
-        """Rows of E, [T, D]."""
+        """Return rows of E, [T, D]."""
         if not self._collects_gradient():
             return super().forward(ids_T)
         return _Rows.apply(self._workspace.ticket(self.weight), self.weight.detach(), ids_T, self._workspace)
 
     def token_loss(self, hidden_TD: Tensor, bias_V: Tensor, target_T: Tensor) -> Tensor:
-        """``cross_entropy(hidden_TD @ E.T + bias_V, target_T)``, one number per token, at least in fp32: loss_T."""
+        """Return ``cross_entropy(hidden_TD @ E.T + bias_V, target_T)`` of each token, at least in fp32: loss_T."""
         if not self._collects_gradient():
             logits_TV = F.linear(hidden_TD, self.weight, bias_V)
-            logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
-            return F.cross_entropy(logits_TV, target_T, reduction="none")
+            return F.cross_entropy(at_least_fp32(logits_TV), target_T, reduction="none")
         # A function of our own is not seen by autocast, so its choice is made here.
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.weight.dtype
         ticket, weight_VD = self._workspace.ticket(self.weight), self.weight.detach()
         return _TokenLoss.apply(ticket, hidden_TD.to(dtype), weight_VD, bias_V, target_T, self._workspace)
 
     def reclaim_gradient(self) -> None:
-        """Sets E's gradient to None, and on a CPU keeps its memory for the next one."""
+        """Set E's gradient to None, and on a CPU keep its memory for the next one."""
         self._workspace.spare_VD = self.weight.grad if self.weight.device.type == "cpu" else None
         self.weight.grad = None
 
     def _collects_gradient(self) -> bool:
+        """True if all uses of E add to one buffer."""
         return on_cpu(self.weight) and self.weight.requires_grad and torch.is_grad_enabled()
 
 
@@ -112,21 +111,21 @@ class _Workspace:
         return _Workspace, ()  # a copied or unpickled model starts with an empty one
 
     def ticket(self, weight_VD: Tensor) -> Tensor:
-        """What a use of E depends on."""
+        """Return the tensor that a use of E depends on in its place."""
         made_from = self._made_from
         if self._ticket is None or not made_from or made_from[0] is not weight_VD or made_from[1] != weight_VD.dtype:
             self._ticket, self._made_from = _Ticket.apply(weight_VD, self), (weight_VD, weight_VD.dtype)
         return self._ticket
 
     def add_rows(self, weight_VD: Tensor, ids_T: Tensor, grad_TD: Tensor) -> None:
-        """Adds ``grad_TD`` to the rows ``ids_T`` of the gradient."""
+        """Add ``grad_TD`` to the rows ``ids_T`` of the gradient."""
         collected_VD, is_new = self._gradient(weight_VD)
         if is_new:
             collected_VD.zero_()
         collected_VD.index_add_(0, ids_T, grad_TD.to(weight_VD.dtype))
 
     def add_product(self, weight_VD: Tensor, error_CV: Tensor, hidden_CD: Tensor) -> None:
-        """Adds ``error_CV.T @ hidden_CD`` to the gradient."""
+        """Add ``error_CV.T @ hidden_CD`` to the gradient."""
         collected_VD, is_new = self._gradient(weight_VD)
         if hidden_CD.dtype == weight_VD.dtype:
             torch.addmm(collected_VD, error_CV.t(), hidden_CD, beta=0 if is_new else 1, out=collected_VD)
@@ -139,12 +138,12 @@ class _Workspace:
             collected_VD += product_VD
 
     def hand_over(self) -> Tensor | None:
-        """The gradient. The ticket is used up."""
+        """Return the gradient; the ticket is used up."""
         collected_VD, self._collected_VD, self._ticket = self._collected_VD, None, None
         return collected_VD
 
     def log_probabilities(self, hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
-        """log softmax(E h + b), at least in fp32: [C, V]."""
+        """Return log softmax(E h + b), at least in fp32: [C, V]."""
         self.calls += 1
         dtype = hidden_CD.dtype
         shape, wide = (len(hidden_CD), len(weight_VD)), torch.promote_types(dtype, torch.float32)
@@ -154,8 +153,10 @@ class _Workspace:
         return torch.log_softmax(log_CV, 1, out=log_CV)
 
     def cast(self, weight_VD: Tensor, dtype: torch.dtype, fresh: bool = False) -> Tensor:
-        """E in ``dtype``. The copy is made anew for each forward pass (``fresh``) and serves until the next: a fused
-        optimizer changes E without a trace in its version counter, so nothing could tell that a copy is out of date.
+        """Return E in ``dtype``: itself, or a copy that is made anew in each forward pass (``fresh``).
+
+        Until the next one it serves as it is: a fused optimizer changes E without a trace in its version counter, so
+        nothing could tell that a copy is out of date.
         """
         if weight_VD.dtype == dtype:
             return weight_VD
@@ -163,14 +164,14 @@ class _Workspace:
         return copy_VD.copy_(weight_VD) if fresh else copy_VD
 
     def memory(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor of this shape, which holds whatever it was last used for."""
+        """Return a tensor of this shape, which holds whatever it was last used for."""
         kept, size = self._memory.get((name, dtype)), math.prod(shape)
         if kept is None or len(kept) < size:
             kept = self._memory[name, dtype] = torch.empty(size, dtype=dtype)
         return kept[:size].view(shape)
 
     def _gradient(self, weight_VD: Tensor) -> tuple[Tensor, bool]:
-        """What has been collected in this backward pass, and whether it has only just begun."""
+        """Return the gradient collected in this backward pass so far, and True if this is the first use of it."""
         this_pass = torch._C._current_graph_task_id()
         if this_pass == self._pass and self._collected_VD is not None:
             return self._collected_VD, False
@@ -182,7 +183,7 @@ class _Workspace:
 
 
 class _Ticket(torch.autograd.Function):
-    """E to an empty tensor; backwards, to the gradient collected meanwhile."""
+    """Forward, an empty tensor in place of E; backward, the gradient that was collected meanwhile."""
 
     @staticmethod
     def forward(ctx: Any, weight_VD: Tensor, workspace: _Workspace) -> Tensor:
@@ -196,7 +197,7 @@ class _Ticket(torch.autograd.Function):
 
 
 class _Rows(torch.autograd.Function):
-    """Rows of E."""
+    """Forward, rows of E; backward, they are added to the collected gradient."""
 
     @staticmethod
     def forward(ctx: Any, ticket: Tensor, weight_VD: Tensor, ids_T: Tensor, workspace: _Workspace) -> Tensor:

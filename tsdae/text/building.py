@@ -89,7 +89,7 @@ class Piece:
 
 @dataclass
 class Work:
-    """Clean and tokenise a chunk of texts, in whichever process."""
+    """Clean and tokenise a chunk of texts, in any process: ``Work(tokenizer)(texts)`` is a `Piece`."""
 
     tokenizer: Any
     words: str = "auto"

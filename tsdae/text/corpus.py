@@ -117,10 +117,10 @@ class Corpus:
         boundaries[0] = 0
         np.cumsum(rows.lengths[row_K], out=boundaries[1:])
         columns = {name: new(name, int(boundaries[-1])) for name in OF_TOKENS}
-        place_R = np.full(len(rows), -1)  # in the corpus
+        place_R = np.full(len(rows), -1)  # of each row in the corpus; -1: left out
         place_R[row_K] = np.arange(len(row_K))
         first = 0
-        for piece in rows:
+        for piece in rows:  # its rows are copied to their places, one piece in memory at a time
             place_B = place_R[first : first + len(piece)]
             first += len(piece)
             chosen = piece.at(np.flatnonzero(place_B >= 0))

@@ -1,6 +1,6 @@
 """Turn text into packed token ids with any Hugging Face tokenizer, fast or slow.
 
-The tokenizer's own padding and truncation are switched off. For the word of each token see `marks`.
+The tokenizer's own padding and truncation are switched off. `marks.tokenize` also returns where words begin.
 
 # B sentences, T packed tokens
 """
@@ -34,84 +34,21 @@ class Vocabulary(NamedTuple):
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
     """Return the vocabulary; ValueError if the tokenizer does not put a sentence between special tokens."""
     if tokenizer.is_fast:
-        of_text = [not special for special in plain_backend(tokenizer).encode("a").special_tokens_mask]
+        is_text = [not special for special in plain_backend(tokenizer).encode("a").special_tokens_mask]
     else:
         ((pieces, ids, in_front),) = slowly(["a"], tokenizer)
-        of_text = [in_front <= place < in_front + len(pieces) for place in range(len(ids))]
-    tail = of_text[::-1].index(True) if any(of_text) else len(of_text)
-    if not of_text or of_text[0] or tail == 0:
+        is_text = [in_front <= place < in_front + len(pieces) for place in range(len(ids))]
+    # A tokenizer may make nothing of "a".
+    front, tail = (is_text.index(True), is_text[::-1].index(True)) if any(is_text) else (1, len(is_text))
+    if front == 0 or tail == 0:
         raise ValueError(
             "the tokenizer adds no special tokens such as [CLS] and [SEP] around a sentence; TSDAE needs the first for "
             "the sentence vector and the last to learn where a sentence ends"
         )
-    special_ids = np.asarray(sorted(set(tokenizer.all_special_ids)))
-    all_ids = np.asarray(sorted(tokenizer.get_vocab().values()))
-    ordinary_ids = np.setdiff1d(all_ids, special_ids)
-    front = of_text.index(True) if any(of_text) else 1
+    all_ids = np.array(list(tokenizer.get_vocab().values()))
+    ordinary_ids = np.setdiff1d(all_ids, tokenizer.all_special_ids)
     cut_left = tokenizer.truncation_side == "left"
     return Vocabulary(int(all_ids.max()) + 1, tokenizer.mask_token_id, ordinary_ids, tail, front, cut_left)
-
-
-def sign_of_a_space(tokenizer: Any) -> str:
-    """Return the sign of a token that includes the space before it, as in RoBERTa and XLM-R; empty if none does.
-
-    An added token has to include its space as well, or the space becomes a token.
-    """
-    splitter = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
-    return "" if splitter is None else splitter.pre_tokenize_str("a b")[-1][0].removesuffix("b")
-
-
-def decoded(ids: Sequence[int], tokenizer: Any, skip_special_tokens: bool = True) -> str:
-    """Return the text of these tokens, with the spaces that added tokens include (see `add_words`)."""
-    if skip_special_tokens:
-        special = set(tokenizer.all_special_ids)
-        ids = [number for number in ids if number not in special]
-    sign = sign_of_a_space(tokenizer)
-    space = tokenizer.backend_tokenizer.token_to_id(sign) if sign else None
-    if space is not None:
-        took = {number for number, token in tokenizer.added_tokens_decoder.items() if token.lstrip}
-        spaced = [[space, number] if number in took and place else [number] for place, number in enumerate(ids)]
-        ids = [number for part in spaced for number in part]
-    return tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
-
-
-def fingerprint_of(tokenizer: Any) -> str:
-    """Return SHA-256 of the tokenizer as it would be saved: vocabulary, normalizer and all else that makes its ids.
-
-    For a slow one it covers class, arguments, vocabulary, added tokens and merges or SentencePiece model, but not what
-    it calls outside itself, such as a Japanese dictionary.
-    """
-    written = plain_backend(tokenizer).to_str() if tokenizer.is_fast else slow_as_text(tokenizer)
-    return hashlib.sha256(written.encode()).hexdigest()
-
-
-def texts_of(sentences: Any, name: str = "sentences") -> Sequence[str]:
-    """Return what a user gives as sentences as a sequence of texts.
-
-    Lists and tuples are returned as they are; a pandas Series, an array, a column of a `datasets.Dataset` and a
-    generator become lists. ValueError for one text, a whole table, what has no order, and for an item that is no text.
-
-    >>> texts_of(text.upper() for text in ("a", "b"))
-    ['A', 'B']
-    """
-    kind, ndim = type(sentences).__name__, getattr(sentences, "ndim", 1)
-    if isinstance(sentences, str | bytes):
-        raise ValueError(f"{name} is one string; give a list of sentences, or read a file with load_sentences")
-    if hasattr(sentences, "column_names") or hasattr(sentences, "columns") or isinstance(sentences, Mapping):
-        columns = getattr(sentences, "column_names", None) or getattr(sentences, "columns", sentences)
-        names = [str(column) for column in columns] if isinstance(columns, Iterable) else ["text"]
-        shown = ", ".join(names) or "nothing in it"
-        raise ValueError(f"{name} is a {kind} with {shown}; give its column of texts, such as {name}{names[:1]}")
-    if isinstance(sentences, Set) or not isinstance(sentences, Iterable):
-        raise ValueError(f"{name} is a {kind}; give a list of texts, in an order that stays")
-    if not isinstance(sentences, list | tuple):
-        if ndim != 1:
-            raise ValueError(f"{name} is a {kind} of {ndim} dimensions; give one of texts, such as a column")
-        to_list = getattr(sentences, "tolist", None) or getattr(sentences, "to_pylist", None)
-        sentences = to_list() if to_list else list(sentences)
-    if not all(isinstance(sentence, str) for sentence in sentences):
-        check_text(sentences)
-    return sentences
 
 
 def token_ids(sentences: Sequence[str], tokenizer: Any, max_length: int | None = None) -> Packed[np.ndarray]:
@@ -165,6 +102,68 @@ def truncate(tokens: Packed[np.ndarray], max_length: int, vocabulary: Vocabulary
     for place in range(vocabulary.front):
         rows_T[new_ends - max_length + place] = starts_B[cut_B] + place
     return Packed.from_lengths(tokens.token_ids_T[rows_T], lengths_B)
+
+
+def decoded(ids: Sequence[int], tokenizer: Any, skip_special_tokens: bool = True) -> str:
+    """Return the text of these tokens, with the spaces that added tokens include (see `add_words`)."""
+    if skip_special_tokens:
+        special = set(tokenizer.all_special_ids)
+        ids = [number for number in ids if number not in special]
+    sign = sign_of_a_space(tokenizer)
+    space = tokenizer.backend_tokenizer.token_to_id(sign) if sign else None
+    if space is not None:
+        took = {number for number, token in tokenizer.added_tokens_decoder.items() if token.lstrip}
+        spaced = [[space, number] if number in took and place else [number] for place, number in enumerate(ids)]
+        ids = [number for part in spaced for number in part]
+    return tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+
+def sign_of_a_space(tokenizer: Any) -> str:
+    """Return the sign of a token that includes the space before it, as in RoBERTa and XLM-R; empty if none does.
+
+    An added token has to include its space as well, or the space becomes a token.
+    """
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
+    return "" if splitter is None else splitter.pre_tokenize_str("a b")[-1][0].removesuffix("b")
+
+
+def fingerprint_of(tokenizer: Any) -> str:
+    """Return SHA-256 of the tokenizer as it would be saved: vocabulary, normalizer and all else that makes its ids.
+
+    For a slow one it covers class, arguments, vocabulary, added tokens and merges or SentencePiece model, but not what
+    it calls outside itself, such as a Japanese dictionary.
+    """
+    written = plain_backend(tokenizer).to_str() if tokenizer.is_fast else slow_as_text(tokenizer)
+    return hashlib.sha256(written.encode()).hexdigest()
+
+
+def texts_of(sentences: Any, name: str = "sentences") -> Sequence[str]:
+    """Return what a user gives as sentences as a sequence of texts.
+
+    Lists and tuples are returned as they are; a pandas Series, an array, a column of a `datasets.Dataset` and a
+    generator become lists. ValueError for one text, a whole table, what has no order, and for an item that is no text.
+
+    >>> texts_of(text.upper() for text in ("a", "b"))
+    ['A', 'B']
+    """
+    kind, ndim = type(sentences).__name__, getattr(sentences, "ndim", 1)
+    if isinstance(sentences, str | bytes):
+        raise ValueError(f"{name} is one string; give a list of sentences, or read a file with load_sentences")
+    if hasattr(sentences, "column_names") or hasattr(sentences, "columns") or isinstance(sentences, Mapping):
+        columns = getattr(sentences, "column_names", None) or getattr(sentences, "columns", sentences)
+        names = [str(column) for column in columns] if isinstance(columns, Iterable) else ["text"]
+        shown = ", ".join(names) or "nothing in it"
+        raise ValueError(f"{name} is a {kind} with {shown}; give its column of texts, such as {name}{names[:1]}")
+    if isinstance(sentences, Set) or not isinstance(sentences, Iterable):
+        raise ValueError(f"{name} is a {kind}; give a list of texts, in an order that stays")
+    if not isinstance(sentences, list | tuple):
+        if ndim != 1:
+            raise ValueError(f"{name} is a {kind} of {ndim} dimensions; give one of texts, such as a column")
+        to_list = getattr(sentences, "tolist", None) or getattr(sentences, "to_pylist", None)
+        sentences = to_list() if to_list else list(sentences)
+    if not all(isinstance(sentence, str) for sentence in sentences):
+        check_text(sentences)
+    return sentences
 
 
 # ---------------------------------------------------------------------------------------------------------------

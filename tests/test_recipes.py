@@ -65,7 +65,7 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     assert result.code == 0, result.err
     small = RECIPES["small"]
     assert f"recipe small (raw is a small raw model): {small}" in result.err
-    assert "set by flags instead: --epochs 2" in result.err
+    assert "overridden by flags: --epochs 2" in result.err
     decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
     assert {name: settings_of(raw / "run")[name] for name in decided} == decided
     assert "2 steps of 32 sentences are few" not in result.err
@@ -73,7 +73,7 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
 
     result = run("train", f"{FLAGS} --recipe paper --batch-size 2 --steps 3 --save-every 3 --output other")
     assert "recipe paper (chosen by --recipe): batches of 8, learning rate 3e-05" in result.err
-    assert "set by flags instead: --batch-size 2 --steps 3" in result.err
+    assert "overridden by flags: --batch-size 2 --steps 3" in result.err
     decided = {"batch_size": 2, "learning_rate": 3e-5, "epochs": None, "steps": 3, "recipe": "paper"}
     assert {name: settings_of(raw / "other")[name] for name in decided} == decided
     resumed = run("train", "--resume --output other --steps 4")
@@ -103,7 +103,7 @@ def test_a_finished_sentence_model_is_held_on_to(place: Path, run: Run) -> None:
     assert "similarity distillation from the initial model" in result.err
     assert settings_of(place / "run")["hold_on"] == 100
     result = run("train", f"{flags} --steps 2 --hold-on 0 --output plain")
-    assert "set by flags instead: --hold-on 0 --steps 2" in result.err
+    assert "overridden by flags: --hold-on 0 --steps 2" in result.err
     assert settings_of(place / "plain")["hold_on"] == 0
     result = run("train", f"{flags} --steps 2 --objective mlm --output mlm")
     assert (result.code, settings_of(place / "mlm")["hold_on"]) == (0, 0), result.err
@@ -113,7 +113,7 @@ def test_an_unknown_recipe_and_one_as_an_axis_are_refused(raw: Path, run: Run) -
     result = run("train", f"{FLAGS} --recipe smal --output run")
     assert (result.code, "--recipe" in result.err and "'small'" in result.err) == (2, True), result.err
     result = run("ablate", f"{FLAGS} --evaluate pairs.tsv --grid recipe=small --output made")
-    assert (result.code, "'recipe' is no setting that can be an axis" in result.err) == (2, True), result.err
+    assert (result.code, "'recipe' cannot be an axis" in result.err) == (2, True), result.err
 
 
 def test_an_ablation_compares_with_what_train_makes_of_the_same_flags(

@@ -212,7 +212,7 @@ class TSDAE(nn.Module):
         own = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
         differ = {name for name, _ in own.items() ^ {name: tensor.shape for name, tensor in state.items()}.items()}
         if differ:
-            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(sorted(differ)[:5])}")
+            raise ValueError(f"{path} does not match {folder / 'encoder'}: {', '.join(sorted(differ)[:5])}")
         model.load_state_dict(state, strict=False)
         return model.eval()
 

@@ -470,7 +470,7 @@ train_on()
 losses_after, added_after, bottleneck_after = token_losses(), added_by_cross_attention(), own_and_other()
 BEFORE, AFTER = "before training", f"after {len(recorded)} steps"
 print(f"\n== 8. Training a little: {len(recorded)} steps of {recipe.batch_size} sentences")
-print(f"loss per token: {np.mean(recorded[:10]):.2f} in the first ten steps, {np.mean(recorded[-10:]):.2f} in the last ten")
+print(f"loss per token: {np.mean(recorded[:10]):.2f} in the first ten steps, {np.mean(recorded[-10:]):.2f} in the last")
 print(BOTTLENECK.format(*bottleneck_after))
 
 figure, axes = plt.subplots(figsize=(5, 3.6))

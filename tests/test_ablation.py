@@ -272,7 +272,7 @@ def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch
     flags = f"{FLAGS} --grid noise_ratio=0.3 --seeds 2 --no-intervals --output ablation"
     result = run("ablate", flags)
     assert result.code == 2
-    assert "1 of 5 runs failed (no report: ablation holds no results.jsonl" in result.err
+    assert "1 of 5 runs failed (no report: ablation has no results.jsonl" in result.err
     monkeypatch.setattr(ablation, "write_report", reported.append)
     result = run("ablate", flags)
     assert result.code == 2
@@ -444,10 +444,10 @@ def test_threads_are_those_of_the_environment_and_time_is_in_a_unit_that_is_read
     flags = f"{FLAGS.replace('--threads 1 ', '')} --grid noise_ratio=0.3 --output ablation --dry-run"
     result = run("ablate", flags)
     assert result.code == 0, result.err
-    assert "1 at once, 1 thread each" in result.err
+    assert "1 at a time, 1 thread each" in result.err
     assert "estimated: 5 minutes" in result.err
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert "4 at once, 2 threads each" in run("ablate", f"{flags} --jobs 4").err
+    assert "4 at a time, 2 threads each" in run("ablate", f"{flags} --jobs 4").err
     assert [ablation.duration(seconds) for seconds in (44.6, 5000, 9000)] == ["45 seconds", "83 minutes", "2.5 hours"]
 
 

@@ -348,7 +348,7 @@ def test_other_architecture_is_named_with_the_list_of_supported_ones(tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 25}, "width 25 is not a multiple of 3 heads"),
+        ({"hidden_size": 25}, "hidden size 25 is not a multiple of 3 attention heads"),
         ({"hidden_size": "24"}, r"config\.json: hidden_size must be a whole number, got '24'$"),
         ({"num_hidden_layers": 2.5}, r"config\.json: num_hidden_layers must be a whole number, got 2.5$"),
         ({"vocab_size": None}, r"config\.json lacks vocab_size$"),

@@ -301,7 +301,7 @@ def test_code_that_a_strangers_run_names_is_not_run(shadow: bool, trained: TSDAE
         ("text.txt dog", "the model text.txt is not a folder"),
         ("stopped dog", "stopped is an unfinished run"),
         ("damaged dog", "damaged/decoder.safetensors cannot be read as a decoder"),
-        ("other dog", "other/decoder.safetensors does not fit other/encoder: head.bias"),
+        ("other dog", "other/decoder.safetensors does not match other/encoder: head.bias"),
         ("edited dog", "the run's noise_ratio is 'much', which is not valid; was its config.json edited?"),
         ("segmented dog", "the run's --words is 'evil.py:f', which is code and runs only if you name it: give --words"),
     ],

@@ -146,9 +146,9 @@ def test_a_raw_language_model_is_nothing_to_hold_on_to(run: Run, place: Path) ->
 
 def test_the_advice_of_a_run_names_it_once(run: Run, place: Path) -> None:
     plain = run("train", "--corpus text.txt --model model --output o --steps 1 --heldout 2 --hold-on 0")
-    assert "model is a sentence model already" in plain.err
+    assert "model is already a sentence model" in plain.err
     assert "--hold-on 100 loses less" in plain.err
     assert MethodConfig().hold_on == 0.0
     other = run("train", "--corpus text.txt --model model --output other --steps 1 --heldout 2 --objective mlm")
-    assert "model is a sentence model already" in other.err
+    assert "model is already a sentence model" in other.err
     assert "--hold-on" not in other.err, "which this objective refuses"

@@ -238,4 +238,4 @@ def test_a_raw_language_model_is_no_sentence_model(
     (Path(model_folder) / "modules.json").unlink()
     settings = TrainConfig(steps=1, precision="fp32", device="cpu", output=str(tmp_path / "run"))
     run_training(DataConfig(corpus=str(tmp_path / "text.txt"), heldout="0"), MethodConfig(model=model_folder), settings)
-    assert "sentence model already" not in capsys.readouterr().err
+    assert "already a sentence model" not in capsys.readouterr().err

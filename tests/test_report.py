@@ -294,5 +294,5 @@ def test_what_is_not_finished_says_so(folder: Path, lost: str) -> None:
     with pytest.raises(ValueError, match=r"the row lacks settings, config, scores"):
         write_report(folder)
     path.unlink()
-    with pytest.raises(ValueError, match=r"holds no results.jsonl"):
+    with pytest.raises(ValueError, match=r"has no results.jsonl"):
         write_report(folder)

@@ -310,7 +310,7 @@ def test_a_corpus_keeps_its_words(tmp_path: Path) -> None:
             tiny.SENTENCES, tiny.tokenizer(), words="tokens"
         )[3]  # fmt: skip
     for words in ("auto", "nowhere:cut"):
-        with pytest.raises(ValueError, match=f"made with words 'tokens', and '{words}' is asked for"):
+        with pytest.raises(ValueError, match=f"made with words 'tokens', not '{words}'"):
             DenoisingDataset(mapped, tiny.tokenizer(), words=words)
 
 

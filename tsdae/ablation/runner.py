@@ -65,9 +65,7 @@ def ablate(
     """
     distributed.check_single_process("ablate")
     if train.resume or train.overwrite:
-        raise ValueError(
-            "an ablation resumes automatically, without --resume; to start over, choose another --output"
-        )
+        raise ValueError("an ablation resumes automatically, without --resume; to start over, choose another --output")
     if train.output is None:
         raise ValueError("--output is required: the folder for the runs, the rows and the report")
     folder = Path(train.output)

@@ -92,6 +92,6 @@ def cut_in_the_dip(name: Name, steps: int, sentences: int) -> str | None:
     if name == "adapt" or steps * sentences >= needed:
         return None
     return (
-        f"{steps:,} steps of {sentences} sentences may be too few: the vectors of a raw model get worse before they "
+        f"{steps:,} x {sentences} sentences may be too few: the vectors of a raw model get worse before they "
         f"get better; train for at least {-(-needed // sentences):,} steps"
     )

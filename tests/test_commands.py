@@ -69,7 +69,7 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
     weights = [load_file(place / folder / "model.safetensors") for folder in ("model", "run/encoder")]
     assert not torch.equal(*(each["embeddings.word_embeddings.weight"] for each in weights)), "it has learned something"
     assert "8 sentences from text.txt" in trained.err
-    assert "4 steps x 8 = 32 sentences (5.33 epochs)" in trained.err
+    assert "4 steps x 8 = 32 sentences (epochs: 5.33)" in trained.err
     names = [line.split("  ")[0] for line in trained.out.splitlines() if line[:1].strip()]
     assert names[:3] == ["model, mean, untrained", "model, cls, untrained", "model, cls, after TSDAE"]
     assert "SentenceTransformer('run/encoder')" in trained.out

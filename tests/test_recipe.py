@@ -123,7 +123,7 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     assert "cls, after TSDAE" in out
     assert "For orientation, published scores on STS-B test (not measured here)" in out
     assert "runs/001/encoder" in out.replace("\\", "/")
-    assert "3 steps x 2 = 6 sentences (0.6 epochs); --epochs 1 reads each sentence once" in err
+    assert "3 steps x 2 = 6 sentences (epochs: 0.6); --epochs 1 reads each sentence once" in err
     assert "precision fp32" in err
     settings = json.loads((run / "config.json").read_text())
     training, heldout = parts(sample_sentences(stsb), None)  # as they stand, white space and all

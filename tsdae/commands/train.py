@@ -232,7 +232,7 @@ def _print_plan(
     print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
     if config.epochs is not None:
         print_note(f"--epochs {config.epochs:g} is {steps:,} steps")
-    print_note(f"{steps:,} steps x {size} = {steps * size:,} sentences ({epochs:.3g} epochs){advice}")
+    print_note(f"{steps:,} steps x {size} = {steps * size:,} sentences (epochs: {epochs:.3g}){advice}")
     if truncated := dataset.truncated:
         print_note(f"sentences truncated to {dataset.max_length} tokens: {truncated:,}")
     for line in dataset.corpus.notes():

@@ -36,8 +36,8 @@ NOTEBOOK_FLAGS: list[str] = []  # a notebook has no command line: write ["--tiny
 in_notebook = "ipykernel" in sys.modules
 
 parser = Parser(description="Takes one sentence through every stage of TSDAE, with shapes and pictures.")
-parser.add_argument("--tiny", action="store_true", help="a random model and a dozen sentences: seconds")
-parser.add_argument("--output", metavar="FOLDER", help="where pictures go; default: walkthrough, in a notebook inline")
+parser.add_argument("--tiny", action="store_true", help="use a random model and a dozen sentences; takes seconds")
+parser.add_argument("--output", metavar="FOLDER", help="folder for pictures; default: walkthrough; notebook: inline")
 (options,) = parser.configs(NOTEBOOK_FLAGS if in_notebook else sys.argv[1:])
 if not in_notebook:
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # Ctrl-C ends it without a traceback
@@ -419,7 +419,7 @@ print("\n== 7. A loss for each token")
 print(f"logits_TV {list(logits_TV.shape)}; the probabilities of a row sum to {logits_TV[0].softmax(0).sum():.4f}")
 print(f"sum {loss_sum:.3f} / count {loss_count} = {loss_sum / loss_count:.4f}; TSDAE(...)(batch).mean {loss_mean:.4f}")
 print(BOTTLENECK.format(*bottleneck_before))
-print("   No use of s yet: cross-attention and head are new and know nothing.")
+print("   No use of s yet: cross-attention and head are new and untrained.")
 LOSS, GUESS = "loss, $-\\log p(x_t | x_{<t}, s)$, by token to predict", math.log(config.vocabulary_size)
 show(draw_bars({"before training": losses_before}, wanted, LOSS, GUESS), "7-token-loss")
 
@@ -470,7 +470,7 @@ train_on()
 losses_after, added_after, bottleneck_after = token_losses(), added_by_cross_attention(), own_and_other()
 BEFORE, AFTER = "before training", f"after {len(recorded)} steps"
 print(f"\n== 8. Training a little: {len(recorded)} steps of {recipe.batch_size} sentences")
-print(f"loss per token: {np.mean(recorded[:10]):.2f} in ten first steps, {np.mean(recorded[-10:]):.2f} in ten last")
+print(f"loss per token: {np.mean(recorded[:10]):.2f} in the first ten steps, {np.mean(recorded[-10:]):.2f} in the last")
 print(BOTTLENECK.format(*bottleneck_after))
 
 figure, axes = plt.subplots(figsize=(5, 3.6))

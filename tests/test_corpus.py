@@ -206,7 +206,7 @@ def test_only_a_corpus_is_overwritten(tmp_path: Path) -> None:
     before = files(tmp_path)
     for place, message in (
         ("corpus", r"holds more than a corpus \(thesis.txt\)"),
-        ("other", "exists and holds no prepared corpus"),
+        ("other", "exists and is not a prepared corpus"),
         ("corpus/thesis.txt", "is a file, not a folder"),
         ("corpus/thesis.txt/corpus", "is a file, not a folder"),
     ):

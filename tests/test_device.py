@@ -38,7 +38,7 @@ def test_what_is_asked_for_is_taken_or_refused() -> None:
         choose_precision("fp16", CPU)
     with pytest.raises(ValueError, match="does not exist on mps"):
         choose_precision("fp64", MPS)
-    with pytest.raises(ValueError, match="--device tpu is not available; here: auto, cpu"):
+    with pytest.raises(ValueError, match="--device tpu is not available; choose from auto, cpu"):
         choose_device("tpu")
 
 

@@ -336,13 +336,13 @@ def test_processes_do_not_share_a_stream(name: str, run: Run, place: Path, monke
     os.mkfifo(place / "pipe")
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = run("train", f"--corpus {name} --model model --output run")
-    assert (result.code, "is a stream, which processes cannot share" in result.err) == (2, True)
+    assert (result.code, "is a stream, which several processes cannot share" in result.err) == (2, True)
 
 
 def test_objectives_without_counts_need_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(distributed, "init_process_group", lambda: None)
-    with pytest.raises(ValueError, match=r"or several processes, an objective needs a function `counts"):
+    with pytest.raises(ValueError, match=r"or several processes, an objective needs an attribute `counts"):
         train(tiny.model(), tiny.dataset(), TrainConfig(), lambda model, batch: tsdae(model, batch))
 
 
@@ -387,7 +387,7 @@ def test_torchrun_stops_resumes_and_ends_when_a_process_dies(
     out, _ = job.communicate(timeout=PATIENCE_S)
     command = "torchrun --nproc-per-node 2 -m tsdae train --resume --output run --objective mine.py:slow"
     assert f"checkpoint and model are in run; resume with: {command}" in out
-    assert "2 processes, batches of 1 in each" in out
+    assert "2 processes, each with batches of 1" in out
     assert [(place / f"threads.{rank}").read_text() for rank in range(2)] == ["[]\n", "[]\n"]
     stopped_at = state(place / "run")["step"]
     assert 10 <= stopped_at < 200

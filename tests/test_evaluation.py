@@ -392,7 +392,9 @@ def test_glues_hidden_labels_are_refused_when_scored(tmp_path: Path) -> None:
 
 def test_only_the_test_split_may_lack_scores(tmp_path: Path) -> None:
     (layout(tmp_path, "glue") / "dev.tsv").write_text(glue(TRIPLES, with_score=False))
-    with pytest.raises(ValueError, match=r"dev\.tsv: no column score; there are index, genre, sentence1, sentence2"):
+    with pytest.raises(
+        ValueError, match=r"dev\.tsv: no column score; its columns are index, genre, sentence1, sentence2"
+    ):
         load_stsb(tmp_path)
 
 
@@ -463,7 +465,7 @@ def test_the_fields_names_of_scores(names: str, name: str, tmp_path: Path) -> No
     (tmp_path / name).write_text(as_csv if name == "a.csv" else "\n".join(map(json.dumps, records)))
     pairs = load_pairs(tmp_path / name, notes.append)
     assert (pairs.first, pairs.second, pairs.scores.tolist()) == (["c", "e", "g"], ["d", "f", "h"], [1.5, 2.0, 0.0])
-    assert notes[-1] == f"{tmp_path / name}: 1 of 4 rows have no score yet and are left out"
+    assert notes[-1] == f"{tmp_path / name}: left out: 1 of 4 rows, which have no score yet"
     assert f"{tmp_path / name}: scores are those of the column {columns[2]!r}" in notes
     with pytest.raises(ValueError, match=r"row 1: the score (''|None) is not a number"):
         load_pairs(tmp_path / name)
@@ -479,7 +481,7 @@ BAD_PAIRS = {
     "missing columns": (
         "a.csv",
         "sentence1,second,mark\na,b,1\n",
-        "no column sentence2, score; there are sentence1, sec",
+        "no column sentence2, score; its columns are sentence1, sec",
     ),
     "no number": ("a.csv", HEAD + "a,b,1\na,b,high\n", "a.csv, row 2: the score 'high' is not a number"),
     "a decimal comma": ("a.csv", HEAD + '"a","b","1,5"\n', "the score '1,5' is not a number; decimals need a point"),
@@ -497,7 +499,7 @@ BAD_PAIRS = {
     "no table": (
         "a.txt",
         "a\tb\t1\n",
-        "a.txt is no table: its name must end in .jsonl, .ndjson, .json, .csv, .tsv, .parquet",
+        "a.txt is not a table: its name must end in .jsonl, .ndjson, .json, .csv, .tsv, .parquet",
     ),
 }
 
@@ -527,7 +529,7 @@ def test_a_sheet_that_is_filled_in_by_and_by(name: str, tmp_path: Path) -> None:
             pairs = load_pairs(tmp_path / name, notes.append)
             assert (pairs.first, pairs.second) == (["a1", "a3", "a4"], ["b1", "b3", "b4"])
             assert pairs.scores.tolist() == [4.0, 0.0, 2.5]
-            assert notes == [f"{tmp_path / name}: 2 of 5 rows have no score yet and are left out"]
+            assert notes == [f"{tmp_path / name}: left out: 2 of 5 rows, which have no score yet"]
         else:
             with pytest.raises(ValueError, match=rf"{name}: no score has been filled in yet \(1 rows\)"):
                 load_pairs(tmp_path / name, notes.append)

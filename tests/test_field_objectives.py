@@ -253,7 +253,7 @@ def test_settings_that_have_no_part_in_it_are_refused(name: str) -> None:
 def test_an_unknown_name_lists_those_there_are(run: Run, place: Path) -> None:
     result = run("train", "--corpus text.txt --model model --objective simsce --output run")
     assert result.code == 2
-    assert "unknown objective 'simsce'; there are tsdae, mlm, simcse, ct, " in result.err
+    assert "unknown objective 'simsce'; choose from tsdae, mlm, simcse, ct, " in result.err
 
 
 class Scaled(nn.Module):
@@ -289,7 +289,7 @@ class Late(nn.Module):
 
 
 def test_parameters_that_the_first_call_makes_are_refused() -> None:
-    with pytest.raises(ValueError, match="made the parameters scale in its first call, too late to be trained"):
+    with pytest.raises(ValueError, match="created the parameters scale in its first call, too late to be trained"):
         try_out(Late(), tiny.model(), tiny.batch())
 
 

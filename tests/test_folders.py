@@ -217,7 +217,7 @@ def test_roberta_positions_begin_after_its_padding_id(tmp_path: Path) -> None:
 def test_length_that_the_model_does_not_have(max_length: int, tmp_path: Path) -> None:
     save_model(tmp_path)
     assert SentenceEncoder.from_pretrained(tmp_path, max_length=POSITIONS).max_length == POSITIONS
-    with pytest.raises(ValueError, match=rf"must lie in \[3, {POSITIONS}\], got {max_length}"):
+    with pytest.raises(ValueError, match=rf"must be in \[3, {POSITIONS}\], got {max_length}"):
         SentenceEncoder.from_pretrained(tmp_path, max_length=max_length)
 
 
@@ -345,7 +345,7 @@ def test_a_part_of_a_model_in_the_cache_is_not_read_as_a_raw_one(
     capsys.readouterr()
     folder = cache_model(hub_cache, "some/raw")
     vectors("some/raw")
-    assert "some/raw: read as a raw model; whether it has a modules.json" in capsys.readouterr().err
+    assert "some/raw: treated as a raw model, since the hub" in capsys.readouterr().err
     known = folder.parents[1] / ".no_exist" / folder.name / "modules.json"  # as the hub's client notes its answer
     known.parent.mkdir(parents=True)
     known.touch()
@@ -411,7 +411,7 @@ def test_gated_model_is_not_called_unknown(monkeypatch: pytest.MonkeyPatch) -> N
         raise Gated
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(ValueError, match="someone/closed: access has to be asked for on the hub"):
+    with pytest.raises(ValueError, match="someone/closed: gated: request access on the hub"):
         SentenceEncoder.from_pretrained("someone/closed")
 
 

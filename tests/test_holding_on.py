@@ -126,7 +126,7 @@ def test_the_start_is_read_by_its_own_pooling(run: Run, place: Path) -> None:
         ("--hold-on nan", "--hold-on must be at least 0, got nan"),
         ("--hold-on 1 --batch-size 1", "--hold-on compares the sentences of a batch: --batch-size must be at least 2"),
         ("--hold-on 1 --objective mlm", "--hold-on: the objective mlm"),
-        ("--hold-on 1 --objective mine.py:loss", "--hold-on: the objective mine.py:loss has no use for it"),
+        ("--hold-on 1 --objective mine.py:loss", "--hold-on: the objective mine.py:loss does not use it"),
     ],
 )
 def test_what_cannot_hold_on_is_refused(run: Run, place: Path, flags: str, message: str) -> None:
@@ -146,9 +146,9 @@ def test_a_raw_language_model_is_nothing_to_hold_on_to(run: Run, place: Path) ->
 
 def test_the_advice_of_a_run_names_it_once(run: Run, place: Path) -> None:
     plain = run("train", "--corpus text.txt --model model --output o --steps 1 --heldout 2 --hold-on 0")
-    assert "model is a sentence model already" in plain.err
-    assert "--hold-on 100 keeps more of it" in plain.err
+    assert "model is already a sentence model" in plain.err
+    assert "--hold-on 100 loses less" in plain.err
     assert MethodConfig().hold_on == 0.0
     other = run("train", "--corpus text.txt --model model --output other --steps 1 --heldout 2 --objective mlm")
-    assert "model is a sentence model already" in other.err
+    assert "model is already a sentence model" in other.err
     assert "--hold-on" not in other.err, "which this objective refuses"

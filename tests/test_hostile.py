@@ -189,7 +189,7 @@ CORPORA: dict[str, tuple[str, bytes, str]] = {
     "all of them": (
         "a.txt",
         (FIRST_BLOCK + "\n".join(TEXTS.values())).encode(),
-        "1 sentences tokenise to nothing and are left out",
+        "sentences left out, as they tokenise to nothing: 1",
     ),
     "a line of a megabyte": ("a.txt", b"dog cat " * 2**17 + b"\nbig dog\n", "longer than 40 tokens"),
     "a word of a megabyte": ("a.txt", b"x" * 2**20 + b"\nbig dog\n", ""),
@@ -201,7 +201,11 @@ CORPORA: dict[str, tuple[str, bytes, str]] = {
 }
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "a nested column": ("a.parquet", parquet(text=[["a", "dog"]]), "record 1: column 'text' holds list, not text"),
-    "nothing that tokenises": ("a.txt", "\u200d\n\u200e\u200d\n".encode(), "no sentence with a word in it among the 2"),
+    "nothing that tokenises": (
+        "a.txt",
+        "\u200d\n\u200e\u200d\n".encode(),
+        "none of the 2 sentences that were read has a word",
+    ),
     "half a gzip": ("a.txt.gz", gzip.compress(b"a dog\n" * 1000)[:-20], "a.txt.gz cannot be read after line"),
     "a broken line of jsonl": ("a.jsonl", b'{"text": "a"}\n{"text"\n', "a.jsonl, line 2: not valid JSON"),
     "a deep line of jsonl": ("a.jsonl", b'{"text": ' + b"[" * 200_000, "a.jsonl, line 1: not valid JSON"),
@@ -246,7 +250,7 @@ def test_a_few_bytes_that_unpack_to_much_are_refused(
         "a.parquet": parquet(text=["dog" * 1000] * 2000),
     }[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="unpacks to more than 200 times its size; if that is meant, unpack it"):
+    with pytest.raises(ValueError, match="unpacks to more than 200 times its size; if that is intended, unpack it"):
         load_sentences(tmp_path / name)
     with monkeypatch.context() as patch:
         patch.setattr(lines, "UNPACKED_FREELY", 2**27)

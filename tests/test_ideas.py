@@ -144,7 +144,7 @@ def late(tokens, word_T, draw, ratio, vocabulary):
         ("--noise mine.py:two", "noise 'mine.py:two' must take (tokens, word_T, draw, ratio, vocabulary)"),
         ("--noise mine.py:late", "too many sentences at once"),
         ("--noise mine.py:Scores", "which cannot be called with (tokens, word_T"),
-        ("--freeze *.nothing", "--freeze '*.nothing' matches no parameter; one of the names is encoder.bert."),
+        ("--freeze *.nothing", "--freeze '*.nothing' matches no parameter; a name is, for example, encoder.bert."),
         ("--freeze *", "--freeze '*' matches all"),
     ],
 )

@@ -236,7 +236,7 @@ def test_what_was_begun_otherwise_is_begun_again(run: Run, place: Path, monkeypa
     stop()
     changed = run("prepare", "text.txt --model model --output corpus --min-characters 4")
     assert changed.code == 0
-    assert "corpus.part is of other settings or another text: starting again" in changed.err
+    assert "corpus.part is of other settings or another text; starting over" in changed.err
     assert len(Corpus.open(place / "corpus")) < len({line for line in LINES if line.strip("\u200d")})
     (place / "corpus").rename(place / "first")
     stop()
@@ -262,7 +262,7 @@ def test_held_out_sentences_or_code_that_changed_begin_it_again(
         (place / file).write_text(content)
         changed = run(*command)
         assert changed.code == 0, changed.err
-        assert "corpus.part is of other settings or another text: starting again" in changed.err
+        assert "corpus.part is of other settings or another text; starting over" in changed.err
         (place / "corpus").rename(place / f"made without {file}")
 
 
@@ -279,7 +279,7 @@ def test_an_error_on_the_way_leaves_what_was_written_before(
         patch.setattr(Rows, "append", stopped_after(3, error))
         failed = run(*command)
     assert failed.code == 2
-    assert "what is done is kept in corpus.part; the same command resumes from there" in failed.err
+    assert "finished work is kept in corpus.part; the same command resumes from there" in failed.err
     gone_on = run(*command)
     assert gone_on.code == 0, gone_on.err
     assert "resuming after 18 texts" in gone_on.err
@@ -304,7 +304,7 @@ def test_what_is_not_ours_stays(run: Run, place: Path) -> None:
     for command in ("text.txt --model model --output corpus", "other.part --model model --output other"):
         refused = run("prepare", command)
         assert refused.code == 2
-        assert "and holds something else; move it away" in refused.err
+        assert "but it holds other files; move them away" in refused.err
     assert contents(place) == before
 
 
@@ -443,8 +443,8 @@ def test_the_report_says_what_became_of_the_text(run: Run, place: Path) -> None:
     figures = corpus.counts
     assert figures is not None
     assert report["unknown_tokens"] == figures.unknown / figures.tokens > 0
-    shares = ", ".join(f"{100 * lengths[most] / len(corpus):.0f} % to {most}" for most in ("8", "16", "32"))
-    assert f"tokens in a sentence: {shares}, 0 % to 64, 0 % to 128, 0 % more; " in prepared.err
+    shares = ", ".join(f"{100 * lengths[most] / len(corpus):.0f} % up to {most}" for most in ("8", "16", "32"))
+    assert f"tokens per sentence: {shares}, 0 % up to 64, 0 % up to 128, 0 % more; " in prepared.err
 
 
 def test_rows_make_a_corpus_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:

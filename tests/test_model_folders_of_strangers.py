@@ -218,7 +218,7 @@ class Helpful(SentenceEncoder):
 
 def test_a_class_with_a_pooling_of_its_own_is_not_saved_as_cls(tmp_path: Path) -> None:
     plain = tiny.encoder(dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"^Attentive has a query_D of its own, which a model folder cannot hold"):
+    with pytest.raises(ValueError, match=r"^Attentive defines its own query_D, which a model folder cannot store"):
         Attentive(plain.bert, plain.tokenizer).save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
     run = tiny.model(dtype=torch.float32)

@@ -118,5 +118,5 @@ def test_an_objective_without_counts_serves_steps_of_one_batch_only() -> None:
         return LossSum(number(1.0), 1)
 
     assert step_counts(objective, parts([3])) is None
-    with pytest.raises(ValueError, match="or several processes, an objective needs a function"):
+    with pytest.raises(ValueError, match="or several processes, an objective needs an attribute"):
         step_counts(objective, parts([2, 1]))

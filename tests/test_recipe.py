@@ -123,13 +123,13 @@ def test_the_sample_run_prints_three_rows_and_says_what_it_shows(
     assert "cls, after TSDAE" in out
     assert "For orientation, published scores on STS-B test (not measured here)" in out
     assert "runs/001/encoder" in out.replace("\\", "/")
-    assert "3 steps x 2 = 6 of 10 sentences (60 %); --epochs 1 sees all" in err
+    assert "3 steps x 2 = 6 sentences (epochs: 0.6); --epochs 1 reads each sentence once" in err
     assert "precision fp32" in err
     settings = json.loads((run / "config.json").read_text())
     training, heldout = parts(sample_sentences(stsb), None)  # as they stand, white space and all
     assert settings["corpus_fingerprint"] == Corpus.build(training, tiny.tokenizer()).fingerprint()
     assert len(heldout) == 1
-    assert "mini is a sentence model already, and further training can make it worse" in err
+    assert "mini is already a sentence model, and further training can make it worse" in err
 
     rows = json.loads((run / "evaluation.json").read_text())
     assert [row["pooling"] for row in rows] == ["mean", "cls", "cls"]
@@ -149,7 +149,7 @@ def test_training_on_own_text_goes_on_without_stsb(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model_folder: str
 ) -> None:
     def unreachable() -> dict[str, Pairs]:
-        raise ValueError("STS-B cannot be had: no network")
+        raise ValueError("STS-B could not be loaded: no network")
 
     monkeypatch.setattr(recipe, "load_stsb", unreachable)
     (tmp_path / "text.txt").write_text("\n".join(tiny.SENTENCES * 3) + "\n\n")
@@ -226,7 +226,7 @@ def test_an_unknown_best_measure_is_refused_before_training(tmp_path: Path, mode
     (tmp_path / "text.txt").write_text("\n".join(tiny.SENTENCES * 3))
     settings = TrainConfig(steps=1, best="accuracy", output=str(tmp_path / "run"))
     data = DataConfig(corpus=str(tmp_path / "text.txt"), heldout="2")
-    with pytest.raises(ValueError, match="--best accuracy is not measured; there are heldout_loss"):
+    with pytest.raises(ValueError, match="--best accuracy is not measured in this run; choose from heldout_loss"):
         run_training(data, MethodConfig(model=model_folder), settings)
     assert not (tmp_path / "run").exists()
 
@@ -238,4 +238,4 @@ def test_a_raw_language_model_is_no_sentence_model(
     (Path(model_folder) / "modules.json").unlink()
     settings = TrainConfig(steps=1, precision="fp32", device="cpu", output=str(tmp_path / "run"))
     run_training(DataConfig(corpus=str(tmp_path / "text.txt"), heldout="0"), MethodConfig(model=model_folder), settings)
-    assert "sentence model already" not in capsys.readouterr().err
+    assert "already a sentence model" not in capsys.readouterr().err

@@ -65,15 +65,15 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     assert result.code == 0, result.err
     small = RECIPES["small"]
     assert f"recipe small (raw is a small raw model): {small}" in result.err
-    assert "set by flags instead: --epochs 2" in result.err
+    assert "overridden by flags: --epochs 2" in result.err
     decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
     assert {name: settings_of(raw / "run")[name] for name in decided} == decided
-    assert "2 steps of 32 sentences are few" not in result.err
-    assert "1 steps of 32 sentences are few" in result.err
+    assert "2 x 32 sentences may be too few" not in result.err
+    assert "1 x 32 sentences may be too few" in result.err
 
     result = run("train", f"{FLAGS} --recipe paper --batch-size 2 --steps 3 --save-every 3 --output other")
     assert "recipe paper (chosen by --recipe): batches of 8, learning rate 3e-05" in result.err
-    assert "set by flags instead: --batch-size 2 --steps 3" in result.err
+    assert "overridden by flags: --batch-size 2 --steps 3" in result.err
     decided = {"batch_size": 2, "learning_rate": 3e-5, "epochs": None, "steps": 3, "recipe": "paper"}
     assert {name: settings_of(raw / "other")[name] for name in decided} == decided
     resumed = run("train", "--resume --output other --steps 4")
@@ -88,7 +88,7 @@ def test_without_a_length_a_run_is_as_long_as_the_dip(raw: Path, run: Run, monke
     result = run("train", f"{FLAGS} --output run")
     assert result.code == 0, result.err
     assert settings_of(raw / "run")["steps"] == 7
-    assert "are few" not in result.err
+    assert "may be too few" not in result.err
     (raw / "long.txt").write_text("\n".join(f"{a} {b}" for a in tiny.WORDS for b in tiny.WORDS[:3]))
     result = run("train", f"{FLAGS.replace('text.txt', 'long.txt')} --output long")
     rows_of_long = settings_of(raw / "long")["training_sentences"]
@@ -103,7 +103,7 @@ def test_a_finished_sentence_model_is_held_on_to(place: Path, run: Run) -> None:
     assert "similarity distillation from the initial model" in result.err
     assert settings_of(place / "run")["hold_on"] == 100
     result = run("train", f"{flags} --steps 2 --hold-on 0 --output plain")
-    assert "set by flags instead: --hold-on 0 --steps 2" in result.err
+    assert "overridden by flags: --hold-on 0 --steps 2" in result.err
     assert settings_of(place / "plain")["hold_on"] == 0
     result = run("train", f"{flags} --steps 2 --objective mlm --output mlm")
     assert (result.code, settings_of(place / "mlm")["hold_on"]) == (0, 0), result.err
@@ -113,7 +113,7 @@ def test_an_unknown_recipe_and_one_as_an_axis_are_refused(raw: Path, run: Run) -
     result = run("train", f"{FLAGS} --recipe smal --output run")
     assert (result.code, "--recipe" in result.err and "'small'" in result.err) == (2, True), result.err
     result = run("ablate", f"{FLAGS} --evaluate pairs.tsv --grid recipe=small --output made")
-    assert (result.code, "'recipe' is no setting that can be an axis" in result.err) == (2, True), result.err
+    assert (result.code, "'recipe' cannot be an axis" in result.err) == (2, True), result.err
 
 
 def test_an_ablation_compares_with_what_train_makes_of_the_same_flags(
@@ -239,6 +239,6 @@ def test_the_gain_is_paired() -> None:
 
 def test_the_dip_is_named() -> None:
     log = [{"step": step, "stsb_dev": value} for step, value in ((0, 56.18), (500, 49.0), (1000, 57.8))]
-    assert summary.over_the_steps(log) == "stsb_dev over the steps: 56.2 at 0, 49.0 at 500 (the dip), 57.8 at 1,000"
+    assert summary.over_the_steps(log) == "stsb_dev over the steps: 56.2 at 0, 49.0 at 500 (lowest), 57.8 at 1,000"
     assert "dip" not in str(summary.over_the_steps(log[1:])), "nothing fell"
     assert summary.over_the_steps([{"step": 0, "noisy_retrieval": 3.0}]) is None

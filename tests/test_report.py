@@ -278,7 +278,7 @@ def test_the_script_writes_and_checks(folder: Path, run: Run) -> None:
     (elsewhere / "report.md").write_text(text.replace("75.00", "75.10", 1), encoding="utf-8")
     changed = run("report", f"{elsewhere} --check")
     assert changed.code == 2
-    assert "report.md is not what its rows make" in changed.err
+    assert "report.md does not match its rows" in changed.err
 
 
 @pytest.mark.parametrize("lost", ["untrained", "base"])
@@ -291,8 +291,8 @@ def test_what_is_not_finished_says_so(folder: Path, lost: str) -> None:
     with pytest.raises(ValueError, match=r"line 1: not valid JSON"):
         write_report(folder)
     path.write_text('{"id": "a", "arm": "base"}')
-    with pytest.raises(ValueError, match=r"a row without settings, config, scores"):
+    with pytest.raises(ValueError, match=r"the row lacks settings, config, scores"):
         write_report(folder)
     path.unlink()
-    with pytest.raises(ValueError, match=r"holds no results.jsonl"):
+    with pytest.raises(ValueError, match=r"has no results.jsonl"):
         write_report(folder)

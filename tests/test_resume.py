@@ -447,8 +447,11 @@ def test_the_same_text_may_lie_elsewhere(run: Run, place: Path) -> None:
         ("--keep 0", "--keep must be at least 1, got 0"),
         ("--patience 0", "--patience must be at least 1, got 0"),
         ("--early-stop heldout_loss --eval-every 0", "--early-stop needs evaluations: --eval-every is 0"),
-        (f"{FLAGS} --early-stop heldout_los", "--early-stop heldout_los is not measured; there are heldout_loss"),
-        (f"{FLAGS} --best stsb_dev", "--best stsb_dev is not measured; there are heldout_loss"),
+        (
+            f"{FLAGS} --early-stop heldout_los",
+            "--early-stop heldout_los is not measured in this run; choose from heldout_loss",
+        ),
+        (f"{FLAGS} --best stsb_dev", "--best stsb_dev is not measured in this run; choose from heldout_loss"),
     ],
 )
 def test_bad_flags(flags: str, message: str, run: Run, place: Path) -> None:
@@ -565,7 +568,7 @@ def test_early_stopping_ends_a_run_and_keeps_the_best(tmp_path: Path, capsys: py
         return TrainConfig(**(settings | changes))
 
     train(tiny.model(dtype=torch.float32), tiny.dataset(), config("run"), evaluate=values())
-    assert "stopping early: quality was not better in 3 evaluations" in capsys.readouterr().err
+    assert "stopping early: quality did not improve in 3 evaluations" in capsys.readouterr().err
     assert [row["step"] for row in rows(tmp_path / "run") if "quality" in row] == [0, 2, 4, 6, 8]
     assert json.loads((tmp_path / "run" / "best" / "measures.json").read_text())["step"] == 2
     assert json.loads((tmp_path / "run" / "config.json").read_text())["finished"] == 8
@@ -575,7 +578,7 @@ def test_early_stopping_ends_a_run_and_keeps_the_best(tmp_path: Path, capsys: py
 
 def test_a_measure_that_is_not_taken_cannot_stop(tmp_path: Path) -> None:
     config = TrainConfig(steps=2, eval_every=1, early_stop="quality", device="cpu", precision="fp32")
-    with pytest.raises(ValueError, match="--early-stop quality is not measured; there are heldout_loss"):
+    with pytest.raises(ValueError, match="--early-stop quality is not measured in this run; choose from heldout_loss"):
         train(tiny.model(), tiny.dataset(), config, heldout=tiny.dataset())
 
 
@@ -588,7 +591,7 @@ def test_the_measures_of_a_function_are_known_at_the_start(run: Run, place: Path
         assert result.code == 0, result.err
         assert "evaluated before training and every 4 steps: quality, heldout_loss, " in result.err
     result = run("train", f"{FLAGS} --evaluate mine.py:quality --early-stop qualit --output new")
-    assert "--early-stop qualit is not measured; there are quality, heldout_loss" in result.err
+    assert "--early-stop qualit is not measured in this run; choose from quality, heldout_loss" in result.err
     result = run("train", f"{FLAGS} --evaluate mine.py:wrong --output new")
     assert result.code == 2
     assert "--evaluate mine.py:wrong must return {name: number}, it returned 3" in result.err

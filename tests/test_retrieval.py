@@ -215,7 +215,10 @@ def test_pairs_without_scores(name: str, tmp_path: Path) -> None:
     assert (pairs.first, pairs.second, len(pairs)) == (["a", "c"], ["b ", '"d'], 2)
     (note,) = notes
     empty = 1 if name in ("a.tsv", "a.csv") else 2
-    assert f"has no scores: each text of {columns[0]!r} has to find its {columns[1]!r}; {empty} rows" in note
+    assert (
+        f"has no scores; evaluating retrieval: {columns[0]!r} must find its {columns[1]!r}; left out: {empty} with"
+        in note
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,7 +242,9 @@ def test_all_rows_decide_which_columns_there_are(tmp_path: Path) -> None:
 def test_retrieval_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("sentence1,body,score\na,b,1\nc,d,2\n")
     assert columns_without_score(tmp_path / "a.csv", ["body", "sentence1"]) == ("body", "sentence1")
-    with pytest.raises(ValueError, match=r"--columns: .*a.csv has no column 'x'; there are sentence1, body, score"):
+    with pytest.raises(
+        ValueError, match=r"--columns: .*a.csv has no column 'x'; its columns are sentence1, body, score"
+    ):
         columns_without_score(tmp_path / "a.csv", ["body", "x"])
 
 
@@ -255,9 +260,9 @@ def test_a_first_line_that_looks_like_a_pair_is_asked_about(first: str, tmp_path
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "a,b\nc,d\n", "a.csv has no scores, and retrieval needs two different texts at least in either"),
-        ("a.csv", "a,b\nc,d\ne,d\n", "needs two different texts"),
-        ("a.csv", "a,b\nc,d\nc,e\n", "needs two different texts"),
+        ("a.csv", "a,b\nc,d\n", "a.csv has no scores, and retrieval needs at least two different texts in each"),
+        ("a.csv", "a,b\nc,d\ne,d\n", "needs at least two different texts"),
+        ("a.csv", "a,b\nc,d\nc,e\n", "needs at least two different texts"),
         ("a.csv", "a,b\nc,d\ne\n", "a.csv, line 3: the header names 2 columns"),
         ("a.jsonl", '{"a": "x", "b": "y"}\n{"a": "x", "b": 3}\n', "a.jsonl, row 2: b holds int, not text"),
     ],
@@ -273,12 +278,15 @@ def test_retrieval_on_the_command_line(run: Run, place: Path) -> None:
     (place / "a.csv").write_text("title,text,year\na man,dog,1\na cat,a woman cooks bread,2\n")
     result = run("evaluate", "model --pairs a.csv")
     assert result.code == 2
-    assert "a.csv: no column sentence1, sentence2, score; there are title, text, year;" in result.err.splitlines()[-1]
+    assert (
+        "a.csv: no column sentence1, sentence2, score; its columns are title, text, year;"
+        in result.err.splitlines()[-1]
+    )
     assert "name two with --columns" in result.err
     result = run("evaluate", "model --pairs a.csv --columns title text --device cpu")
     assert result.code == 0, result.err
-    assert "each text of 'title' has to find its 'text'" in result.err
+    assert "evaluating retrieval: 'title' must find its 'text'" in result.err
     for columns in ("--columns title", "--pairs a.csv --columns title title", "--columns title text"):
         result = run("evaluate", f"model {columns}")
         assert result.code == 2
-        assert "--columns takes two names of columns of --pairs" in result.err
+        assert "--columns needs --pairs and two column names" in result.err

@@ -143,7 +143,7 @@ def test_a_text_that_changed_between_two_runs_is_noticed() -> None:
     """The hub's, or a pipe's: there is no file to compare, so what was read is."""
     config = {"corpus": "hub:some/text", "limit": 1000, "noise_ratio": 0.6}
     first, second = ({"config": config, "corpus_fingerprint": name} for name in ("a", "b"))
-    assert "another text than base: has the corpus changed?" in str(other_text(second, {"base": first}))
+    assert "a different text from base: has the corpus changed?" in str(other_text(second, {"base": first}))
     assert other_text(first | {"config": config | {"noise_ratio": 0.3}}, {"base": first}) is None
     assert other_text(second | {"config": config | {"limit": 10}}, {"base": first}) is None
     untrained = first | {"corpus_fingerprint": None}

@@ -323,17 +323,15 @@ def test_a_folder_in_the_layout_of_beir(packed: str, beir: Path) -> None:
     assert collection.documents == dict(zip(["a", "7", "c", "d"], texts, strict=True))
     assert collection.queries == {"1": "which horse runs", "2": "who eats"}
     assert collection.gains == {"1": {"a": 2.0}, "2": {"7": 1.0}}
-    assert notes == [
-        f"{beir}: 4 documents, 2 queries with relevant ones; 1 queries have no relevant one and are left out"
-    ]
+    assert notes == [f"{beir}: 4 documents, 2 queries with relevant documents; left out: 1 without a relevant document"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("corpus.jsonl", None, "beir has no corpus.jsonl (or corpus.jsonl.gz), as BEIR's layout has"),
+        ("corpus.jsonl", None, "beir has no corpus.jsonl (or corpus.jsonl.gz), which BEIR's layout requires"),
         ("corpus.jsonl", "", "corpus.jsonl is empty"),
-        ("corpus.jsonl", '\n{"id": "a", "text": "b"}', "corpus.jsonl, line 2: no _id; there are id, text"),
+        ("corpus.jsonl", '\n{"id": "a", "text": "b"}', "corpus.jsonl, line 2: no _id; its fields are id, text"),
         ("corpus.jsonl", lines([*CORPUS, CORPUS[1]]), "corpus.jsonl, line 5: the _id '7' is on line 2 already"),
         ("corpus.jsonl", '{"_id": "a", "text": 3}', "corpus.jsonl, line 1: text holds int, not text"),
         ("corpus.jsonl", '{"_id": ["a"], "text": ""}', "corpus.jsonl, line 1: the _id ['a'] is not text"),
@@ -347,7 +345,7 @@ def test_a_folder_in_the_layout_of_beir(packed: str, beir: Path) -> None:
         ("qrels/test.tsv", QRELS + "1\tc\tnan\n", "test.tsv, line 7: the score 'nan' is not a number"),
         ("qrels/test.tsv", QRELS + "1\tc\n", "test.tsv, line 7: 2 columns, there must be query-id, corpus-id, score"),
         ("qrels/test.tsv", QRELS + "2\t7\t0\n", "line 7: query '2' and document '7' are on line 4 already"),
-        ("qrels/test.tsv", QRELS[:25] + "1\td\t0\n", "test.tsv names no relevant document: no score is above 0"),
+        ("qrels/test.tsv", QRELS[:25] + "1\td\t0\n", "test.tsv names no relevant document: it has no score above 0"),
     ],
 )
 def test_bad_folders(name: str, content: str | None, message: str, beir: Path, run: Run) -> None:
@@ -369,13 +367,13 @@ def test_files_for_reranking(tmp_path: Path) -> None:
     notes: list[str] = []
     reranking = load_reranking(path, notes.append)
     assert reranking == Reranking(["a", "a"], [["b"], ["one"]], [["c", "d"], ["?"]])
-    assert notes == [f"{path}: 1 queries without a positive or without a negative text are left out"]
+    assert notes == [f"{path}: queries left out, without a positive or without a negative text: 1"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([ROW, {"query": "a", "pos": []}], "a.jsonl, line 2: no positive and no negative; there are query, pos"),
+        ([ROW, {"query": "a", "pos": []}], "a.jsonl, line 2: no positive and no negative; its fields are query, pos"),
         ([ROW, ROW | {"query": " "}], "a.jsonl, line 2: the query has no text"),
         ([ROW, ROW | {"negative": [1]}], "a.jsonl, line 2: negative holds int, not text"),
         ([ROW | {"negative": []}], "a.jsonl holds no query with both positive and negative texts"),

@@ -169,7 +169,7 @@ def test_a_strangers_run_cannot_run_code(flag: str, decoy: bool, run: Run, place
     result = run("train", "--resume --output run --steps 2")
     assert not (place / "hacked").exists()
     if decoy and flag == "evaluate":  # read as a file of pairs, which it is not
-        assert (result.code, "is no table" in result.err) == (2, True)
+        assert (result.code, "is not a table" in result.err) == (2, True)
         return
     assert result.code == 2
     assert f"the run's --{flag} is code; name it again" in result.err

@@ -156,7 +156,7 @@ def test_memory_that_runs_out_is_one_line_and_loses_nothing(
         assert result.err.splitlines()[-1] == f"tsdae prepare: error: memory ran out while {step}"
         kept = "Work" not in place_of_it
         assert (place / "corpus.part").exists() == kept
-        assert ("what is done is kept in corpus.part; the same command resumes from there" in result.err) == kept
+        assert ("finished work is kept in corpus.part; the same command resumes from there" in result.err) == kept
         result = run("train", TRAIN)
         assert result.code == 2
         assert f"memory ran out while {step}; `tsdae prepare` needs less memory" in result.err.splitlines()[-1]

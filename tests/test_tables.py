@@ -168,7 +168,7 @@ def test_a_json_file_is_lines_or_an_array(content: str, tmp_path: Path) -> None:
         ("a.json", '[\n {"text": "one"},\n {"text": \n]', "a.json: not valid JSON at line 4, column 1"),
         ("a.json", '[{"text": "one"}, 2]', "a.json, item 2: a JSON object was expected, not int"),
         ("a.jsonl", '[\n {"text": "one"}\n]', "an array of objects is read if its name ends in .json"),
-        ("a.jsonl", '{"text": "a"}\n{"text": "b", "text": "c"}', "line 2: a name stands twice in the object"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b", "text": "c"}', "line 2: a key occurs twice in the object"),
     ],
 )
 def test_other_json_is_refused(name: str, content: str, message: str, tmp_path: Path) -> None:

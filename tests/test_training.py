@@ -333,7 +333,7 @@ def test_an_output_folder_with_a_run_is_not_overwritten_unasked(tmp_path: Path) 
 
 def test_an_objective_without_counts_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     settings = config(accumulate=2, output=str(tmp_path / "run"))
-    with pytest.raises(ValueError, match="needs a function `counts"):
+    with pytest.raises(ValueError, match="needs an attribute `counts"):
         train(tiny.model(), tiny.dataset(), settings, lambda model, batch: tsdae(model, batch))
     assert not (tmp_path / "run").exists()
 
@@ -391,7 +391,7 @@ def test_epochs_replace_steps() -> None:
         ({"schedule": "cosine"}, "--schedule must be one of constant, linear"),
         ({"precision": "fp8"}, "--precision must be one of"),
         ({"epochs": 0.0}, "--epochs must be above 0"),
-        ({"log_every": 51}, r"--log-every must lie in \[1, 50\]"),
+        ({"log_every": 51}, r"--log-every must be in \[1, 50\]"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:

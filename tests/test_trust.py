@@ -90,7 +90,7 @@ def test_a_sheet_goes_round(
 def test_models_that_never_disagree(run: Run, place: Path, corpus: list[str]) -> None:
     made = run("evaluate", f"{SHEET.replace('other', './model')} sheet.tsv")
     assert made.code == 2
-    assert "the models order all pairs alike, so that no score could tell them apart" in made.err
+    assert "the models rank all pairs alike, so scores could not tell them apart" in made.err
     assert not (place / "sheet.tsv").exists()
 
 

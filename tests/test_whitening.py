@@ -70,7 +70,7 @@ def test_whitened_beside_the_model_as_it_is(run: Run, place: Path) -> None:
     assert white["pairs"] == evaluate_sts(lambda sentences: whitening(encoder.encode(sentences)), pairs).row()
     assert white["pairs"]["spearman"] != plain["pairs"]["spearman"]
     assert white["difference"]["from"] == "model"
-    assert "8 sentences vary along 7 of 24 axes" in found.err
+    assert "8 sentences span 7 of 24 dimensions" in found.err
     assert "model (mean, whitened)  pairs Spearman" in found.out
 
 
@@ -120,4 +120,4 @@ def test_two_files_of_one_name(run: Run, place: Path) -> None:
     (place / "more" / "pairs.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\ne,f,3\n")
     found = run("evaluate", "model --pairs pairs.tsv more/pairs.csv")
     assert found.code == 2
-    assert "--pairs more/pairs.csv: there is a column pairs already; give the file another name" in found.err
+    assert "--pairs more/pairs.csv: another file is also called pairs in the table; rename one" in found.err

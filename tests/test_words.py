@@ -310,7 +310,7 @@ def test_a_corpus_keeps_its_words(tmp_path: Path) -> None:
             tiny.SENTENCES, tiny.tokenizer(), words="tokens"
         )[3]  # fmt: skip
     for words in ("auto", "nowhere:cut"):
-        with pytest.raises(ValueError, match=f"made with words 'tokens', and '{words}' is asked for"):
+        with pytest.raises(ValueError, match=f"made with words 'tokens', not '{words}'"):
             DenoisingDataset(mapped, tiny.tokenizer(), words=words)
 
 
@@ -408,7 +408,7 @@ def test_a_run_with_a_segmenter_names_it_again(run: Run, place: Path) -> None:
         ("train", "--corpus text.txt --model ./nowhere --words nowhere:cut", "nowhere cannot be imported"),
         ("train", "--corpus text.txt --model ./nowhere --words cut.py:nothing", "cut.py has no function nothing"),
         ("train", "--corpus text.txt --model model --words cut.py:without_spaces", "of 'a man is playing"),
-        ("train", "--corpus prepared --model model --words auto", "--words is set when a corpus is prepared"),
+        ("train", "--corpus prepared --model model --words auto", "--words applies when a text is prepared"),
         ("prepare", "text.txt --model ./nowhere --output new --words letters", "words must be one of auto, tokens"),
         ("prepare", "text.txt --model ./nowhere --output new --words cut.py:nothing", "has no function nothing"),
         ("prepare", "text.txt --model model --output new --words cut.py:whole", "must return a list of strings"),

@@ -206,7 +206,7 @@ class TSDAE(nn.Module):
         read = {name: tensor.shape for name, tensor in state.items()}
         differ = [name for name in sorted(own | read) if own.get(name) != read.get(name)]
         if differ:
-            raise ValueError(f"{path} does not fit {folder / 'encoder'}: {', '.join(differ[:5])}")
+            raise ValueError(f"{path} does not match {folder / 'encoder'}: {', '.join(differ[:5])}")
         model.load_state_dict(state, strict=False)
         return model.eval()
 

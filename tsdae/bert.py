@@ -44,7 +44,7 @@ class BertConfig:
         for name in ("position_offset", "token_types", "layer_norm_epsilon", "initializer_range"):
             check_range(name, getattr(self, name), "[0, inf)")
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
+            raise ValueError(f"hidden size {self.width} is not a multiple of {self.heads} attention heads")
         for name in ("dropout", "attention_dropout"):
             check_range(name, getattr(self, name), "[0, 1)")
 

@@ -18,7 +18,7 @@ DEVICE = "auto, cpu, cuda, cuda:N or mps"
 FEWEST_SEEDS = 3  # of an interval over seeds: two give a t value of 12.7, which nothing passes
 NOISES = "delete, mask, replace, swap, insert, or module:function"
 THREADS = "number of CPU threads; default: chosen by PyTorch"
-PRECISION = "number format of training; bf16 and fp16 are mixed precision"
+PRECISION = "training precision; bf16 and fp16 are mixed precision"
 SEEDS = "[0, 9223372036854775808)"  # 64 bits, signed
 NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
 HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
@@ -66,7 +66,7 @@ class TextConfig:
         "characters, whitespace, or module:function (a segmenter); default: auto",
     )
     heldout: str | None = flag(
-        None, "held-out sentences, a number or a file; default: 1,000 or 10 %%, whichever is less"
+        None, "number of held-out sentences, or a file of them; default: 1,000 or 10 %%, whichever is less"
     )
 
     @property
@@ -107,7 +107,9 @@ class ModelConfig:
     add_tokens: str | None = flag(None, ADD_TOKENS)
     pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become the sentence vector (paper: cls)")
     dropout: float | None = flag(None, "hidden dropout; default: as in the model's config", "[0, 1)")
-    attention_dropout: float | None = flag(None, "default: as in the model's config", "[0, 1)")
+    attention_dropout: float | None = flag(
+        None, "dropout of attention weights; default: as in the model's config", "[0, 1)"
+    )
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class MethodConfig(ModelConfig):
         0.6, "share of words that are changed (paper: 0.6)", "[0, 1)", "0.6 changes 60 % of the words"
     )
     tie: bool = flag(True, "share the encoder's layers with the decoder (paper: tied)")
-    decoder_layers: int | None = flag(None, "number of decoder layers, counted from the first; default: all")
+    decoder_layers: int | None = flag(None, "number of decoder layers: the first N; default: all")
     decoder_input_noise: float = flag(0.0, "share of the decoder's input tokens that are masked (paper: 0)", "[0, 1]")
     objective: str = flag(
         "tsdae",
@@ -146,7 +148,9 @@ class MethodConfig(ModelConfig):
         """ValueError if one of these settings, which were given, has no part in the objective."""
         for name in HAS_NO_USE_FOR.get(self.objective, ("mlm_ratio", "hold_on")):
             if name in given:
-                has_no = "masks tokens by --mlm-ratio" if self.objective == "mlm" else "has no use for it"
+                has_no = (
+                    "masks tokens by --mlm-ratio" if self.objective == "mlm" and name in NOISE else "does not use it"
+                )
                 raise ValueError(f"--{name.replace('_', '-')}: the objective {self.objective} {has_no}")
 
 
@@ -209,8 +213,7 @@ class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
     weight_decay: float = flag(0.0, "weight decay of weight matrices; biases and layer norms have none", "[0, inf]")
     freeze: str | None = flag(
         None,
-        "parameters that are not trained: patterns of their names, separated by commas, such as "
-        "'encoder.bert.embeddings.*'; default: none",
+        "parameters to freeze: name patterns, separated by commas, such as 'encoder.bert.embeddings.*'; default: none",
     )
     clip: float = flag(1.0, "maximum gradient norm; 0: no clipping", "[0, inf]")
     seed: int = flag(0, "random seed of noise, data order, new weights and dropout", SEEDS)
@@ -250,11 +253,11 @@ class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
 class PrepareConfig(TextConfig):
     """Output: the prepared corpus."""
 
-    model: str = required("model folder or Hugging Face name whose tokenizer is used")
+    model: str = required("model whose tokenizer is used: mini, a model folder or a Hugging Face name")
     output: str = required("folder to write, the --corpus of `tsdae train`")
     overwrite: bool = flag(False, "replace the prepared corpus in --output")
     add_tokens: str | None = flag(None, ADD_TOKENS)
-    workers: int | None = flag(None, "tokenising processes; default: one per core", "[1, inf)")
+    workers: int | None = flag(None, "number of tokenising processes; default: one per core", "[1, inf)")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -277,5 +280,5 @@ class AblationConfig:
         check_fields(self)
         if self.intervals and self.seeds < FEWEST_SEEDS:
             raise ValueError(
-                f"--seeds {self.seeds}: an interval over seeds needs {FEWEST_SEEDS}; --no-intervals does without"
+                f"--seeds {self.seeds}: intervals need at least {FEWEST_SEEDS} seeds; with fewer, add --no-intervals"
             )

@@ -152,7 +152,8 @@ class DenoisingDataset:
         pairs = [index if isinstance(index, tuple) else (0, index) for index in indices]
         epoch_B, row_B = np.array(pairs, dtype=np.int64).T
         if row_B.min() < -len(self) or row_B.max() >= len(self):
-            raise IndexError(f"row {row_B.min() if row_B.min() < 0 else row_B.max()} of a dataset of {len(self)} rows")
+            wrong = row_B.min() if row_B.min() < 0 else row_B.max()
+            raise IndexError(f"row {wrong} is out of range: the dataset has {len(self)} rows")
         noisy, target = self.noised(epoch_B, row_B % len(self))
         return [Pair(*ids) for ids in zip(noisy.sentences(), target.sentences(), strict=True)]
 
@@ -183,7 +184,7 @@ def find_noise(name: str) -> Noise:
     if name in NOISES:
         return NOISES[name]
     if ":" not in name:
-        raise ValueError(f"unknown noise {name!r}; there are {', '.join(NOISES)}, and module:function for your own")
+        raise ValueError(f"unknown noise {name!r}; choose from {', '.join(NOISES)}, or module:function")
     return named_function(name, "noise")
 
 
@@ -195,8 +196,8 @@ def check_noise(noisy: object, clean: Packed[np.ndarray], vocabulary: Vocabulary
         raise ValueError("the noise must return as many sentences as it was given, and none of them empty")
     if noisy.boundaries[0] != 0 or noisy.longest != noisy.lengths_B.max():
         raise ValueError(
-            "the noise returned a Packed whose boundaries do not begin at 0, or whose longest is not the length of its "
-            "longest sentence; Packed.from_lengths makes them right"
+            "the noise returned a Packed whose boundaries do not start at 0, or whose longest is not the length of its "
+            "longest sentence; use Packed.from_lengths"
         )
     if noisy.token_ids_T.min() < 0 or noisy.token_ids_T.max() >= vocabulary.size:
         raise ValueError(f"the noise returned token ids outside [0, {vocabulary.size})")

@@ -171,8 +171,8 @@ class SentenceEncoder(nn.Module):
         own += [name for name in self.state_dict() if not name.startswith("bert.")]
         if own and kind.save_pretrained is SentenceEncoder.save_pretrained:
             raise ValueError(
-                f"{kind.__name__} has a {', '.join(own[:3])} of its own, which a model folder cannot hold: it would be "
-                f"read as {self.pooling} pooling; give the class a save_pretrained of its own, or save its state_dict"
+                f"{kind.__name__} defines its own {', '.join(own[:3])}, which a model folder cannot store: it would be "
+                f"read as {self.pooling} pooling; define save_pretrained too, or save the state_dict"
             )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -237,7 +237,8 @@ def check_finite(vectors_BD: np.ndarray, sentences: Sequence[str]) -> None:
         row = int(wrong_B.argmax())
         raise ValueError(
             f"the vector of sentence {row} is not finite ({wrong_B.sum()} of {len(wrong_B)} are not): "
-            f"{sentences[row][:80]!r}, or another of its batch; are weights or settings broken, the precision too low?"
+            f"{sentences[row][:80]!r}, or another sentence of its batch; check the model's "
+            "weights, settings and precision"
         )
 
 

@@ -30,7 +30,7 @@ def freeze(model: TSDAE, objective: Objective, patterns: str) -> str:
         matching = fnmatch.filter(named, pattern.strip())
         if not matching:
             near = difflib.get_close_matches(pattern.strip(), named, n=1) or list(named)[:1]
-            raise ValueError(f"--freeze {pattern.strip()!r} matches no parameter; one of the names is {near[0]}")
+            raise ValueError(f"--freeze {pattern.strip()!r} matches no parameter; a name is, for example, {near[0]}")
         frozen |= set(matching)
     left = [weight for name, weight in named.items() if name not in frozen and weight.requires_grad]
     if not left:

@@ -205,7 +205,7 @@ def train(
             if config.eval_every and (done % config.eval_every == 0 or done == steps):
                 evaluate_after(done, bar)
                 if early_stop and (stopping := distributed.any_rank(early_stop.since >= config.patience)):
-                    print_note(f"stopping early: {early_stop.name} was not better in {config.patience} evaluations")
+                    print_note(f"stopping early: {early_stop.name} did not improve in {config.patience} evaluations")
 
             # save
             if at_row or device.type == "cpu" or distributed.world_size() == 1:  # asking the others takes time

@@ -60,8 +60,8 @@ def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
         name = name.replace("-", "_")
         if name not in hints or name in NO_AXES:
             near = difflib.get_close_matches(name, hints.keys() - NO_AXES, n=1)
-            hint = f"did you mean {near[0]}?" if near else "the flags of train.py that say how to train can"
-            raise ValueError(f"--grid {axis}: {name!r} is no setting that can be an axis; {hint}")
+            hint = f"did you mean {near[0]}?" if near else "an axis is a flag of `tsdae train` that affects the result"
+            raise ValueError(f"--grid {axis}: {name!r} cannot be an axis; {hint}")
         if not equals or not text:
             raise ValueError(f"--grid {axis}: no values; write {name}=VALUE,VALUE")
         if name in axes:
@@ -84,7 +84,7 @@ def _range(axis: str, text: str) -> list[str]:
     except ValueError:
         return text.split(",")  # file.py:function of a drive, or nothing numeric
     if not all(map(math.isfinite, (first, last, step))) or step <= 0 or last < first:
-        raise ValueError(f"--grid {axis}: a range is first:last:step, upwards")
+        raise ValueError(f"--grid {axis}: a range is first:last:step, with first <= last and step > 0")
     return [f"{first + step * k:.10g}" for k in range(int((last - first) / step + 1e-9) + 1)]
 
 
@@ -108,7 +108,7 @@ def _value(name: str, text: str, hint: Any) -> Any:
                 continue
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     wanted = ", ".join(choices) or " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds or (hint,))
-    raise ValueError(f"--grid {name}: {text!r} is none of its values ({wanted})")
+    raise ValueError(f"--grid {name}: invalid value {text!r}; expected: {wanted}")
 
 
 def arms_of(

@@ -114,7 +114,7 @@ def check_report(folder: Path) -> None:
     """ValueError if the written report.md is not the one that its rows make."""
     path = folder / "report.md"
     if not path.is_file() or path.read_text(encoding="utf-8") != make_report(folder)["report.md"]:
-        raise ValueError(f"{path} is not what its rows make; write it again: tsdae report {folder}")
+        raise ValueError(f"{path} does not match its rows; regenerate it: tsdae report {folder}")
 
 
 def make_report(folder: Path) -> dict[str, str]:
@@ -131,7 +131,7 @@ def read_settings(folder: Path) -> tuple[dict[str, Setting], dict[str, Any]]:
     """
     path = folder / ROWS
     if not path.is_file():
-        raise ValueError(f"{folder} holds no {ROWS}; give the --output folder of tsdae ablate")
+        raise ValueError(f"{folder} has no {ROWS}; give the --output folder of tsdae ablate")
     grid = read_json(folder / GRID)
     rows = [row for row in read_rows(folder) if _belongs(row["settings"], grid)]
     grouped: dict[str, list[dict[str, Any]]] = {}

@@ -46,7 +46,9 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: not valid JSON; was the file cut off or edited?") from error
         lacking = [name for name in ("id", "arm", "settings", "config", "scores") if name not in row]
         if lacking:
-            raise ValueError(f"{path}, line {number}: a row without {', '.join(lacking)}; is it of another version?")
+            raise ValueError(
+                f"{path}, line {number}: the row lacks {', '.join(lacking)}; was it written by another version?"
+            )
         rows.append(row)
     return rows
 
@@ -69,7 +71,7 @@ def finished_rows(folder: Path, arms: list[Arm]) -> dict[str, dict[str, Any]]:
     started = {row["id"]: row for row in map(read_json, sorted((folder / "runs").glob("*.json")))}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if not rows and not started and GRID not in names and names - {"resamples", f"{GRID}.part"}:
-        raise ValueError(f"--output {folder} is not empty and holds no ablation; choose another folder")
+        raise ValueError(f"--output {folder} is not empty and is not an ablation; choose another folder")
     ours, common = {arm.id: arm for arm in arms}, about(arms[0])
     for name, row in (started | rows).items():
         pairs = [(what, row.get(what), common[what]) for what in SHARED]
@@ -105,7 +107,7 @@ def other_text(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str | No
     for name, other in rows.items():
         same_settings = text_of(row["config"]) == text_of(other["config"])
         if same_settings and other.get("corpus_fingerprint") not in (None, row["corpus_fingerprint"]):
-            return f"it was trained on another text than {name}: has the corpus changed? choose another --output"
+            return f"it was trained on a different text from {name}: has the corpus changed? choose another --output"
     return None
 
 

@@ -65,9 +65,9 @@ def ablate(
     """
     distributed.check_single_process("ablate")
     if train.resume or train.overwrite:
-        raise ValueError("an ablation resumes by itself where it was stopped; choose another --output to start anew")
+        raise ValueError("an ablation resumes automatically, without --resume; to start over, choose another --output")
     if train.output is None:
-        raise ValueError("--output is missing: the folder that takes the runs, the rows and the report")
+        raise ValueError("--output is required: the folder for the runs, the rows and the report")
     folder = Path(train.output)
     share = max(1, (os.cpu_count() or 1) // config.jobs)
     threads = train.threads or min(share, torch.get_num_threads())  # of which OMP_NUM_THREADS may allow fewer
@@ -93,7 +93,7 @@ def ablate(
             raise ValueError(f"{arm.name} and {named[arm.id].name} would share the file name {arm.id}; rename one")
     lock = _beside(folder, "lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    busy = f"another process makes the runs of {folder}, or measures for them; wait for it, or choose another --output"
+    busy = f"another process is running or timing the ablation {folder}; wait for it, or choose another --output"
     with locked(lock, busy):
         _make(folder, axes, arms, config)
     return folder
@@ -118,8 +118,8 @@ def _make(folder: Path, axes: dict[str, list[Any]], arms: list[Arm], config: Abl
     steps: dict[str, int] = {}
     waiting = [arm for arm in arms if arm.id not in done]
     finished = len(arms) - len(waiting)
-    at_once = f"{config.jobs} at once, {threads_in_words(arms[0].configs[2].threads or 1)} each"
-    print_note(f"{len(arms):,} runs, {finished:,} of them finished, {at_once}")
+    at_once = f"{config.jobs} at a time, {threads_in_words(arms[0].configs[2].threads or 1)} each"
+    print_note(f"{len(arms):,} runs, {finished:,} finished; {at_once}")
     for arm in arms:
         print(arm.id + (" (finished)" if arm.id in done else ""))
     if waiting:
@@ -132,7 +132,7 @@ def _make(folder: Path, axes: dict[str, list[Any]], arms: list[Arm], config: Abl
     command = shlex.join(["python", *sys.argv])
     write_json(folder / GRID, grid | {"product": config.product, "command": command})
     failed = _run_all(waiting, steps, folder, config.jobs, done)
-    reported = "the report is without them"
+    reported = "the report leaves them out"
     try:
         write_report(folder)
     except ValueError as error:
@@ -148,7 +148,7 @@ def _labelled(data: DataConfig) -> DataConfig:
     """Return it with labelled pairs to compare by: STS-B, or a file of the user's. ValueError for anything else."""
     evaluate = data.evaluate or "stsb"
     if evaluate in ("heldout", "none") or names_function(evaluate):
-        raise ValueError(f"an ablation compares by labelled pairs: --evaluate stsb or FILE, not {evaluate}")
+        raise ValueError(f"an ablation needs labelled pairs: give --evaluate stsb or FILE, not {evaluate}")
     return dataclasses.replace(data, evaluate=evaluate)
 
 
@@ -180,7 +180,7 @@ def _run_all(
                     if line := other_text(row, done):
                         same = [other for other in left if text_of(other.flat) == text_of(arm.flat)]
                         left = [other for other in left if other not in same]
-                        failed.append(f"{arm.id} ({line}; {len(same)} more of that text were not started)")
+                        failed.append(f"{arm.id} ({line}; not started, with the same text: {len(same)} more)")
                         continue
                     done[arm.id] = row
                     write_rows(folder, done)
@@ -192,7 +192,7 @@ def _run_all(
                 process.terminate()  # the run writes a checkpoint first
             for _, process in running.values():
                 process.join()
-            note = "stopped, each run after its step; the same command resumes them"
+            note = "stopped; the same command resumes all runs"
             if isinstance(stop, KeyboardInterrupt):
                 raise Interrupted(signal.SIGINT, note) from stop
             print_note(note)

@@ -50,7 +50,7 @@ def estimate(waiting: list[Arm], trials: Path, jobs: int) -> tuple[float, dict[s
     pending, tried = list(classes.values()), dict[str, Trial]()
     rounds = range(0, len(pending), jobs)
     short = f"{len(pending)} short run{'s' * (len(pending) != 1)} of {WARM + TIMED} steps"
-    print_note(f"measuring the time of a run, and trying what can fail at its start: {short}")
+    print_note(f"estimating the time, and testing that each run can start: {short}")
     try:
         with progress_bar(len(rounds) * jobs * LINES, "short runs", "line of their logs") as bar:
             for first in rounds:
@@ -103,7 +103,7 @@ def try_out(arms: list[Arm], trials: Path, on_lines: Callable[[int], object] = l
     for arm, place, process in zip(arms, places, processes, strict=True):
         process.join()
         if process.exitcode:
-            raise ValueError(f"a trial of {arm.name} failed: {last_line(place.with_suffix('.log'))}")
+            raise ValueError(f"a short run of {arm.name} failed: {last_line(place.with_suffix('.log'))}")
     return [
         Trial(
             start=max(0.0, times[0] - (times[-1] - times[-2])),

@@ -52,4 +52,4 @@ def note_truncated(sentences: list[str], encoder: Encoder) -> None:
     long = [sentence for sentence in sentences if len(sentence.encode()) > encoder.max_length - 2]
     cut = int((token_ids(long, encoder.tokenizer).lengths_B > encoder.max_length).sum()) if long else 0
     if cut:
-        print_note(f"{cut:,} sentences are longer than {encoder.max_length} tokens and are truncated")
+        print_note(f"sentences truncated to {encoder.max_length} tokens: {cut:,}")

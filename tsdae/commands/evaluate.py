@@ -112,7 +112,7 @@ def _pairs(files: list[str], columns: list[str] | None) -> dict[str, Pairs | Tex
     for file in files:
         name = Path(file).name.partition(".")[0]
         if name in splits or name == "mean":
-            raise ValueError(f"--pairs {file}: there is a column {name} already; give the file another name")
+            raise ValueError(f"--pairs {file}: another file is also called {name} in the table; rename one of the two")
         splits[name] = load_pairs(file, print_note)
     return splits
 
@@ -136,7 +136,7 @@ def _ways(encoder: Encoder, text: list[str] | None) -> Iterator[tuple[str, Encod
         return known[key]
 
     whitening = Whitening(encode(text))
-    print_note(f"whitening: {len(text):,} sentences vary along {whitening.axes} of {len(whitening.mean_D)} axes")
+    print_note(f"whitening: {len(text):,} sentences span {whitening.axes} of {len(whitening.mean_D)} dimensions")
     yield encoder.pooling, once
     yield f"{encoder.pooling}, whitened", lambda sentences: whitening(once(sentences))
 

@@ -16,7 +16,7 @@ from tsdae.commands.parser import Parser, did_you_mean
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, PrepareConfig, TrainConfig
 
 Command = Callable[[list[str] | None], None]
-A_MODEL = "run folder, model folder, or name on the Hugging Face hub"
+A_MODEL = "mini (built in), run folder, model folder, or Hugging Face name"
 A_TEXT = "text file, quoted pattern, jsonl, csv, tsv, parquet or hub:NAME[:CONFIG]"
 
 
@@ -77,7 +77,7 @@ def encode(arguments: list[str] | None = None) -> None:
 def reconstruct(arguments: list[str] | None = None) -> None:
     """Show what a sentence vector contains: sentences are noised, encoded, and reconstructed by the decoder."""
     parser = _parser(reconstruct, settings.ReconstructConfig)
-    parser.add_argument("run", metavar="RUN", help="run folder, or a model, which gets a new, untrained decoder")
+    parser.add_argument("run", metavar="RUN", help="run folder; or a model, which gets a new, untrained decoder")
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="sentences, each in quotes")
     config, rest = parser.configs(arguments)
     from tsdae.commands.reconstruct import show
@@ -106,7 +106,7 @@ def ablate(arguments: list[str] | None = None) -> None:
 
 
 def report(arguments: list[str] | None = None) -> None:
-    """Write the report of an ablation again from its rows; with --check only compare report.md."""
+    """Regenerate the report of an ablation from its rows; with --check only compare report.md."""
     parser = _parser(report, settings.ReportConfig)
     parser.add_argument("folder", metavar="FOLDER", help="--output of `tsdae ablate`")
     config, rest = parser.configs(arguments)
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif name in COMMANDS:
         COMMANDS[name](rest)
     else:
-        hint = did_you_mean(name, list(COMMANDS)) or f"there are {', '.join(COMMANDS)}"
+        hint = did_you_mean(name, list(COMMANDS)) or f"choose from {', '.join(COMMANDS)}"
         sys.stderr.write(f"tsdae: error: unknown command {name}; {hint}\n")
         sys.exit(2)
 

@@ -39,7 +39,7 @@ def show_neighbours(before: str, after: str, config: NeighboursConfig) -> None:
     sentences = distinct_sentences(config.corpus, config.column, config.limit)
     size, count = len(sentences), config.neighbours
     if size <= count:
-        raise ValueError(f"--neighbours {count} needs at least {count + 1} different sentences; there are {size}")
+        raise ValueError(f"--neighbours {count} needs at least {count + 1} different sentences; the text has {size}")
     queries = [" ".join(text.split()) for text in config.query or []]
     queries = queries or [sentences[row] for row in drawn(size, config.queries or 10, QUERIES)]
     texts = list(dict.fromkeys(sentences + queries))
@@ -54,7 +54,7 @@ def show_neighbours(before: str, after: str, config: NeighboursConfig) -> None:
     decimals = [digits_of(cosine_QK) for _, cosine_QK in found]
     for name, digits in zip(names, decimals, strict=True):
         if digits > FEWEST_DIGITS:
-            print_note(f"{name}: its vectors are nearly the same, as a raw model's are; {digits} digits are shown")
+            print_note(f"{name}: all cosines are nearly equal, as usual for a raw model; showing {digits} digits")
     columns = shutil.get_terminal_size().columns
     print(beside(names, columns))
     shared = 0

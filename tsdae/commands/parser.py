@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         self._look_for_typos(sys.argv[1:] if arguments is None else arguments)
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
-            self.error(f"unknown argument {unknown[0]}; see --help. A pattern such as '*.txt' needs its quotes")
+            self.error(f"unknown argument {unknown[0]}; see --help. Put a pattern such as '*.txt' in quotes")
         values = vars(parsed)
         self.given = set(values)
         filled = []

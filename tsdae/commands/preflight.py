@@ -33,7 +33,9 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     elif data.corpus is not None:
         check_text(data.corpus, data)
     if data.corpus is not None and is_stream(data.corpus) and distributed.world_size() > 1:
-        raise ValueError(f"--corpus {data.corpus} is a stream, which processes cannot share; write it to a file")
+        raise ValueError(
+            f"--corpus {data.corpus} is a stream, which several processes cannot share; save it to a file first"
+        )
     if data.corpus is not None and method.model is None:
         raise ValueError(
             "--corpus needs --model: a raw language model such as bert-base-uncased, distilbert-base-uncased or "
@@ -79,13 +81,16 @@ def _check_prepared(data: DataConfig, method: MethodConfig) -> None:
         its_own = setting.name == "words" and given == corpus.words  # these may be named
         if given != setting.default and not its_own:
             raise ValueError(
-                f"--{setting.name.replace('_', '-')} is set when a corpus is prepared, and {data.corpus} is "
-                "prepared already; give it to `tsdae prepare`"
+                f"--{setting.name.replace('_', '-')} applies when a text is prepared, and {data.corpus} is "
+                "already prepared; give it to `tsdae prepare`"
             )
     if method.model is None:
         raise ValueError(f"--corpus needs --model: {data.corpus} was prepared for {corpus.made_from.get('model')}")
     if data.evaluate == "heldout" and heldout is None:
-        raise ValueError(f"--evaluate heldout needs held-out sentences, and {data.corpus} was prepared without any")
+        raise ValueError(
+            f"--evaluate heldout needs held-out sentences, and {data.corpus} was prepared without any; "
+            "use --evaluate stsb or none"
+        )
 
 
 def objective_of(method: MethodConfig) -> Any:
@@ -96,6 +101,6 @@ def objective_of(method: MethodConfig) -> Any:
         return OBJECTIVES[method.objective]
     if ":" not in method.objective:
         raise ValueError(
-            f"unknown objective {method.objective!r}; there are {', '.join(OBJECTIVES)} and file.py:function"
+            f"unknown objective {method.objective!r}; choose from {', '.join(OBJECTIVES)}, or file.py:function"
         )
     return named_function(method.objective, "objective")

@@ -56,7 +56,7 @@ def check_part(output: Path) -> None:
     """Raise ValueError if OUTPUT.part exists and is not ours, so that nothing of the user's is ever replaced."""
     folder = part_of(output)
     if folder.exists() and not (folder.is_dir() and all(OURS.fullmatch(path.name) for path in folder.iterdir())):
-        raise ValueError(f"{folder} is needed for unfinished work, and holds something else; move it away")
+        raise ValueError(f"{folder} is where unfinished work is kept, but it holds other files; move them away")
 
 
 def remove_leftovers(output: Path) -> None:
@@ -98,7 +98,7 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
         before = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else None
         if before != settings or source == "-":
             if before is not None:
-                print_note(f"{folder} is of other settings or another text: starting again")
+                print_note(f"unfinished work in {folder} is of other settings or another text; starting over")
             remove(folder)
             folder.mkdir()
             write_json(folder / SETTINGS, settings)
@@ -121,7 +121,7 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
             )
             keep = may_pass and source != "-" and rows.texts > 0
             if keep:
-                print_note(f"what is done is kept in {folder}{RESUMES}")
+                print_note(f"finished work is kept in {folder}{RESUMES}")
             raise
         finally:
             remove(folder / WHOLE) if keep else _remove(folder)
@@ -215,5 +215,5 @@ def report_line(report: dict[str, Any]) -> str:
     """Return a line of the report for the user: lengths of sentences, and unknown tokens."""
     lengths = report["tokens_at_most"]
     total = max(1, sum(lengths.values()))
-    shares = [f"{100 * n / total:.0f} % {most if most == 'more' else f'to {most}'}" for most, n in lengths.items()]
-    return f"tokens in a sentence: {', '.join(shares)}; {100 * report['unknown_tokens']:.3g} % of all are unknown"
+    shares = [f"{100 * n / total:.0f} % {most if most == 'more' else f'up to {most}'}" for most, n in lengths.items()]
+    return f"tokens per sentence: {', '.join(shares)}; {100 * report['unknown_tokens']:.3g} % of all tokens are unknown"

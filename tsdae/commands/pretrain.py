@@ -96,7 +96,7 @@ def _check_same(output: Path, settings: dict[str, Any]) -> None:
     elif output.exists() and (
         not output.is_dir() or {path.name for path in output.iterdir()} - {SETTINGS, f"{SETTINGS}.part", "start.part"}
     ):
-        raise ValueError(f"--output {output} exists and is no output of `tsdae pretrain`; choose another folder")
+        raise ValueError(f"--output {output} exists and is not an output of `tsdae pretrain`; choose another folder")
 
 
 def _new_bert(tokenizer: Any, config: PretrainConfig) -> Pretrained:

@@ -77,7 +77,7 @@ def with_recipe(
     lines = [f"recipe {name} ({why}): {recipe}{distilled}"]
     if chosen := sorted({*values, "steps", "epochs", "hold_on"} & set(given)):
         both = vars(config) | vars(method)
-        lines.append("set by flags instead: " + " ".join(f"--{key.replace('_', '-')} {both[key]:g}" for key in chosen))
+        lines.append("overridden by flags: " + " ".join(f"--{key.replace('_', '-')} {both[key]:g}" for key in chosen))
     config = dataclasses.replace(config, **{key: value for key, value in values.items() if key not in given})
     return dataclasses.replace(method, recipe=name, hold_on=hold_on), config, lines
 
@@ -92,6 +92,6 @@ def cut_in_the_dip(name: Name, steps: int, sentences: int) -> str | None:
     if name == "adapt" or steps * sentences >= needed:
         return None
     return (
-        f"{steps:,} steps of {sentences} sentences are few: TSDAE makes the vectors of a raw model worse before it "
-        f"makes them better, and this run may end too early; train for at least {-(-needed // sentences):,} steps"
+        f"{steps:,} x {sentences} sentences may be too few: the vectors of a raw model get worse before they "
+        f"get better; train for at least {-(-needed // sentences):,} steps"
     )

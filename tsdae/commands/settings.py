@@ -24,21 +24,21 @@ class CompareConfig:
         None, f"pooling of all models; first-last-mean: mean of the token vectors of first and last layer; {POOLING}"
     )
     whiten: str | None = flag(
-        None, f"also score each model with its vectors whitened, by mean and axes of those of this text: {A_TEXT}"
+        None, f"also score each model with whitened vectors; the whitening is fitted on this text: {A_TEXT}"
     )
     split: Literal["dev", "test", "both"] | None = flag(None, "split of STS-B; default: both")
-    stsb: str | None = flag(None, "folder with STS-B; default: it is downloaded once")
+    stsb: str | None = flag(None, "folder with STS-B; default: downloaded once")
     pairs: list[str] | None = field(
         default=None,
         metadata={
             "help": "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with the columns sentence1, sentence2 "
-            "and score; of several files (after the models) also the mean; without score: retrieval, how often "
+            "and score (after the models); several files: also their mean; without score: retrieval, how often "
             "sentence1 finds its sentence2"
         },
     )
     columns: list[str] | None = field(
         default=None,
-        metadata={"help": "with --pairs: two columns for retrieval, where there are more and none has scores"},
+        metadata={"help": "with --pairs: the two text columns for retrieval, if the file has more columns"},
     )
     retrieval: str | None = flag(
         None, "search instead of STS-B: folder in BEIR's layout, corpus.jsonl, queries.jsonl and qrels/test.tsv"
@@ -56,7 +56,7 @@ class CompareConfig:
         if len(others) > 1:
             raise ValueError(f"{' and '.join(others)} cannot be used together; evaluate on one after the other")
         if self.columns is not None and (self.pairs is None or len(set(self.columns)) != 2 or len(self.columns) != 2):
-            raise ValueError("--columns takes two names of columns of --pairs, and then another flag or --")
+            raise ValueError("--columns needs --pairs and two column names; put the models before it")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def make_sheet(models: list[str], config: SheetConfig, compare: CompareConfig) -
     device, count = choose_device(compare.device), config.make_pairs or 0
     sentences = distinct_sentences(str(config.corpus), config.column)
     if len(sentences) < count:
-        raise ValueError(f"--make-pairs {count} needs {count} different sentences; there are {len(sentences)}")
+        raise ValueError(f"--make-pairs {count} needs {count} different sentences; the text has {len(sentences)}")
     sentences = [sentences[row] for row in drawn(len(sentences), SAMPLED, SAMPLE)]
     encoders = load_encoders(models, compare.pooling, device)
     chosen = choose_pairs([unit_vectors(*named, sentences) for named in encoders], count)
@@ -61,7 +61,8 @@ def make_sheet(models: list[str], config: SheetConfig, compare: CompareConfig) -
     print(
         f"wrote {len(chosen):,} pairs to {path}. Fill in the column score, from 0 (nothing in common) to 5 (the same "
         f"meaning); rows without a score are skipped. Then:\n{command}\n"
-        "Most pairs are those on which these models disagree: the result tells which is better, not how good it is."
+        "Most pairs are those on which these models disagree: the result tells which model is better, not how good it "
+        "is."
     )
 
 
@@ -79,7 +80,7 @@ def choose_pairs(unit_MBD: Sequence[np.ndarray], count: int) -> np.ndarray:
     rank_MP = np.stack([rankdata(np.einsum("pd,pd->p", *unit_BD[pair_P2.T])) for unit_BD in unit_MBD])
     above_MP = rank_MP - rank_MP.min(axis=0)
     if not above_MP.any():
-        raise ValueError("the models order all pairs alike, so that no score could tell them apart")
+        raise ValueError("the models rank all pairs alike, so scores could not tell them apart")
     fresh: list[int] = []
     again: list[int] = []
     named: set[int] = set()

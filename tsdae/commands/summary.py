@@ -56,7 +56,7 @@ def harm(rows: Sequence[Mapping[str, Any]], advice: str) -> str | None:
         return None
     moved = " and ".join(f"{name} fell from {rows[0][name]:.4g} to {rows[-1][name]:.4g}" for name in fell)
     if all(rows[-1][name] >= (1 - ALLOWED_FALL[name]) * rows[0][name] for name in fell):
-        return f"{moved}: less than in runs that did harm"
+        return f"{moved}, a smaller fall than in runs that did harm"
     return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}"
 
 
@@ -68,7 +68,7 @@ def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:
     values = [float(row[name]) for row in rows]
     lowest = min(range(len(values)), key=values.__getitem__)
     parts = [
-        f"{value:.1f} at {row['step']:,}" + (" (the dip)" if k == lowest and 0 < k < len(rows) - 1 else "")
+        f"{value:.1f} at {row['step']:,}" + (" (lowest)" if k == lowest and 0 < k < len(rows) - 1 else "")
         for k, (row, value) in enumerate(zip(rows, values, strict=True))
     ]
     return f"{name} over the steps: {', '.join(parts)}"

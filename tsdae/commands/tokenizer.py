@@ -47,10 +47,12 @@ def train_tokenizer(sentences: Iterable[str], kind: str, vocabulary_size: int, c
     except (ValueError, OSError):  # of the text
         raise
     except Exception as error:  # the library has one kind for all; for unigram it is a vocabulary below the letters
-        raise ValueError(f"no {kind} tokenizer of {vocabulary_size:,} pieces: {first_line(error)}") from error
+        raise ValueError(
+            f"cannot train a {kind} tokenizer of {vocabulary_size:,} pieces: {first_line(error)}"
+        ) from error
     if backend.get_vocab_size() > vocabulary_size:
         raise ValueError(
-            f"--vocabulary-size {vocabulary_size:,} is too small: the letters of the text alone take "
+            f"--vocabulary-size {vocabulary_size:,} is too small: the characters of the text alone need "
             f"{backend.get_vocab_size():,} pieces"
         )
     if backend.get_vocab_size() < vocabulary_size:

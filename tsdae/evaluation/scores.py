@@ -139,7 +139,7 @@ def _difference_lines(rows: Sequence[tuple[str, Mapping[str, Scores]]]) -> list[
             for metric, value in difference.values.items():
                 ends, verdict = bracketed(difference.interval(metric), "+"), difference.verdict(metric)
                 lines.append(f"{name:<{width}}  {split} {LABELS[metric]:<10} {value:>+7.2f} {ends:>18}  {verdict}")
-    return [*lines, "(of these trained models; how much scores vary over training seeds: `tsdae ablate`)"]
+    return [*lines, "(these trained models only; for the variation over training seeds use `tsdae ablate`)"]
 
 
 def bracketed(ci95: tuple[float, float], sign: str = "") -> str:

@@ -55,7 +55,7 @@ def evaluate_bm25(collection: Collection, seed: int = 0, show_progress: bool = F
     try:
         import bm25s
     except ImportError as error:
-        raise MissingBM25('the row BM25 needs a package: python -m pip install "bm25s>=0.3.16,<1"') from error
+        raise MissingBM25('the BM25 row needs a package: python -m pip install "bm25s>=0.3.16,<1"') from error
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # set to DEBUG when it is imported
     index = bm25s.BM25()
     words = bm25s.tokenize(list(collection.documents.values()), show_progress=False)

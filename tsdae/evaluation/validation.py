@@ -167,7 +167,9 @@ def check_names(wanted: dict[str, str | None], measured: list[str]) -> None:
     """Raise ValueError if a flag names a metric that is not measured. wanted: {flag: name of the metric}."""
     for flag, name in wanted.items():
         if name is not None and name not in measured:
-            raise ValueError(f"{flag} {name} is not measured; there are {', '.join(measured) or 'no metrics'}")
+            raise ValueError(
+                f"{flag} {name} is not measured in this run; choose from {', '.join(measured) or 'no metrics'}"
+            )
 
 
 def collapse(metrics: dict[str, float]) -> str | None:

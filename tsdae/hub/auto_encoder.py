@@ -116,7 +116,7 @@ class AutoModelEncoder:
         transformer = folder / settings.model_folder
         raw = read_settings(transformer / "config.json", MODEL)
         if raw.get("auto_map"):
-            raise ValueError(f"{folder} comes with code of its own (auto_map in config.json), which is never run")
+            raise ValueError(f"{folder} needs custom code (auto_map in config.json), which is never run")
         self.tokenizer = load_tokenizer(transformer, settings.lowercase)
         check_sizes(transformer / "config.json", raw)
         if (transformer / "adapter_config.json").is_file() or any(transformer.glob("*model*")):
@@ -126,7 +126,7 @@ class AutoModelEncoder:
         if missing:  # AutoModel would put random numbers in their place
             raise ValueError(f"{folder}: its weights lack {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5))
         if model.config.is_encoder_decoder:
-            raise ValueError(f"{folder} holds {type(model).__name__}, which is not an encoder alone")
+            raise ValueError(f"{folder} holds {type(model).__name__}, which is not an encoder only")
         self.model = model.float().to(device).eval()
         limits = (settings.max_length or NO_LIMIT, self.tokenizer.model_max_length, _positions(model))
         self.max_length = min(limits) if min(limits) < NO_LIMIT else USUAL_LIMIT

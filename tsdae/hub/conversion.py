@@ -237,11 +237,13 @@ def read_pretrained(folder: Path) -> Pretrained:
     tied = {name for name in TIED_COPIES if name in theirs and torch.equal(theirs[name], embedding)}
     unknown = theirs.keys() - wanted - wanted_head - tied - set(POOLER)
     if unknown := {name for name in unknown if not WITHOUT_USE.match(name)}:
-        warnings.warn(f"{folder}: weights that nothing here uses: {', '.join(sorted(unknown))}", stacklevel=2)
+        warnings.warn(f"{folder}: unused weights: {', '.join(sorted(unknown))}", stacklevel=2)
     pooler = {name: theirs[name].float() for name in POOLER if name in theirs}
     head_state = _head_of(head, head_names, theirs, folder)
     if (folder / "adapter_config.json").is_file():
-        warnings.warn(f"{folder}: its adapter (adapter_config.json) is not applied, the model is read", stacklevel=2)
+        warnings.warn(
+            f"{folder}: ignoring its adapter (adapter_config.json); only the base model is loaded", stacklevel=2
+        )
     return Pretrained(bert, model_type, head_state, pooler, raw)
 
 
@@ -258,7 +260,7 @@ def _head_of(
             raise ValueError(f"{folder}: its weights lack {_list(missing)}")
         return _state_of(head, names, theirs, folder)
     except ValueError as error:
-        warnings.warn(f"{error}; the language-model head is not used, the encoder is", stacklevel=3)
+        warnings.warn(f"{error}; loading the encoder without its language-model head", stacklevel=3)
         return None
 
 

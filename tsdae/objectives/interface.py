@@ -60,8 +60,8 @@ def try_out(objective: Objective, model: TSDAE, batch: Batch, precision: str = "
         hook.remove()
     if late := sorted(_parameters(tried) - _parameters(objective)):
         raise ValueError(
-            f"the objective made the parameters {', '.join(late)} in its first call, too late to be trained; make them "
-            "in __init__, of a class that is given the model: `def __init__(self, model)`"
+            f"the objective created the parameters {', '.join(late)} in its first call, too late to be trained; create "
+            "them in the __init__(self, model) of a class"
         )
     for vector_BD in vectors:
         if vector_BD.requires_grad:
@@ -70,9 +70,7 @@ def try_out(objective: Objective, model: TSDAE, batch: Batch, precision: str = "
     if total.requires_grad:
         total.backward()
     if vectors and all(vector_BD.grad is None for vector_BD in vectors):
-        print_note(
-            "the objective gives no gradient to the vectors of model.encode: is one of them detached on purpose?"
-        )
+        print_note("the objective gives no gradient to the vectors of model.encode; are they detached on purpose?")
     reached = [parameter for parameter in model.encoder.parameters() if parameter.grad is not None]
     model.zero_grad()
     if not reached:
@@ -82,7 +80,9 @@ def try_out(objective: Objective, model: TSDAE, batch: Batch, precision: str = "
         )
     counted = getattr(objective, "counts", lambda batch: loss.counts)(batch)
     if dict(counted) != loss.counts:
-        raise ValueError(f"the objective's counts(batch) says {dict(counted)}, its loss was divided by {loss.counts}")
+        raise ValueError(
+            f"the objective's counts(batch) returns {dict(counted)}, but its loss has the counts {loss.counts}"
+        )
     return loss
 
 
@@ -101,9 +101,8 @@ def check_counts(objective: Any, batches: int) -> None:
     """Raise ValueError if a step of so many batches cannot be normalised by this objective."""
     if batches > 1 and not hasattr(objective, "counts"):
         raise ValueError(
-            "with --accumulate above 1, or several processes, an objective needs a function "
-            "`counts(batch) -> {term: count}` as its attribute: what a step is divided by must be known before its "
-            "first backward"
+            "with --accumulate above 1, or several processes, an objective needs an attribute "
+            "`counts`, a function batch -> {term: count}: a step is normalised before its first backward"
         )
 
 

@@ -34,7 +34,9 @@ class MaskedLanguageModel:
 
     def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
         if not model.tie:
-            raise ValueError("masked-language modelling predicts by the encoder's words; an untied decoder has its own")
+            raise ValueError(
+                "masked-language modelling needs a tied model: it predicts with the encoder's word embeddings"
+            )
         noisy, chosen_C = self.noised(batch.target, model.encoder.vocabulary, model.training)
         hidden_TD = model.encoder.bert(noisy)
         return self.loss(model, hidden_TD, batch.target, chosen_C)

@@ -79,7 +79,7 @@ def check_output(folder: Path, overwrite: bool = False, resume: bool = False) ->
         )
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if not holds and any(name != LOCK and not LEFTOVER.fullmatch(name) for name in names):
-        raise ValueError(f"--output {folder} is not empty and holds no run; choose another folder")
+        raise ValueError(f"--output {folder} is not empty and is not a run; choose another folder")
 
 
 @contextlib.contextmanager
@@ -138,7 +138,7 @@ class Checkpoints:
         if free < needed:
             raise OSError(
                 errno.ENOSPC,
-                f"the checkpoint of step {step:,} needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free",
+                f"the checkpoint of step {step:,} needs {needed / 1e6:,.0f} MB, and only {free / 1e6:,.0f} MB are free",
                 str(self.folder),
             )
         folder = self.folder / f"step-{step:08d}"

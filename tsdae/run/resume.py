@@ -55,14 +55,14 @@ def resumed(
             size, count = split_step(stored["sentences_per_step"], stored["batch_size"], distributed.world_size())
             merged |= {"batch_size": size, "accumulate": count}
             if distributed.world_size() != stored["processes"]:
-                change = f"{distributed.world_size()} processes, {stored['processes']} before"
+                change = f"{distributed.world_size()} processes instead of {stored['processes']}"
                 print_note(f"{change}: continuing with --batch-size {size} --accumulate {count} in each process")
         merged |= now
         step_size = merged["batch_size"] * merged["accumulate"] * distributed.world_size()
         check_same(stored, {"sentences_per_step": step_size})
         return _filled(data, merged), _filled(method, merged), _filled(config, merged)
     except KeyError as error:
-        raise ValueError(f"{folder / 'config.json'} lacks {error}; another version wrote it") from error
+        raise ValueError(f"{folder / 'config.json'} lacks {error}; was it written by another version?") from error
 
 
 def open_run(

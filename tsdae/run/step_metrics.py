@@ -62,8 +62,8 @@ class StepMetrics:
             if not is_finite and not fp16:
                 loss, norm = losses[number - first], norms[number - first]
                 raise NonFiniteLoss(
-                    f"the loss or gradient of step {number:,} is not finite (loss {loss}, norm {norm}); it changed "
-                    f"no weight. Its sentences: {name_sentences(number)}"
+                    f"the loss or gradient of step {number:,} is not finite (loss {loss}, norm {norm}); the weights "
+                    f"were not updated; try a lower --learning-rate, or look at its sentences: {name_sentences(number)}"
                 )
             if self._skipped_in_row >= FP16_BAD_STEPS:
                 raise NonFiniteLoss(

@@ -155,8 +155,7 @@ def pieces(texts: Texts, work: Work, workers: int, missing: Callable[[], int | N
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise OSError(
-            "a worker process was ended from outside, perhaps for want of memory; tsdae prepare --workers 1 needs "
-            "the least"
+            "a worker process was killed, perhaps because memory ran out; tsdae prepare --workers 1 needs the least"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -277,7 +276,7 @@ class Rows:
     def check(self) -> None:
         """Raise ValueError if there are none."""
         if not self._count:
-            raise ValueError(f"no sentence with a word in it among the {self.texts:,} that were read")
+            raise ValueError(f"none of the {self.texts:,} sentences that were read has a word")
 
     @property
     def lengths(self) -> np.ndarray:

@@ -45,13 +45,9 @@ class Cleaning:
     def __post_init__(self) -> None:
         splitter_of(self.sentences)
         if self.max_characters is not None and self.max_characters < max(1, self.shortest):
-            raise ValueError(
-                f"--max-characters {self.max_characters} leaves nothing beside --min-characters {self.shortest}"
-            )
+            raise ValueError(f"--max-characters {self.max_characters} is below --min-characters {self.shortest}")
         if not 0.0 <= self.min_letters <= 1.0:
-            raise ValueError(
-                f"--min-letters must lie in [0, 1], got {self.min_letters}: 0.5 keeps what is half letters"
-            )
+            raise ValueError(f"--min-letters must be in [0, 1], got {self.min_letters}: 0.5 keeps what is half letters")
 
     @property
     def shortest(self) -> int:

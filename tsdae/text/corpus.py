@@ -248,15 +248,15 @@ class Corpus:
         """Return lines for the user: the definition of words, and how many sentences have none."""
         lines = notes(self.words, self.counts) if self.counts else []
         if self.without_words:
-            lines.append(f"{self.without_words:,} sentences tokenise to nothing and are left out")
+            lines.append(f"sentences left out, as they tokenise to nothing: {self.without_words:,}")
         return lines
 
     def check_words(self, words: str | None) -> None:
         """Raise ValueError if the marks were made by another definition of words than this one; None: any."""
         if words not in (None, self.words):
             raise ValueError(
-                f"this corpus was made with words {self.words!r}, and {words!r} is asked for; words are defined when "
-                f"a text is tokenised: make it again with words {words!r}, or ask for {self.words!r}"
+                f"this corpus was made with words {self.words!r}, not {words!r}; words are found when a text is "
+                f"tokenised: make it again with words {words!r}, or use {self.words!r}"
             )
 
     def check_tokenizer(self, tokenizer: Any, asked: str = "the model") -> None:
@@ -268,8 +268,8 @@ class Corpus:
             made = self.made_from
             made_for = f" for {model_in_words(made['model'], made.get('add_tokens'))}" if "model" in made else ""
             raise ValueError(
-                f"this corpus was prepared{made_for}, and {asked} has another tokenizer; train what it was prepared "
-                "for, or prepare the text again (tsdae prepare --model)"
+                f"this corpus was prepared{made_for}, and {asked} has another tokenizer; use the model it was "
+                "prepared for, or prepare the text again (tsdae prepare --model)"
             )
 
 
@@ -288,7 +288,7 @@ def check_corpus_output(folder: Path, overwrite: bool) -> None:
     check_can_write(folder, "--output")
     check_can_write(folder.parent, "--output")
     if folder.exists() and not is_corpus(folder):
-        raise ValueError(f"--output {folder} exists and holds no prepared corpus; choose another folder")
+        raise ValueError(f"--output {folder} exists and is not a prepared corpus; choose another folder")
     others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.exists() else []
     if others:
         raise ValueError(f"--output {folder} holds more than a corpus ({', '.join(others)}); choose another folder")

@@ -27,10 +27,10 @@ BEGINNINGS = {
     LFS: " is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`",
     b"PK\x03\x04": f" is a zip archive (as .xlsx and .docx are), not text{UNPACK}, or export it as text or .csv",
     b"%PDF-": " is a PDF, not text; extract its text first",
-    b"\x1f\x8b": " is packed by gzip; give it a name that ends in .gz",
-    b"\x28\xb5\x2f\xfd": " is packed by zstd; give it a name that ends in .zst",
-    b"BZh": f" is packed by bzip2, which is not read{UNPACK}",
-    b"\xfd7zXZ\x00": f" is packed by xz, which is not read{UNPACK}",
+    b"\x1f\x8b": " is gzip-compressed; give it a name that ends in .gz",
+    b"\x28\xb5\x2f\xfd": " is zstd-compressed; give it a name that ends in .zst",
+    b"BZh": f" is bzip2-compressed, which is not supported{UNPACK}",
+    b"\xfd7zXZ\x00": f" is xz-compressed, which is not supported{UNPACK}",
     b"PAR1": " is a parquet file; give it a name that ends in .parquet",
     b"ARROW1": " is an Arrow file; save it as .parquet",
     b"{\\rtf": " is an RTF document, not text; save it as plain text",
@@ -129,7 +129,7 @@ class SizeLimit:
         self._left -= size
         if self._left < 0:
             raise ValueError(
-                f"{self._path} unpacks to more than {PACKED_AT_MOST} times its size; if that is meant, unpack it "
+                f"{self._path} unpacks to more than {PACKED_AT_MOST} times its size; if that is intended, unpack it "
                 "beforehand"
             )
 

@@ -186,7 +186,7 @@ def split_heldout(hash_R: np.ndarray, wanted: int | None) -> tuple[np.ndarray, n
     if wanted is None:
         wanted = min(HELDOUT_LARGEST, int(HELDOUT_SHARE * len(distinct)))
     if wanted >= len(distinct):
-        raise ValueError(f"--heldout {wanted} leaves nothing of {len(distinct)} distinct sentences to train on")
+        raise ValueError(f"--heldout {wanted} leaves none of the {len(distinct)} distinct sentences to train on")
     border = distinct[wanted]
     held_out = np.flatnonzero(hash_R < border)
     each_once = held_out[np.unique(hash_R[held_out], return_index=True)[1]]

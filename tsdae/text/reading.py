@@ -151,7 +151,7 @@ def files_of(source: str, outside: Sequence[Path] = ()) -> list[Path]:
     found = [path for path in names if not any(path.resolve().is_relative_to(other) for other in excluded)]
     files = [path for path in found if not path.is_dir()]
     if not files:
-        only = f"; it matches folders only, {found[0]} among them" if found else ""
+        only = f"; it matches only folders, such as {found[0]}" if found else ""
         raise ValueError(f"no file matches {source}{only}")
     return files
 
@@ -243,7 +243,7 @@ def _cells(records: Generator[dict[str, Any]], column: str | None, source: str, 
                 only = column.strip().lower() not in TEXT_COLUMNS
                 meter.column = column if only else None
             if column not in record:
-                raise ValueError(f"{name}, record {number}: no column {column!r}; there are {', '.join(record)}")
+                raise ValueError(f"{name}, record {number}: no column {column!r}; its columns are {', '.join(record)}")
             text = record[column]
             if text is not None and not isinstance(text, str):
                 raise ValueError(f"{name}, record {number}: column {column!r} holds {type(text).__name__}, not text")
@@ -264,8 +264,8 @@ def _column_of(record: dict[str, Any], name: str, only: bool) -> str:
         return texts[0]
     if suffix_of(Path(name)) in WITH_HEADER and looks_like_data(named[0]):
         raise ValueError(
-            f"{name}: the first line of a table names its columns, and {named[0][:80]!r} looks like a text; put a line "
-            "before it that says: text (or choose it with --column)"
+            f"{name}: the first line of a table names its columns, and {named[0][:80]!r} looks like a text; add a "
+            "first line that says: text (or choose it with --column)"
         )
     return named[0]
 

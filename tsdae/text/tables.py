@@ -35,7 +35,7 @@ def read_records(path: Path, meter: Meter | None = None) -> Generator[dict[str, 
     """
     suffix = suffix_of(path)
     if suffix not in TABLES:
-        raise ValueError(f"{path} is no table: its name must end in {', '.join(TABLES)}")
+        raise ValueError(f"{path} is not a table: its name must end in {', '.join(TABLES)}")
     if suffix == ".parquet":
         yield from _parquet_records(path, meter)
         return
@@ -119,7 +119,7 @@ def _record(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{where}: a JSON object was expected, not {type(record).__name__}")
     if isinstance(record, _Repeated):
-        raise ValueError(f"{where}: a name stands twice in the object; there are {', '.join(record)}")
+        raise ValueError(f"{where}: a key occurs twice in the object; its keys are {', '.join(record)}")
     # JSON can spell half of a surrogate pair (a cut-off emoji), which is no text: no tokenizer takes it.
     return {
         name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
@@ -154,7 +154,7 @@ def _reason(cells: list[str], columns: int, suffix: str) -> str:
         return "; cells in quotes that hold line breaks or tabs are read from a .csv file"
     if columns == 1:
         return f"; if each line is a text, let its name end in .txt instead of {suffix}"
-    return "; is its separator that of the header?" if len(cells) == 1 else ""
+    return "; does it use the separator of the header?" if len(cells) == 1 else ""
 
 
 def _rows(path: Path, suffix: str, numbered: Lines) -> Iterator[Row]:

@@ -14,14 +14,14 @@ def check_range(name: str, value: float, interval: str, hint: str = "") -> None:
 
     >>> check_range("--noise-ratio", 1.0, "[0, 1)")
     Traceback (most recent call last):
-    ValueError: --noise-ratio must lie in [0, 1), got 1.0
+    ValueError: --noise-ratio must be in [0, 1), got 1.0
     """
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = low < value if interval[0] == "(" else low <= value
     below = value < high if interval[-1] == ")" else value <= high
     if above and below:
         return
-    wanted = f"lie in {interval}"
+    wanted = f"be in {interval}"
     if high == math.inf:
         wanted = f"be {'above' if interval[0] == '(' else 'at least'} {low:g}"
         wanted += " and finite" if above else ""

@@ -32,7 +32,7 @@ def choose_device(name: str) -> torch.device:
         is_available = False
     if not is_available:
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise ValueError(f"--device {name} is not available; here: auto, {there}")
+        raise ValueError(f"--device {name} is not available; choose from auto, {there}")
     device = torch.device(name)
     if distributed.world_size() == 1 or device.type == "cpu":
         return device
@@ -119,7 +119,7 @@ def describe(device: torch.device, precision: str) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else threads_in_words(torch.get_num_threads())
     line = f"device {device.type} ({name}), precision {precision}, PyTorch {torch.__version__}"
     if device.type == "cpu" and shutil.which("nvidia-smi"):
-        line += "; an NVIDIA driver is installed, but this PyTorch does not see a card: is it a CPU build?"
+        line += "; an NVIDIA driver is installed, but this PyTorch does not see a GPU: is it a CPU build?"
     return line
 
 

@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import io
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -43,80 +44,80 @@ BUGS = (
         "draw[word] >= min(ratio, largest)",
         "draw[word] < min(ratio, largest)",
         "Count the words of several noisy sentences. What share of them is left?",
-        "0.6 is the share that is deleted, and this keeps it. Examples of a well-known library did the same. The loss is\n"
-        "lower, since more is told: a lower loss is no proof of a better model.",
+        "0.6 is the share that is deleted, and this keeps it; the example of a well-known library does the same. The "
+        "loss is lower, since more is told: a lower loss is no proof of a better model.",
     ),
     Bug(
         "decoder-sees-the-source",
         "self.decode(clean_BL[:, :-1]",
         "self.decode(clean_BL[:, 1:]",
         "A loss near zero is too good to be true: from where does the decoder know the next word?",
-        "The decoder must read the tokens before the one that it predicts. Here it reads that very token, copies it, and\n"
-        "needs no sentence vector: the encoder learns next to nothing.",
+        "The decoder must read the tokens before the one that it predicts. Here it reads that very token, copies it, "
+        "and needs no sentence vector: the encoder learns next to nothing.",
     ),
     Bug(
         "qkv-in-the-wrong-order",
-        '"bert.encoder.layer.{}.attention.self.value"',
-        '"bert.encoder.layer.{}.attention.self.key"',
+        '.value": "bert.encoder.layer.{}.attention.self.value"',
+        '.value": "bert.encoder.layer.{}.attention.self.key"',
         "It is wrong before the first step. So training is not to blame. What happens before?",
-        "The value projection is filled with the key's weights: same shape, so nothing complains. Compare a loaded model\n"
-        "with the original's outputs, never only its shapes.",
+        "The value projection is filled with the key's weights: same shape, so nothing complains. Compare the outputs "
+        "of a loaded model with the original's, never only the shapes.",
     ),
     Bug(
         "dot-for-cosine",
         "F.cosine_similarity(*vectors.split(len(first)))",
         "(vectors[: len(first)] * vectors[len(first) :]).sum(1)",
         "All losses are the same, to the last digit. Which lines can change no loss?",
-        "Dot products are no cosines: long vectors look alike whatever they mean. The model is right and its evaluation\n"
-        "wrong, which the identical losses prove.",
+        "Dot products are no cosines: long vectors look alike whatever they mean. The model is right and its "
+        "evaluation wrong, which the identical losses prove.",
     ),
     Bug(
         "copy-instead-of-tie",
         "self.decoder = self.encoder",
         "self.decoder = Bert(config)",
         "The encoder is right before training, and the first loss is wrong. How many parameters has the model?",
-        "Tied means the same modules. Here the decoder has weights of its own, and random ones at that: `load` fills the\n"
-        "encoder's only. The paper found tying as good as two separate sets, with half the weights.",
+        "Tied means the same modules, as in the paper. Here the decoder has weights of its own, and random ones at "
+        "that: `load` fills the encoder's only.",
     ),
     Bug(
         "gradients-pile-up",
         "optimizer.zero_grad()",
         "optimizer.zero_grad",
-        "The first step is right to the last digit, the second is not. What is left over from the first?",
-        "Without its brackets the method is named and not called: each gradient is added to all before it, like a ball that\n"
-        "nothing brakes. Clipping hides how large the sum has become.",
+        "The first two losses are right to the last digit, the third is not. What is left over from the first step?",
+        "Without its brackets the method is named and not called: to each gradient all earlier ones are added. "
+        "Clipping hides how large the sum has become.",
     ),
     Bug(
         "causal-mask-lost",
         "torch.ones(length, length, dtype=torch.bool).tril()",
         "torch.ones(length, length, dtype=torch.bool)",
         "Change the last word of a clean sentence. Which rows of `decode` change with it?",
-        "Every token sees those after it, the next one among them. The layers have to learn to look there, so the loss goes\n"
-        "down over many steps and not at once, as it would if the answer were the input.",
+        "Every token sees those after it, the next one among them. The layers have to learn to look there first, so "
+        "the loss goes down over many steps and not at once, as it does where the answer is the input.",
     ),
     Bug(
         "cls-from-the-last-row",
         "return hidden_BLD[:, 0]",
         "return hidden_BLD[:, -1]",
         "Encode a sentence alone, and then beside a longer one. Is it the same vector?",
-        "The last row is [SEP] in the longest sentence of a batch and padding in the others: the vector depends on the\n"
-        "company. Everything still trains.",
+        "The last row is [SEP] in the longest sentence of a batch and padding in the others: the vector depends on the "
+        "sentences beside it. Everything still trains.",
     ),
     Bug(
         "same-noise-each-epoch",
         'Random(f"{seed} {epoch} {row}")',
         'Random(f"{seed} 0 {row}")',
         f"An epoch has {SENTENCES // BATCH_SIZE} steps. Compare the losses before and after its end.",
-        "Each sentence loses the same words in every epoch. Nothing differs in the first; later the same pairs come again,\n"
-        "to be learnt by heart, and new noise, which makes more of few sentences, is lost.",
+        "Each sentence loses the same words in every epoch. Nothing differs in the first; later the same pairs come "
+        "again and are learnt by heart, where new noise would have made more of few sentences.",
     ),
     Bug(
         "attention-to-the-padding",
         "may_attend=is_real_BL[:, None]",
         "may_attend=is_real_BL[:, :1, None]",
         "The loss of a batch of equally long sentences is right. What have the others in addition?",
-        "True for [CLS] is true for all: every token attends to the padding too. Little changes and all still trains, but a\n"
-        "vector depends on how long the other sentences of its batch are.",
+        "What is True for [CLS] is so for all: every token attends to the padding too. Little changes and all still "
+        "trains, but a vector depends on how long the other sentences of its batch are.",
     ),
 )
 
@@ -132,7 +133,8 @@ class Symptoms:
 def observe(file: Path, sentences: list[str], pairs: Any, steps: int = STEPS, batch_size: int = BATCH_SIZE) -> Symptoms:
     """Return what a run of this copy of the one file shows. pairs: with first, second and scores."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     model, tokenizer = module.load()
@@ -147,8 +149,8 @@ def observe(file: Path, sentences: list[str], pairs: Any, steps: int = STEPS, ba
 
 
 def sheet(right: Symptoms, yours: Symptoms) -> str:
-    """Return both side by side: losses as means of five steps, the first two steps alone."""
-    spans = [(0, 1), (1, 2), *((start, start + 5) for start in range(5, len(right.losses), 5))]
+    """Return both side by side: losses as means of five steps, the first three alone."""
+    spans = [(0, 1), (1, 2), (2, 3), *((start, start + 5) for start in range(5, len(right.losses), 5))]
     lines = [
         f"a clean sentence     {EXAMPLE}",
         f"  noisy, right       {right.noisy}",
@@ -158,10 +160,10 @@ def sheet(right: Symptoms, yours: Symptoms) -> str:
     scale = 40 / max(*right.losses, *yours.losses)
     for start, end in spans:
         own, other = (sum(each.losses[start:end]) / len(each.losses[start:end]) for each in (right, yours))
-        bar = list("#" * round(other * scale)).__add__([" "] * 41)
+        bar = ["#"] * round(other * scale) + [" "] * (41 - round(other * scale))
         bar[round(own * scale)] = "|"
-        name = f"{start + 1}" if end == start + 1 else f"{start + 1}-{end}"
-        lines.append(f"{name:>13} {own:7.3f}     {other:7.3f}   {''.join(bar).rstrip()}")
+        steps = f"{start + 1}-{end}" if end > start + 1 else f"{end}"
+        lines.append(f"{steps:>13} {own:7.3f}     {other:7.3f}   {''.join(bar).rstrip()}")
     lines += ["", "STS-B (Spearman)    right   this copy"]
     lines += [f"before training   {right.before:7.2f}     {yours.before:7.2f}"]
     lines += [f"after             {right.after:7.2f}     {yours.after:7.2f}"]
@@ -221,7 +223,9 @@ def check(bug: Bug, answer: str, copy: Path, planted: str) -> int:
     if int(line) != line_of(text, bug.wrong):
         print(f"No, {answer} is not it.")
         return 1
-    print(f"Yes. Right is: {bug.right}\n{bug.explanation}\nIn the package: python tests/mutants.py {bug.mutant}")
+    print(f"Yes. Right is: {bug.right}")
+    print(textwrap.fill(bug.explanation, 100))
+    print(f"The tests of the package notice it: python tests/mutants.py {bug.mutant}")
     return 0
 
 

@@ -551,3 +551,112 @@ for original, rebuilt in zip(originals, model.reconstruct(originals), strict=Tru
 heart = "It has learnt its dozen sentences by heart."
 few = f"{AFTER.capitalize()} it keeps who and what, more or less: that is what the vector now tells."
 print(heart if options.tiny else few)
+
+# %% [markdown]
+# # Six exercises: predict, then run
+#
+# Write your guess down before you run the cell; what surprises you is what you learn. The models are those from above,
+# trained.
+#
+# **1.** A sentence of ten words loses each with p = 0.9. How many words are left on average, and how often just one?
+
+# %%
+left = [int(kept_words(one, 0.9, epoch).sum()) for epoch in range(1000)]
+print(f"\n== Exercise 1: {np.mean(left):.2f} words are left on average; just one in {np.mean(np.equal(left, 1)):.0%}")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# 1.35, more than 10 x 0.1: with probability $0.9^{10} = 0.35$ all would go, and then one stays. Just one is left in
+# $0.35 + 10 \cdot 0.1 \cdot 0.9^9 = 74$ % of all cases. The shorter a sentence, the less it loses.
+# </details>
+#
+# **2.** The model was trained with 60 % deleted. How does its loss on new sentences change where 0 % go, or 90 %?
+
+
+# %%
+@torch.no_grad()
+def heldout_loss(ratio: float) -> float:
+    data = DenoisingDataset(heldout, tokenizer, noise_ratio=ratio)
+    return model(data.batch(np.zeros_like(rows), rows).to(device)).mean.item()
+
+
+by_ratio = {ratio: heldout_loss(ratio) for ratio in (0.0, 0.3, 0.6, 0.9)}
+print("\n== Exercise 2: loss by ratio: " + ", ".join(f"{ratio} -> {loss:.2f}" for ratio, loss in by_ratio.items()))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# It rises with the ratio, also from 0.6 down to 0: the less is deleted, the more the vector can tell. So losses of
+# different ratios do not compare, and the ratio with the lowest loss (0, where there is nothing to guess) is not the
+# best one for embeddings.
+# </details>
+#
+# **3.** A sentence is encoded alone, and then in one batch with a far longer one. How much does its vector change?
+
+# %%
+alone, beside = encoder.encode([SENTENCE]), encoder.encode([SENTENCE, " ".join([sentences[1]] * 2)])
+company = float(np.abs(alone[0] - beside[0]).max())
+print(f"\n== Exercise 3: the largest change of a number is {company:.0e}, the largest number {np.abs(alone).max():.2f}")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# Not at all, but for rounding: attention sees its own sentence only. Where batches are padded, a forgotten mask would
+# show here: always try it with a model of your own.
+# </details>
+#
+# **4.** *The dog watches a boy* and *the boy watches a dog* have the same words. Do they have the same vector?
+
+# %%
+either = torch.tensor(encoder.encode(["the dog watches a boy .", "the boy watches a dog .", "a chef buys the phone ."]))
+same_words, other_words = (torch.cosine_similarity(either[0], either[k], dim=0).item() for k in (1, 2))
+print(f"\n== Exercise 4: cosine {same_words:.3f}; with a sentence of other words {other_words:.3f}")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# Not the same, since positions are part of the input, but far nearer than sentences of other words. The decoder asks
+# the vector mostly *which* words there are; their order it can often guess.
+# </details>
+#
+# **5.** Each sentence gets another one's vector (stage 7). Which tokens suffer more: the first three or the last three?
+
+
+# %%
+@torch.no_grad()
+def suffering() -> tuple[float, float]:
+    """How much the loss rises with another sentence's vector: of the first and of the last three tokens."""
+    own_BD, clean = model.encode(trial.noisy), trial.target.without_first()
+    own_T, other_T = (
+        model.token_loss(model.decode(trial.target, s_BD), clean.token_ids_T) for s_BD in (own_BD, own_BD.roll(1, 0))
+    )
+    rise = [rise_L.tolist() for rise_L in (other_T - own_T).split(clean.lengths_B.tolist())]
+    return float(np.mean([each[:3] for each in rise])), float(np.mean([each[-3:] for each in rise]))
+
+
+first_rise, last_rise = suffering()
+print(f"\n== Exercise 5: the loss rises by {first_rise:.2f} in the first three tokens, by {last_rise:.2f} in the last")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The first three: at the beginning the prefix tells nothing, and everything must come from the vector. The full stop
+# and [SEP] need no vector at all.
+# </details>
+#
+# **6.** Only the [CLS] row was trained to hold the sentence. Does the mean of all rows score worse on stage 9's pairs?
+
+# %%
+encoder.pooling = "mean"
+spearman_mean = spearman(cosines(encoder.encode, pairs))
+encoder.pooling = "cls"
+print(f"\n== Exercise 6: Spearman of the mean {spearman_mean:.2f}, of [CLS] {spearman(cosines_after):.2f}")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# SOLUTION6
+# </details>
+#
+# More: [a bug hunt](README.md#teaching), ten levels in a file that holds the whole method.

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from tests.scripts import SCRIPTS
+import tsdae_in_one_file as one_file
 from tsdae import TSDAE
 from tsdae.bert import Bert, BertConfig, Layer
 from tsdae.packing import Packed
-
-sys.path.append(str(SCRIPTS))
-import tsdae_in_one_file as one_file  # a script, found by its folder
 
 
 class Twin(one_file.TSDAE):

@@ -11,8 +11,8 @@ since all of it can be read, changed and run within an hour.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
+import runpy
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ BUGS = (
         "self.decode(clean_BL[:, 1:]",
         "A loss near zero is too good to be true: from where does the decoder know the next word?",
         "The decoder must read the tokens before the one that it predicts. Here it reads that very token, copies it, "
-        "and needs no sentence vector: the encoder learns next to nothing.",
+        "and needs no sentence vector, so that the encoder learns little.",
     ),
     Bug(
         "qkv-in-the-wrong-order",
@@ -132,20 +132,16 @@ class Symptoms:
 
 def observe(file: Path, sentences: list[str], pairs: Any, steps: int = STEPS, batch_size: int = BATCH_SIZE) -> Symptoms:
     """Return what a run of this copy of the one file shows. pairs: with first, second and scores."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model, tokenizer = module.load()
+    names = runpy.run_path(str(file))
+    model, tokenizer = names["load"]()
     sample = tokenizer([EXAMPLE])
-    left = module.delete_words(sample["input_ids"][0], sample.word_ids(0), 0.6, Random(0))
+    left = names["delete_words"](sample["input_ids"][0], sample.word_ids(0), 0.6, Random(0))
     labelled = list(pairs.first), list(pairs.second), pairs.scores
-    before = module.spearman(model, tokenizer, *labelled)
+    before = names["spearman"](model, tokenizer, *labelled)
     with contextlib.redirect_stdout(io.StringIO()):
-        losses = module.train(model, tokenizer, sentences, steps, batch_size=batch_size)
+        losses = names["train"](model, tokenizer, sentences, steps, batch_size=batch_size)
     noisy = tokenizer.decode(left, skip_special_tokens=True)
-    return Symptoms(noisy, losses, before, module.spearman(model, tokenizer, *labelled))
+    return Symptoms(noisy, losses, before, names["spearman"](model, tokenizer, *labelled))
 
 
 def sheet(right: Symptoms, yours: Symptoms) -> str:

@@ -401,11 +401,10 @@ def token_losses() -> list[float]:
 
 
 @torch.no_grad()
-def own_and_other() -> tuple[float, float]:
-    """Loss per token of the held-out sentences, each with its own s, and with the next sentence's."""
+def own_and_other() -> list[Tensor]:
+    """Loss of each token of the held-out sentences, each with its own s, and with the next sentence's."""
     own_BD, clean_T = model.encode(trial.noisy), trial.target.without_first().token_ids_T
-    own, other = (model.token_loss(model.decode(trial.target, s_BD), clean_T) for s_BD in (own_BD, own_BD.roll(1, 0)))
-    return own.mean().item(), other.mean().item()
+    return [model.token_loss(model.decode(trial.target, s_BD), clean_T) for s_BD in (own_BD, own_BD.roll(1, 0))]
 
 
 BOTTLENECK = "loss per held-out token with its own s: {:.3f}, with another sentence's s: {:.3f}"
@@ -413,7 +412,7 @@ rows = np.arange(len(heldout))
 trial = DenoisingDataset(heldout, tokenizer, noise_ratio=0.6).batch(np.zeros_like(rows), rows).to(device)
 with torch.no_grad():
     logits_TV, loss_mean = model.logits(decoded_TD), model(batch).mean.item()
-losses_before, bottleneck_before = token_losses(), own_and_other()
+losses_before, bottleneck_before = token_losses(), [loss_T.mean().item() for loss_T in own_and_other()]
 loss_sum, loss_count = sum(losses_before), len(losses_before)
 print("\n== 7. A loss for each token")
 print(f"logits_TV {list(logits_TV.shape)}; the probabilities of a row sum to {logits_TV[0].softmax(0).sum():.4f}")
@@ -467,7 +466,8 @@ train_on()
 train_on()
 
 # %%
-losses_after, added_after, bottleneck_after = token_losses(), added_by_cross_attention(), own_and_other()
+losses_after, added_after = token_losses(), added_by_cross_attention()
+bottleneck_after = [loss_T.mean().item() for loss_T in own_and_other()]
 BEFORE, AFTER = "before training", f"after {len(recorded)} steps"
 print(f"\n== 8. Training a little: {len(recorded)} steps of {recipe.batch_size} sentences")
 print(f"loss per token: {np.mean(recorded[:10]):.2f} in ten first steps, {np.mean(recorded[-10:]):.2f} in ten last")
@@ -622,20 +622,10 @@ print(f"\n== Exercise 4: cosine {same_words:.3f}; with a sentence of other words
 #
 # **5.** Each sentence gets another one's vector (stage 7). Which tokens suffer more: the first three or the last three?
 
-
 # %%
-@torch.no_grad()
-def suffering() -> tuple[float, float]:
-    """How much the loss rises with another sentence's vector: of the first and of the last three tokens."""
-    own_BD, clean = model.encode(trial.noisy), trial.target.without_first()
-    own_T, other_T = (
-        model.token_loss(model.decode(trial.target, s_BD), clean.token_ids_T) for s_BD in (own_BD, own_BD.roll(1, 0))
-    )
-    rise = [rise_L.tolist() for rise_L in (other_T - own_T).split(clean.lengths_B.tolist())]
-    return float(np.mean([each[:3] for each in rise])), float(np.mean([each[-3:] for each in rise]))
-
-
-first_rise, last_rise = suffering()
+own_T, other_T = own_and_other()
+rise = [rise_L.tolist() for rise_L in (other_T - own_T).split((trial.target.lengths_B - 1).tolist())]
+first_rise, last_rise = np.mean([each[:3] for each in rise]), np.mean([each[-3:] for each in rise])
 print(f"\n== Exercise 5: the loss rises by {first_rise:.2f} in the first three tokens, by {last_rise:.2f} in the last")
 
 # %% [markdown]

@@ -64,12 +64,12 @@ BUGS = (
         "of a loaded model with the original's, never only the shapes.",
     ),
     Bug(
-        "dot-for-cosine",
-        "F.cosine_similarity(*vectors.split(len(first)))",
-        "(vectors[: len(first)] * vectors[len(first) :]).sum(1)",
-        "All losses are the same, to the last digit. Which lines can change no loss?",
-        "Dot products are no cosines: long vectors look alike whatever they mean. The model is right and its "
-        "evaluation wrong, which the identical losses prove.",
+        "evaluation-in-train-mode",
+        "model.eval()  # without dropout",
+        "model.train()  # without dropout",
+        "All losses are the same, to the last digit. Which lines can change no loss? Score one model twice.",
+        "Dropout stays on while the pairs are scored: every vector is noisy, and every score another. The model is "
+        "right and its evaluation wrong, which the identical losses prove.",
     ),
     Bug(
         "copy-instead-of-tie",

@@ -218,7 +218,7 @@ def spearman(
     model: TSDAE, tokenizer: PreTrainedTokenizerFast, first: list[str], second: list[str], scores: Any
 ) -> float:
     """Return 100 x Spearman's correlation of the cosines of pairs of sentences with their scores."""
-    model.eval()
+    model.eval()  # without dropout
     ids = tokenizer([*first, *second], truncation=True)["input_ids"]
     vectors = torch.cat([model.encode(ids[start : start + 64]) for start in range(0, len(ids), 64)])
     return 100 * float(spearmanr(F.cosine_similarity(*vectors.split(len(first))), scores).statistic)

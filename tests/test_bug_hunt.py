@@ -109,9 +109,14 @@ def test_each_bug_shows_as_its_hint_says(level: int, right: Symptoms, tmp_path: 
     wrong = observed(copy)
     same = next((step for step in range(6) if right.losses[step] != wrong.losses[step]), 6)  # steps until one differs
     name = BUGS[level - 1].mutant
-    assert same == {"dot-for-cosine": 6, "gradients-pile-up": 2, "same-noise-each-epoch": 2}.get(name, 0)
+    assert same == {"evaluation-in-train-mode": 6, "gradients-pile-up": 2, "same-noise-each-epoch": 2}.get(name, 0)
     assert (wrong.noisy != right.noisy) == (name == "keep-for-delete")
-    of_encoder = {"qkv-in-the-wrong-order", "dot-for-cosine", "cls-from-the-last-row", "attention-to-the-padding"}
+    of_encoder = {
+        "qkv-in-the-wrong-order",
+        "evaluation-in-train-mode",
+        "cls-from-the-last-row",
+        "attention-to-the-padding",
+    }
     assert (wrong.before != right.before) == (name in of_encoder)
     if name in ("decoder-sees-the-source", "causal-mask-lost"):
         assert wrong.losses[-1] < right.losses[-1]

@@ -9,15 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).resolve().parent / "walkthrough.py"
 NOTEBOOK = SOURCE.with_suffix(".ipynb")
 CODE, TEXT = "# %%", "# %% [markdown]"
-# Stands before the cells of the script. The constraint keeps the torch that Colab has, which fits its GPU.
+# Two cells before those of the script. ADDRESS: of the repository. The constraint keeps the torch that Colab has, which
+# fits its GPU.
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/ADDRESS/blob/main/scripts/walkthrough.ipynb)"
+)
 PREPARE = """\
-# For Google Colab: clone or upload the repository into the folder /content, and this installs it.
+# For Google Colab: installs the package, unless it is there; of a clone or an upload below this folder, or from git.
 import importlib.metadata
 import importlib.util
 import subprocess
@@ -29,12 +35,18 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # without ipyw
 if "google.colab" in sys.modules and importlib.util.find_spec("tsdae") is None:
     places = [Path.cwd(), *Path.cwd().glob("*"), *Path.cwd().glob("*/*")]
     found = [path for path in places if (path / "pyproject.toml").is_file() and (path / "tsdae").is_dir()]
-    if not found:
-        raise SystemExit(f"there is no folder of this repository below {Path.cwd()}: clone or upload it, then run this")
+    source = f"{found[0]}[plots]" if found else "tsdae-torch[plots] @ git+https://github.com/ADDRESS"
     Path("constraints.txt").write_text(f"torch=={importlib.metadata.version('torch')}\\n")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt"]
-    subprocess.run([*command, f"{found[0]}[plots]"], check=True)
+    subprocess.run([*command, source], check=True)
 """
+
+
+def address() -> str:
+    """Return OWNER/NAME of the repository on GitHub, from the project's URLs; placeholders where none is given."""
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    url: str = project.get("urls", {}).get("Repository", f"https://github.com/OWNER/{project['name']}")
+    return url.removeprefix("https://github.com/").removesuffix("/").removesuffix(".git")
 
 
 def main() -> int:
@@ -54,7 +66,8 @@ def main() -> int:
 
 def notebook(script: str) -> str:
     """The script as a notebook without outputs: nbformat 4.4, the last that needs no random cell ids."""
-    cells: list[tuple[bool, list[str]]] = [(False, PREPARE.splitlines())]
+    badge, prepare = (text.replace("ADDRESS", address()).splitlines() for text in (BADGE, PREPARE))
+    cells: list[tuple[bool, list[str]]] = [(True, badge), (False, prepare)]
     for line in script.splitlines():
         if line in (CODE, TEXT):
             cells.append((line == TEXT, []))

@@ -401,11 +401,10 @@ def token_losses() -> list[float]:
 
 
 @torch.no_grad()
-def own_and_other() -> tuple[float, float]:
-    """Loss per token of the held-out sentences, each with its own s, and with the next sentence's."""
+def own_and_other() -> list[Tensor]:
+    """Loss of each token of the held-out sentences, each with its own s, and with the next sentence's."""
     own_BD, clean_T = model.encode(trial.noisy), trial.target.without_first().token_ids_T
-    own, other = (model.token_loss(model.decode(trial.target, s_BD), clean_T) for s_BD in (own_BD, own_BD.roll(1, 0)))
-    return own.mean().item(), other.mean().item()
+    return [model.token_loss(model.decode(trial.target, s_BD), clean_T) for s_BD in (own_BD, own_BD.roll(1, 0))]
 
 
 BOTTLENECK = "loss per held-out token with its own s: {:.3f}, with another sentence's s: {:.3f}"
@@ -413,7 +412,7 @@ rows = np.arange(len(heldout))
 trial = DenoisingDataset(heldout, tokenizer, noise_ratio=0.6).batch(np.zeros_like(rows), rows).to(device)
 with torch.no_grad():
     logits_TV, loss_mean = model.logits(decoded_TD), model(batch).mean.item()
-losses_before, bottleneck_before = token_losses(), own_and_other()
+losses_before, bottleneck_before = token_losses(), [loss_T.mean().item() for loss_T in own_and_other()]
 loss_sum, loss_count = sum(losses_before), len(losses_before)
 print("\n== 7. A loss for each token")
 print(f"logits_TV {list(logits_TV.shape)}; the probabilities of a row sum to {logits_TV[0].softmax(0).sum():.4f}")
@@ -467,7 +466,8 @@ train_on()
 train_on()
 
 # %%
-losses_after, added_after, bottleneck_after = token_losses(), added_by_cross_attention(), own_and_other()
+losses_after, added_after = token_losses(), added_by_cross_attention()
+bottleneck_after = [loss_T.mean().item() for loss_T in own_and_other()]
 BEFORE, AFTER = "before training", f"after {len(recorded)} steps"
 print(f"\n== 8. Training a little: {len(recorded)} steps of {recipe.batch_size} sentences")
 print(f"loss per token: {np.mean(recorded[:10]):.2f} in the first ten steps, {np.mean(recorded[-10:]):.2f} in the last")
@@ -551,3 +551,103 @@ for original, rebuilt in zip(originals, model.reconstruct(originals), strict=Tru
 heart = "It has learnt its dozen sentences by heart."
 few = f"{AFTER.capitalize()} it keeps who and what, more or less: that is what the vector now tells."
 print(heart if options.tiny else few)
+
+# %% [markdown]
+# # Six exercises: predict, then run
+#
+# Write your guess down before you run the cell; what surprises you is what you learn. The models are those from above,
+# trained.
+#
+# **1.** A sentence of ten words loses each with p = 0.9. How many words are left on average, and how often just one?
+
+# %%
+left = [int(kept_words(one, 0.9, epoch).sum()) for epoch in range(1000)]
+print(f"\n== Exercise 1: {np.mean(left):.2f} words are left on average; just one in {np.mean(np.equal(left, 1)):.0%}")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# 1.35, more than 10 x 0.1: with probability $0.9^{10} = 0.35$ all would go, and then one stays. Just one is left in
+# $0.35 + 10 \cdot 0.1 \cdot 0.9^9 = 74$ % of all cases. The shorter a sentence, the less it loses.
+# </details>
+#
+# **2.** The model was trained with 60 % deleted. How does its loss on new sentences change where 0 % go, or 90 %?
+
+
+# %%
+@torch.no_grad()
+def heldout_loss(ratio: float) -> float:
+    data = DenoisingDataset(heldout, tokenizer, noise_ratio=ratio)
+    return model(data.batch(np.zeros_like(rows), rows).to(device)).mean.item()
+
+
+by_ratio = {ratio: heldout_loss(ratio) for ratio in (0.0, 0.3, 0.6, 0.9)}
+print("\n== Exercise 2: loss by ratio: " + ", ".join(f"{ratio} -> {loss:.2f}" for ratio, loss in by_ratio.items()))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# It rises with the ratio, also from 0.6 down to 0: the less is deleted, the more the vector can tell. So losses of
+# different ratios do not compare, and the ratio with the lowest loss (0, where there is nothing to guess) is not the
+# best one for embeddings.
+# </details>
+#
+# **3.** A sentence is encoded alone, and then in one batch with a far longer one. How much does its vector change?
+
+# %%
+alone, beside = encoder.encode([SENTENCE]), encoder.encode([SENTENCE, " ".join([sentences[1]] * 2)])
+company = float(np.abs(alone[0] - beside[0]).max())
+print(f"\n== Exercise 3: the largest change of a number is {company:.0e}, the largest number {np.abs(alone).max():.2f}")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# Not at all, but for rounding: attention sees its own sentence only. Where batches are padded, a forgotten mask would
+# show here: always try it with a model of your own.
+# </details>
+#
+# **4.** *The dog watches a boy* and *the boy watches a dog* have the same words. Do they have the same vector?
+
+# %%
+either = torch.tensor(encoder.encode(["the dog watches a boy .", "the boy watches a dog .", "a chef buys the phone ."]))
+same_words, other_words = (torch.cosine_similarity(either[0], either[k], dim=0).item() for k in (1, 2))
+print(f"\n== Exercise 4: cosine {same_words:.3f}; with a sentence of other words {other_words:.3f}")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# Not the same, since positions are part of the input, but far nearer than sentences of other words. The decoder asks
+# the vector mostly *which* words there are; their order it can often guess.
+# </details>
+#
+# **5.** Each sentence gets another one's vector (stage 7). Which tokens suffer more: the first three or the last three?
+
+# %%
+own_T, other_T = own_and_other()
+rise = [rise_L.tolist() for rise_L in (other_T - own_T).split((trial.target.lengths_B - 1).tolist())]
+first_rise, last_rise = np.mean([each[:3] for each in rise]), np.mean([each[-3:] for each in rise])
+print(f"\n== Exercise 5: the loss rises by {first_rise:.2f} in the first three tokens, by {last_rise:.2f} in the last")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The first three: at the beginning the prefix tells nothing, and everything must come from the vector. The full stop
+# and [SEP] need no vector at all.
+# </details>
+#
+# **6.** Only the [CLS] row was trained to hold the sentence. Does the mean of all rows score worse on stage 9's pairs?
+
+# %%
+encoder.pooling = "mean"
+spearman_mean = spearman(cosines(encoder.encode, pairs))
+encoder.pooling = "cls"
+print(f"\n== Exercise 6: Spearman of the mean {spearman_mean:.2f}, of [CLS] {spearman(cosines_after):.2f}")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# With mini not: 79 to 78. The loss reached the other rows too, as [CLS] is made from them. Which pooling is best after
+# training is a matter of trying; the pooling that is trained with is another question.
+# </details>
+#
+# More: [a bug hunt](README.md#teaching), ten levels in a file that holds the whole method.

@@ -43,6 +43,7 @@ KILLS, IDEAS = "tests/test_kill_points.py", "tests/test_ideas.py"
 HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
 FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests/test_surroundings.py"
 PAIRS = "tests/test_retrieval.py"
+HUNT = "tests/test_bug_hunt.py"
 
 MUTANTS = (
     # noise
@@ -330,6 +331,19 @@ MUTANTS = (
            f"{WALK}::test_training_makes_the_decoder_use_s"),
     Mutant("any-notebook-will-do", "scripts/make_notebook.py", 'NOTEBOOK.read_text(encoding="utf-8") == made',
            'NOTEBOOK.read_text(encoding="utf-8")', f"{WALK}::test_the_notebook_is_the_script"),
+    Mutant("any-address-on-the-badge", "scripts/make_notebook.py", '.get("Repository",', '.get("Homepage",', f"{WALK}::test_the_notebook_is_the_script"),
+    # the method in one file, the bug hunt
+    Mutant("one-file-attends-to-padding", "scripts/tsdae_in_one_file.py", "may_attend=is_real_BL[:, None]", "may_attend=is_real_BL[:, :1, None]",
+           f"{TWIN} -kno_padding"),
+    Mutant("one-file-sees-what-comes", "scripts/tsdae_in_one_file.py", "dtype=torch.bool).tril()", "dtype=torch.bool)", f"{TWIN} -kno_padding"),
+    Mutant("one-file-tears-words", "scripts/tsdae_in_one_file.py", "word is None or word in kept", "word is None or random.random() > ratio",
+           f"{TWIN} -kwords_go"),
+    Mutant("one-file-without-clipping", "scripts/tsdae_in_one_file.py", "max_norm=1.0", "max_norm=1e9", f"{TWIN} -klose_the_same"),
+    Mutant("any-line-is-the-answer", "scripts/bug_hunt.py", "if int(line) != line_of(text, bug.wrong):", "if False:", f"{HUNT} -kaccepted"),
+    Mutant("lines-of-the-unchanged-copy", "scripts/bug_hunt.py", "if text.count(bug.wrong) != 1:", "if True:", f"{HUNT} -kcounted"),
+    Mutant("a-level-without-a-bug", "scripts/bug_hunt.py", '"return hidden_BLD[:, -1]"', '"return hidden_BLD[:, 0]"', f"{HUNT} -kone_line"),
+    Mutant("a-solution-at-another-ratio", "scripts/walkthrough.py", "kept_words(one, 0.9, epoch)", "kept_words(one, 0.6, epoch)",
+           f"{WALK}::test_the_solutions_are_true"),
     # words in every script
     Mutant("one-word-a-sentence", "tsdae/text/marks.py", "    if len(cut_B):", "    if len(cut_B) > len(sentences):", WORDS),
     Mutant("border-one-place-early", "tsdae/text/word_boundaries.py", "begins_before_C1[starts_T[1:] + 1] >",

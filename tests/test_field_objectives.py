@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests import slow_twin, tiny
+from tests import tiny
 from tests.runs import assert_same_run
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
+from tests.twin import lists, twin_layer, twin_of
 from tsdae import TSDAE, Batch, LossSum, TrainConfig, train
 from tsdae.config import MethodConfig
 from tsdae.objectives import OBJECTIVES
@@ -28,11 +29,7 @@ FIELD = [name for name in OBJECTIVES if name not in ("tsdae", "mlm")]
 
 
 def vectors(model: TSDAE, sentences: list[list[int]]) -> Tensor:
-    return torch.stack([slow_twin.encode(model, ids) for ids in sentences])
-
-
-def lists(packed: Any) -> list[list[int]]:
-    return [list(ids) for ids in packed.sentences()]
+    return torch.cat([twin_of(model).encode([ids]) for ids in sentences])
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -41,12 +38,12 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def own_among_all(score: Callable[[int, int], Tensor], size: int) -> Tensor:
     """The mean over i of - log(exp(score_ii) / sum_j exp(score_ij))."""
-    losses = [-torch.log(slow_twin.softmax(torch.stack([score(i, j) for j in range(size)])))[i] for i in range(size)]
+    losses = [-torch.stack([score(i, j) for j in range(size)]).log_softmax(0)[i] for i in range(size)]
     return torch.stack(losses).mean()
 
 
 def simcse(objective: Any, model: TSDAE, batch: Batch) -> Tensor:
-    head = [torch.tanh(slow_twin.linear(v, objective.head[0])) for v in vectors(model, lists(batch.target))]
+    head = [torch.tanh(objective.head[0](v)) for v in vectors(model, lists(batch.target))]
     return own_among_all(lambda i, j: cosine(head[i], head[j]) / 0.05, len(head))
 
 
@@ -59,7 +56,7 @@ def ct(objective: Any, model: TSDAE, batch: Batch) -> Tensor:
 def bag_of_words(objective: Any, model: TSDAE, batch: Batch) -> Tensor:
     losses = []
     for noisy, clean in zip(lists(batch.noisy), lists(batch.target), strict=True):
-        log_V = torch.log(slow_twin.softmax(slow_twin.logits(model, slow_twin.encode(model, noisy))))
+        log_V = twin_of(model).logits(vectors(model, [noisy])[0]).log_softmax(0)
         losses += [-log_V[word] for word in set(clean[1:-1])]
     return torch.stack(losses).mean()
 
@@ -86,41 +83,34 @@ def mlm(ratio: float, model: TSDAE, batch: Batch) -> tuple[Tensor, list[list[int
     for chosen in chosen_C.tolist():
         b, t = places[chosen]
         hidden_D = hidden(model, masked[b])[t]
-        losses.append(-torch.log(slow_twin.softmax(slow_twin.logits(model, hidden_D)))[clean_T[chosen]])
+        losses.append(-twin_of(model).logits(hidden_D).log_softmax(0)[clean_T[chosen]])
     return torch.stack(losses).mean(), masked
 
 
 def hidden(model: TSDAE, ids: list[int]) -> Tensor:
-    bert = model.encoder.bert
-    hidden_LD = slow_twin.embed(bert.embeddings, ids, bert.config)
-    for layer in bert.layers:
-        hidden_LD = slow_twin.self_attention(hidden_LD, layer.attention, bert.config, causal=False)
-        hidden_LD = slow_twin.feed_forward(hidden_LD, layer.feed_forward, bert.config)
-    return hidden_LD
+    twin = twin_of(model)
+    twin.pooling = "none"
+    return twin.encode([ids])[0]
 
 
 def tsdae_mlm(objective: Any, model: TSDAE, batch: Batch) -> Tensor:
-    return slow_twin.mean_loss(model, lists(batch.noisy), lists(batch.target)) + mlm(0.15, model, batch)[0]
+    return twin_of(model)(lists(batch.noisy), lists(batch.target)) + mlm(0.15, model, batch)[0]
 
 
 def retromae(objective: Any, model: TSDAE, batch: Batch) -> Tensor:
     """Each position t asks with s + p_t, of s and of the tokens that it has drawn, never of itself."""
     masked_loss, masked = mlm(0.3, model, batch)
     clean, config, losses = lists(batch.target), model.encoder.bert.config, []
-    longest, embeddings, layer = max(map(len, clean)), model.encoder.bert.embeddings, objective.layer
+    longest, positions_LD = max(map(len, clean)), model.encoder.bert.embeddings.positions.weight
     seen_BLL = draws(len(clean) * longest**2, False, torch.device("cpu")).view(len(clean), longest, longest) >= 0.5
-    weights, biases = (p.split(config.width) for p in layer.attention.project.parameters())
+    twin, (attention, feed_forward) = twin_of(model), twin_layer(objective.layer, config)
     for b, ids in enumerate(clean):
-        s, embedded = slow_twin.encode(model, masked[b]), slow_twin.embed(embeddings, ids, config)
+        s, embedded = twin.encode([masked[b]])[0], twin.encoder.embed(torch.tensor([ids]))[0]
         for t in range(1, len(ids)):
             read = torch.stack([s, *(embedded[j] for j in range(1, len(ids)) if j != t and seen_BLL[b, t, j])])
-            asks = s + embeddings.positions.weight[config.position_offset + t]
-            query = weights[0] @ asks + biases[0]
-            keys, values = (read @ weights[k].T + biases[k] for k in (1, 2))
-            context = slow_twin.linear(slow_twin.attend(query, keys, values, config), layer.attention.output)
-            row = slow_twin.layer_norm(asks + context, layer.attention.norm, config)
-            (row,) = slow_twin.feed_forward(row[None], layer.feed_forward, config)
-            losses.append(-torch.log(slow_twin.softmax(slow_twin.logits(model, row)))[ids[t]])
+            asks = s + positions_LD[config.position_offset + t]
+            row = feed_forward(attention(asks[None, None], read[None], torch.ones(1, 1, dtype=torch.bool)))[0, 0]
+            losses.append(-twin.logits(row).log_softmax(0)[ids[t]])
     return masked_loss + torch.stack(losses).mean()
 
 

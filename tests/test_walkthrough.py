@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import math
+import re
 import runpy
 import shutil
 import signal
@@ -191,14 +192,17 @@ def test_each_stage_has_a_title_and_its_equation(walked: Walked) -> None:
 
 def test_the_notebook_is_the_script(run: Run, tmp_path: Path) -> None:
     assert run("make_notebook", "--check").code == 0
+    place = tmp_path / "scripts"
+    place.mkdir()
     for name in ("walkthrough.py", "walkthrough.ipynb", "make_notebook.py"):
-        shutil.copy(SCRIPTS / name, tmp_path)
-    changed = tmp_path / "walkthrough.py"
+        shutil.copy(SCRIPTS / name, place)
+    shutil.copy(SCRIPTS.parent / "pyproject.toml", tmp_path)
+    changed = place / "walkthrough.py"
     changed.write_text(changed.read_text().replace("at the seaside", "at the sea"))
     assert "at the sea." in changed.read_text()
 
     def made(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(tmp_path / "make_notebook.py"), *flags]
+        command = [sys.executable, str(place / "make_notebook.py"), *flags]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     checked = made("--check")
@@ -206,7 +210,15 @@ def test_the_notebook_is_the_script(run: Run, tmp_path: Path) -> None:
     assert "run python scripts/make_notebook.py" in checked.stdout
     assert made().returncode == 0
     assert made("--check").returncode == 0
-    assert "at the sea." in (tmp_path / "walkthrough.ipynb").read_text()
+    assert "at the sea." in (place / "walkthrough.ipynb").read_text()
+    with (tmp_path / "pyproject.toml").open("a") as project:
+        project.write('[project.urls]\nRepository = "https://github.com/someone/some-name.git"\n')
+    assert made("--check").returncode == 1
+    assert made().returncode == 0
+    assert (
+        "colab.research.google.com/github/someone/some-name/blob/main/scripts/"
+        in changed.with_suffix(".ipynb").read_text()
+    )
 
 
 def test_the_notebook_is_one(walked: Walked) -> None:
@@ -221,10 +233,21 @@ def test_the_notebook_is_one(walked: Walked) -> None:
     assert code == "\n".join(line for line in joined.splitlines() if line and not line.startswith("#"))
 
 
-@pytest.mark.parametrize("place", [".", "here", "here/unpacked"])
-def test_colab_installs_the_folder_and_keeps_its_torch(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_badge_opens_the_notebook() -> None:
+    badge = cells("markdown")[0]
+    assert re.fullmatch(
+        r"\[!\[Open in Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
+        r"\(https://colab\.research\.google\.com/github/[\w-]+/[\w-]+/blob/main/scripts/walkthrough\.ipynb\)",
+        badge,
+    )
+    assert badge in (SCRIPTS / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", [None, ".", "here", "here/unpacked"])
+def test_colab_installs_the_package_and_keeps_its_torch(
+    place: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """From a folder where there is one, else from git; never by a name, which an index might know."""
     called: list[list[str]] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocess, "run", lambda command, check: called.append(command))
@@ -236,16 +259,52 @@ def test_colab_installs_the_folder_and_keeps_its_torch(
     exec(colab, {})
     assert not called  # tsdae is there already
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="clone or upload it"):
-        exec(colab, {})
-    folder = tmp_path / place
-    (folder / "tsdae").mkdir(parents=True)
-    (folder / "pyproject.toml").touch()
+    if place:
+        folder = tmp_path / place
+        (folder / "tsdae").mkdir(parents=True)
+        (folder / "pyproject.toml").touch()
     exec(colab, {})
     (command,) = called
     assert command[1:6] == ["-m", "pip", "install", "--quiet", "--constraint"]
     assert Path(command[6]).read_text() == f"torch=={importlib.metadata.version('torch')}\n"
-    assert command[7:] == [f"{folder.resolve()}[plots]"]  # never by a name, which an index might know
+    (source,) = command[7:]
+    owner_and_name = re.findall(r"colab\.research\.google\.com/github/([^/]+/[^/]+)/", cells("markdown")[0])[0]
+    from_git = f"tsdae-torch[plots] @ git+https://github.com/{owner_and_name}"
+    assert source == (f"{(tmp_path / place).resolve()}[plots]" if place else from_git)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The exercises
+
+
+def test_six_questions_each_with_a_cell_to_run_and_a_solution() -> None:
+    notebook = json.loads(NOTEBOOK.read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in notebook]
+    kinds = [cell["cell_type"] for cell in notebook]
+    for number in range(1, 7):
+        (asked,) = (
+            place for place, source in enumerate(sources) if re.search(rf"^\*\*{number}\.\*\* .*\?$", source, re.M)
+        )
+        assert kinds[asked : asked + 3] == ["markdown", "code", "markdown"]
+        assert f"== Exercise {number}: " in sources[asked + 1]
+        assert sources[asked + 2].startswith("<details><summary>Solution</summary>\n\n")
+        assert sources[asked + 2].count("</details>") == 1
+
+
+def test_the_solutions_are_true(walked: Walked) -> None:
+    """Those that hold of any model; what mini and the toy language show is read in the notebook's own run."""
+    names = walked.names
+    assert np.mean(names["left"]) == pytest.approx(1.35, abs=0.1)
+    assert np.mean(np.equal(names["left"], 1)) == pytest.approx(0.74, abs=0.06)
+    assert list(names["by_ratio"]) == [0.0, 0.3, 0.6, 0.9]
+    assert names["by_ratio"][0.9] > names["by_ratio"][0.0]
+    assert names["company"] < 1e-5
+    assert names["other_words"] < names["same_words"] < 0.999
+    assert names["first_rise"] > names["last_rise"] + 0.5
+    assert names["spearman_mean"] != names["spearman"](names["cosines_after"])
+    assert names["encoder"].pooling == "cls"
+    for number in range(1, 7):
+        assert f"== Exercise {number}: " in walked.out
 
 
 def test_without_matplotlib_one_line_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def check_fields(config: Any) -> None:
     for setting in dataclasses.fields(config):
         name, value = f"--{setting.name.replace('_', '-')}", getattr(config, setting.name)
         hint, choices = hints[setting.name], choices_of(hints[setting.name])
-        if isinstance(value, str) and list in map(get_origin, (hint, *get_args(hint))):
+        if isinstance(value, str) and list in [get_origin(part) for part in (hint, *get_args(hint))]:
             raise ValueError(f"{name} must be a list, got {value!r}")
         for one in value if isinstance(value, list) else [value]:
             if choices and one not in choices and not (one is None and NoneType in get_args(hint)):

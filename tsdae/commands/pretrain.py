@@ -53,8 +53,8 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
         raise ValueError(
             "the text is read twice (tokenizer, corpus), which a stream does not allow; write it to a file"
         )
-    hardware = {"precision": config.precision, "device": config.device, "threads": config.threads}
-    train = TrainConfig(**hardware, report_to=config.report_to)
+    train = TrainConfig(precision=config.precision, device=config.device, threads=config.threads)
+    train = dataclasses.replace(train, report_to=config.report_to)
     data = DataConfig(corpus=source, evaluate=config.evaluate, max_length=config.positions, **config.of_text)
     check(data, MethodConfig(model=str(start)), train)
     settings = {"source": str(Path(source))} | dataclasses.asdict(config)

@@ -44,6 +44,7 @@ HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
 FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests/test_surroundings.py"
 PAIRS = "tests/test_retrieval.py"
 HUNT = "tests/test_bug_hunt.py"
+EXPORT, TRACKERS = "tests/test_export.py", "tests/test_trackers.py"
 
 MUTANTS = (
     # noise
@@ -566,7 +567,7 @@ MUTANTS = (
     Mutant("half-a-run-is-no-empty-folder", "tsdae/run/folder.py", "name != LOCK and not LEFTOVER.fullmatch(name)", "name != LOCK", f"{KILLS} -mslow -kstate_is"),
     Mutant("half-a-pretraining-is-no-empty-folder", "tsdae/commands/pretrain.py", '{SETTINGS, f"{SETTINGS}.part", "start.part"}', '{SETTINGS, "start.part"}',
            f"{KILLS} -mslow -kpretrain.json"),
-    Mutant("any-old-file-is-ours", "tsdae/run/folder.py", "(\\.part|\\.\\d+\\.old)\")", "(\\.part|\\.\\d+\\.old)|.+\\.old\")", f"{KILLS} -kusers"),
+    Mutant("any-old-file-is-ours", "tsdae/run/folder.py", "(\\.part|\\.\\d+\\.old)\"\n", "(\\.part|\\.\\d+\\.old)|.+\\.old\"\n", f"{KILLS} -kusers"),
     Mutant("a-replaced-corpus-stays", "tsdae/commands/prepare.py", "return ours if WHOLE in names", "return [] if WHOLE in names", f"{KILLS} -kreplaced"),
     Mutant("leftovers-of-pretraining-stay", "tsdae/commands/pretrain.py", "    remove_leftovers(corpus)\n", "", f"{KILLS} -mslow -kcorpus_is"),
     Mutant("half-an-ablation-is-no-empty-folder", "tsdae/ablation/rows.py", 'names - {"resamples", f"{GRID}.part"}', "names", f"{KILLS} -mslow -krow"),
@@ -613,4 +614,41 @@ MUTANTS = (
     Mutant("unwritable-after-hours", "tsdae/run/folder.py", '    check_can_write(folder, "--output")\n', "", MACHINES),
     Mutant("results-lost-for-a-letter", "tsdae/commands/parser.py", 'sys.stdout.reconfigure(errors="backslashreplace")', "pass", MACHINES),
     Mutant("a-full-map-is-a-traceback", "tsdae/text/building.py", "if isinstance(error, OSError) and error.errno != errno.ENOMEM:", "if isinstance(error, OSError):", MACHINES),
+    # export
+    Mutant("padding-in-the-exported-mean", "tsdae/packing.py",
+           "return rows_BLX.masked_fill(~self.real_BL.view(self.batch, self.longest, *[1] * (rows_BLX.ndim - 2)), 0)",
+           "return rows_BLX", f"{EXPORT} -kpadded_rows"),
+    Mutant("padding-counted-in-the-exported-mean", "tsdae/packing.py", "self.lengths_B = mask_BL.sum(1)",
+           "self.lengths_B = torch.ones_like(mask_BL).sum(1)", f"{EXPORT} -kpadded_rows"),
+    Mutant("padding-attended-to-in-the-graph", "tsdae/packing.py", "self.real_BL = {}, True, mask_BL.bool()",
+           "self.real_BL = {}, True, torch.ones_like(mask_BL).bool()", f"{EXPORT} -kpadded_rows"),
+    Mutant("the-graph-does-not-normalise", "tsdae/commands/export.py", "if self.encoder.normalize else sentence_BD",
+           "if False else sentence_BD", f"{EXPORT} -kpadded_rows"),
+    Mutant("the-graph-has-one-length", "tsdae/commands/export.py", "dynamic_shapes=dict.fromkeys(INPUTS, axes)",
+           "dynamic_shapes=None", f"{EXPORT} -kscript"),
+    Mutant("the-exported-tokenizer-cuts-nothing", "tsdae/commands/export.py", "enable_truncation(encoder.max_length,",
+           "enable_truncation(512,", f"{EXPORT} -kcuts_and_pads"),
+    Mutant("the-exported-tokenizer-cuts-the-right", "tsdae/commands/export.py", '"left" if vocabulary.cut_left else "right"',
+           '"right"', f"{EXPORT} -kcuts_and_pads"),
+    Mutant("export-over-another-tokenizer", "tsdae/commands/export.py", 'beside.read_text(encoding="utf-8") != tokenizer',
+           "False", f"{EXPORT} -kcannot_be_exported"),
+    Mutant("int8-is-not-what-is-written", "tsdae/commands/export.py", "whole, made = made, Path(work)", "whole, _ = made, Path(work)",
+           f"{EXPORT} -kint8"),
+    Mutant("a-wrong-graph-is-written", "tsdae/commands/export.py", "if off > ALLOWED", "if off < -ALLOWED", f"{EXPORT} -kwrong"),
+    # trackers
+    Mutant("a-new-curve-on-resume", "tsdae/run/trackers.py", "if not (folder / ID_FILE).is_file():", "if True:",
+           f"{TRACKERS} -kkill"),
+    Mutant("an-overwritten-runs-curve-continues", "tsdae/run/folder.py", '"tensorboard", "wandb", ID_FILE)', '"tensorboard", "wandb")',
+           f"{TRACKERS} -kanother_run"),
+    Mutant("tensorboard-keeps-what-is-made-again", "tsdae/run/trackers.py", "purge_step=after + 1", "purge_step=None",
+           f"{TRACKERS} -kkill"),
+    Mutant("terms-and-metrics-in-one-curve", "tsdae/run/trackers.py", '"train" if "loss" in row else "eval"', '"train"',
+           f"{TRACKERS} -kkill"),
+    Mutant("trackers-never-closed", "tsdae/training.py", "    if not keep_open:\n", "    if False:\n", f"{TRACKERS} -kin_python"),
+    Mutant("trackers-closed-before-the-table", "tsdae/training.py", "    if not keep_open:\n", "    if True:\n", f"{TRACKERS} -kin_python"),
+    Mutant("none-is-no-tracker", "tsdae/config.py", 'return [] if "none" in names else list', "return list", f"{TRACKERS} -knames"),
+    Mutant("a-missing-tracker-found-too-late", "tsdae/commands/preflight.py", "        needed(name)\n", "        pass\n",
+           f"{TRACKERS} -kmissing"),
+    Mutant("pretraining-reports-nothing", "tsdae/commands/pretrain.py", "        report_to=config.report_to,\n", "",
+           f"{NEW_WORDS} -knothing_but_text"),
 )  # fmt: skip

@@ -197,7 +197,7 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     (place / "words.txt").write_text("\n".join(lines))
     shape = "--layers 2 --width 128 --vocabulary-size 100 --positions 32 --threads 1 --device cpu"
     command = f"words.txt --output made --mlm-steps 40 --tsdae-steps 3 --heldout 5 --seed 3 --pooling mean {shape}"
-    command += " --mlm-ratio 0.3 --mlm-learning-rate 0.002"
+    command += " --mlm-ratio 0.3 --mlm-learning-rate 0.002 --report-to tensorboard"
     first = run("pretrain", command)
     assert first.code == 0, first.err
     decided = {
@@ -210,6 +210,7 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
         settings = json.loads((place / "made" / name / "config.json").read_text())
         expected |= {"seed": 3, "pooling": "mean", "model": {"mlm": "made/start", "tsdae": "made/raw"}[name]}
         assert {key: settings[key] for key in expected} == expected
+        assert list((place / "made" / name / "tensorboard").iterdir())
     shape_of = json.loads((place / "made" / "raw" / "config.json").read_text())
     assert (shape_of["num_attention_heads"], shape_of["intermediate_size"]) == (2, 512)
     trained = TSDAE.from_pretrained(place / "made" / "mlm")

@@ -8,11 +8,10 @@ import os
 import pickle
 import shutil
 import signal
-import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +19,9 @@ import torch
 from filelock import FileLock
 
 from tests import tiny
-from tests.runs import CLOCK, assert_same_run, rows, state
+from tests.runs import assert_same_run, rows, state
 from tests.scripts import Run, contents
 from tsdae.autoencoder import TSDAE
-from tsdae.commands import preflight as settings
 from tsdae.config import TrainConfig
 from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
@@ -502,25 +500,6 @@ def test_nothing_to_go_on_with_is_not_promised(run: Run, place: Path, monkeypatc
     assert result.err.splitlines()[-1] == "tsdae train: error: [Errno 30] Read-only file system: 'run'"
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Watching
-
-
-class Board:
-    """TensorBoard's writer, as far as it is used."""
-
-    made: ClassVar[list[Board]] = []
-
-    def __init__(self, folder: str, purge_step: int) -> None:
-        self.folder, self.purge_step, self.values = folder, purge_step, dict[tuple[str, int], float]()
-        self.made.append(self)
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.values[name, step] = value
-
-    def flush(self) -> None: ...
-
-
 def test_a_run_of_another_device_goes_on_here(run: Run, place: Path) -> None:
     assert run("train", f"{FLAGS} --output run --steps 3").code == 0
     settings = json.loads((place / "run" / "config.json").read_text())
@@ -528,29 +507,6 @@ def test_a_run_of_another_device_goes_on_here(run: Run, place: Path) -> None:
     assert "--device" in run("train", "--resume --output run --steps 4").err
     resumed = run("train", "--resume --output run --steps 4 --device auto")
     assert resumed.code == 0, resumed.err
-
-
-def test_tensorboard_gets_the_log_and_forgets_what_is_made_again(
-    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (runs, settings):
-        monkeypatch.setattr(module, "summary_writer", lambda: Board)
-    assert run("train", f"{FLAGS} --output run --steps 7 --tensorboard").code == 0
-    assert run("train", "--resume --output run --steps 14").code == 0
-    first, second = Board.made
-    assert [board.purge_step for board in (first, second)] == [1, 8]
-    logged = {(name, row["step"]): value for row in rows(place / "run") for name, value in row.items()}
-    sent = {key: value for board in (first, second) for key, value in board.values.items()}
-    assert {key: value for key, value in sent.items() if key[0] != CLOCK} == logged
-
-
-def test_tensorboard_that_is_not_installed(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    result = run("train", f"{FLAGS} --output run --tensorboard")
-    assert result.code == 2
-    assert 'python -m pip install -e ".[tensorboard]"' in result.err
-    assert not (place / "run").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------

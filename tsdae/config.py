@@ -19,7 +19,9 @@ FEWEST_SEEDS = 3  # of an interval over seeds: two give a t value of 12.7, which
 NOISES = "delete, mask, replace, swap, insert, or module:function"
 THREADS = "number of CPU threads; default: chosen by PyTorch"
 PRECISION = "training precision; bf16 and fp16 are mixed precision"
+REPORT_TO = "trackers that get the log, the settings and the final table too, one or several; none: resume without them"
 SEEDS = "[0, 9223372036854775808)"  # 64 bits, signed
+TrackerName = Literal["tensorboard", "wandb", "trackio", "none"]
 NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
 HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
     "tsdae": ("mlm_ratio",),
@@ -175,7 +177,14 @@ class OutputConfig:
     save_every: int = flag(500, "steps between checkpoints; 0: only when stopped by a signal", "[0, inf)")
     keep: int = flag(2, "number of latest checkpoints to keep", "[1, inf)")
     log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50", "[1, 50]")
-    tensorboard: bool = flag(False, "also log to TensorBoard")
+    report_to: list[TrackerName] | None = field(default=None, metadata={"help": REPORT_TO})
+    tensorboard: bool = flag(False, "the same as --report-to tensorboard, beside the others")
+
+    @property
+    def trackers(self) -> list[str]:
+        """Return the names of the trackers that get the log."""
+        names = [*(self.report_to or []), *["tensorboard"] * self.tensorboard]
+        return [] if "none" in names else list(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from tsdae.packing import Batch
 from tsdae.run.folder import Run, removed_if_unstarted
 from tsdae.run.resume import best_metric, open_run
 from tsdae.run.step_metrics import StepMetrics
+from tsdae.run.trackers import Trackers
 from tsdae.utils import distributed
 from tsdae.utils.device import (
     autocast,
@@ -58,6 +59,7 @@ def train(
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     after_step: Callable[[TSDAE, int], object] | None = None,
     on_row: Callable[[dict[str, Any]], object] | None = None,
+    trackers: Trackers | None = None,
 ) -> TSDAE:
     """Train ``model`` in place and return it.
 
@@ -76,10 +78,12 @@ def train(
     after_step: called as ``(model, steps_done)`` after each step, for averages of the weights and the like; what its
         ``state_dict`` returns, if it has one, is part of a checkpoint.
     on_row: called in rank 0 with each row of metrics.jsonl, as a dict, also without a run folder.
+    trackers: left open for a final table; None: those of ``config.report_to``, closed at the end.
     ``config.output=None`` trains in memory. Raises NonFiniteLoss, naming the step and its sentences, before such a
     step has touched the weights; Interrupted after a signal, when checkpoint and model have been written.
     """
     objective = objective or tsdae
+    keep_open, trackers = trackers is not None, trackers or Trackers(config.trackers)
     distributed.init_process_group()
     check_counts(objective, config.accumulate * distributed.world_size())
     check_batch_size(objective, config.batch_size)
@@ -118,6 +122,9 @@ def train(
             distributed.check_equal(str(settings[name]), name)
         if config.output is not None:
             run, done = open_run(Path(config.output), config, settings, parts)
+            with removed_if_unstarted(run, lambda: done):
+                if run:
+                    trackers.start(run.folder, settings, done)
     if config.compile:
         compile_parts([part for part in trained.modules() if isinstance(part, Layer)], device)
     wrapped = distributed.wrap(trained, device, all_used=objective is tsdae)
@@ -131,6 +138,7 @@ def train(
     def log(row: dict[str, Any]) -> None:
         if run:
             run.log(row)
+        trackers.log(row)
         if on_row and distributed.is_rank_zero():
             on_row(row)
 
@@ -227,6 +235,8 @@ def train(
         if signalled:
             stopped = f"stopped after step {done:,} of {steps:,}; checkpoint and model are in {config.output}"
             raise Interrupted(caught[0] if caught else signal.SIGTERM, stopped)
+    if not keep_open:
+        trackers.close()
     return model
 
 

@@ -14,7 +14,8 @@ from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
 
 # Settings that decide nothing about a run, or by which it is judged.
 NO_AXES = set(
-    "output resume overwrite seed threads tensorboard device keep save_every log_every evaluate recipe".split()
+    "output resume overwrite seed threads report_to tensorboard device keep save_every log_every evaluate "
+    "recipe".split()
 )
 UNTRAINED = "untrained"
 Configs = tuple[DataConfig, MethodConfig, TrainConfig]

@@ -11,6 +11,7 @@ from tsdae.evaluation.scores import Scores, bracketed
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder
 from tsdae.run.folder import stored_settings, versions
+from tsdae.utils.markdown import markdown_table
 
 MEAN = "(hidden * mask).sum(1) / mask.sum(1)"
 POOLED = {"cls": "hidden[:, 0]", "mean": MEAN, "max": "hidden.masked_fill(mask == 0, -torch.inf).max(1).values"}
@@ -102,7 +103,7 @@ def write_card(
         trained_by="TSDAE" if settings["objective"] == "tsdae" else f"the objective {settings['objective']}",
         start=f"`{name}`" + (", the raw model that is built into tsdae" if name == MINI else ""),
         pooled=POOLED[encoder.pooling] + (NORMALISED if encoder.normalize else ""),
-        settings=_table(("setting", "value"), _settings(settings)),
+        settings=markdown_table(("setting", "value"), _settings(settings)),
         scores=_scores(rows, log),
         size=encoder.bert.config.width,
         length=encoder.max_length,
@@ -145,12 +146,8 @@ def _scores(rows: Sequence[tuple[str, str, Mapping[str, Scores]]], log: Sequence
             (label, *(f"{scores[split].spearman:.2f} {bracketed(scores[split].ci95)}" for split in splits))
             for label, _, scores in rows
         ]
-        parts.append("Spearman x 100 [95 % bootstrap interval]:\n\n" + _table(("model", *splits), table))
+        parts.append("Spearman x 100 [95 % bootstrap interval]:\n\n" + markdown_table(("model", *splits), table))
     if len(log) > 1:
         metrics = [(name, f"{log[0][name]:.4g}", f"{log[-1][name]:.4g}") for name in log[0] if name != "step"]
-        parts.append("At the evaluations of training:\n\n" + _table(("metric", "before", "after"), metrics))
+        parts.append("At the evaluations of training:\n\n" + markdown_table(("metric", "before", "after"), metrics))
     return "\n\n".join(parts) or "Not evaluated."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))

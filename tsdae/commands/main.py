@@ -74,6 +74,16 @@ def encode(arguments: list[str] | None = None) -> None:
     parser.run(lambda: encode_file(rest.model, config))
 
 
+def export(arguments: list[str] | None = None) -> None:
+    """Write an encoder as an ONNX file, with pooling and normalisation in it, to embed sentences without PyTorch."""
+    parser = _parser(export, settings.ExportConfig)
+    parser.add_argument("model", metavar="MODEL", help=A_MODEL)
+    config, rest = parser.configs(arguments)
+    from tsdae.commands.export import export_onnx
+
+    parser.run(lambda: export_onnx(rest.model, config))
+
+
 def reconstruct(arguments: list[str] | None = None) -> None:
     """Show what a sentence vector contains: sentences are noised, encoded, and reconstructed by the decoder."""
     parser = _parser(reconstruct, settings.ReconstructConfig)
@@ -117,7 +127,7 @@ def report(arguments: list[str] | None = None) -> None:
 
 COMMANDS: dict[str, Command] = {
     command.__name__: command
-    for command in (train, prepare, pretrain, evaluate, encode, reconstruct, neighbours, ablate, report)
+    for command in (train, prepare, pretrain, evaluate, encode, export, reconstruct, neighbours, ablate, report)
 }
 
 

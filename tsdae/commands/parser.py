@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from tsdae.utils.checks import choices_of
+
 # PyTorch is imported by `Parser.run` alone, so that --help and mistyped flags are answered at once.
 YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
@@ -136,7 +138,8 @@ def _add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hin
     if get_origin(hint) is Literal:
         kind = {"choices": get_args(hint)}
     elif get_origin(hint) is list:
-        kind = {"type": get_args(hint)[0], "nargs": "+"}
+        choices = choices_of(hint)
+        kind = {"choices": choices, "nargs": "+"} if choices else {"type": get_args(hint)[0], "nargs": "+"}
     elif hint is bool:
         kind = {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "true|false"}
     text, default = field.metadata["help"], field.default

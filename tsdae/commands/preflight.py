@@ -12,7 +12,8 @@ from tsdae.evaluation.pairs import load_pairs
 from tsdae.hub.model_folder import model_folder
 from tsdae.objectives import OBJECTIVES, HoldOn, MaskedLanguageModel, TSDAEAndMLM
 from tsdae.objectives.interface import check_batch_size, check_counts
-from tsdae.run.folder import check_output, summary_writer
+from tsdae.run.folder import check_output
+from tsdae.run.trackers import needed
 from tsdae.text.corpus import is_corpus
 from tsdae.text.preparation import check_heldout, check_text, open_prepared
 from tsdae.text.reading import check_file, is_stream
@@ -62,8 +63,8 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
             load_pairs(evaluate)
     if config.output is not None:
         check_output(Path(config.output), config.overwrite, config.resume)
-    if config.tensorboard:
-        summary_writer()
+    for name in config.trackers:
+        needed(name)
     if method.model is not None and Path(method.model).exists():
         model_folder(method.model)
 

@@ -36,7 +36,7 @@ from tsdae.utils.progress import print_note
 from tsdae.utils.signals import Interrupted
 
 SETTINGS = "pretrain.json"  # of what is in the folder, which a later call must share
-FREE = ("output", "device", "threads")  # settings on which no finished stage depends
+FREE = ("output", "device", "threads", "report_to")  # settings on which no finished stage depends
 
 
 def pretrain(source: str, config: PretrainConfig) -> Path:
@@ -54,6 +54,7 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
             "the text is read twice (tokenizer, corpus), which a stream does not allow; write it to a file"
         )
     train = TrainConfig(precision=config.precision, device=config.device, threads=config.threads)
+    train = dataclasses.replace(train, report_to=config.report_to)
     data = DataConfig(corpus=source, evaluate=config.evaluate, max_length=config.positions, **config.of_text)
     check(data, MethodConfig(model=str(start)), train)
     settings = {"source": str(Path(source))} | dataclasses.asdict(config)
@@ -127,6 +128,7 @@ def _run_stage(config: PretrainConfig, model: Path, folder: Path, objective: Lit
         device=config.device,
         threads=config.threads,
         output=str(folder),
+        report_to=config.report_to,
         eval_every=max(1, stage.steps // 8),
         resume=holds_run(folder),
     )

@@ -6,7 +6,20 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tsdae.config import COLUMN, DEVICE, NOISES, PRECISION, SEEDS, THREADS, MethodConfig, TextConfig, flag, required
+from tsdae.config import (
+    COLUMN,
+    DEVICE,
+    NOISES,
+    PRECISION,
+    REPORT_TO,
+    SEEDS,
+    THREADS,
+    MethodConfig,
+    TextConfig,
+    TrackerName,
+    flag,
+    required,
+)
 from tsdae.utils.checks import check_fields
 
 A_TEXT = "text file (one sentence per line), jsonl, csv, tsv, parquet, - (standard input) or hub:NAME"
@@ -101,6 +114,23 @@ class EncodeConfig:
         check_fields(self)
         if not self.output.endswith(".npy"):
             raise ValueError(f"--output {self.output} must end in .npy")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export: the file, its precision and its operators."""
+
+    onnx: str = required("file to write (.onnx), in a folder of its own, beside tokenizer.json")
+    quantize: Literal["int8"] | None = flag(
+        None, "int8: weights of 8 bits, a quarter of the size; what it costs on STS-B is printed"
+    )
+    opset: int = flag(20, "version of ONNX's operators", "[18, inf)", "the exporter writes no older ones")
+    pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of token vectors; {POOLING}")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.onnx.endswith(".onnx"):
+            raise ValueError(f"--onnx {self.onnx} must end in .onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +232,7 @@ class PretrainConfig(TextConfig):
     pooling: Literal["cls", "mean", "max"] = flag("cls", "pooling of the sentence encoder")
     evaluate: str | None = flag(None, "as for `tsdae train`: stsb, heldout, FILE or none; default: heldout")
     seed: int = flag(0, "random seed of weights, noise and data order", SEEDS)
+    report_to: list[TrackerName] | None = field(default=None, metadata={"help": REPORT_TO})
     precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", PRECISION)
     device: str = flag("auto", DEVICE)
     threads: int | None = flag(None, THREADS)

@@ -32,6 +32,7 @@ from tsdae.objectives import HoldOn, Objective
 from tsdae.objectives.interface import build, try_out, views_of
 from tsdae.run.folder import holds_run, locked_run, next_run_folder
 from tsdae.run.resume import best_metric, finished_line, resume_command, resumed
+from tsdae.run.trackers import Trackers
 from tsdae.text.corpus import Corpus, model_in_words
 from tsdae.text.preparation import build_corpora, open_prepared
 from tsdae.text.reading import Texts, load_sentences, open_texts
@@ -131,12 +132,13 @@ def run_training(
     command = resume_command(data, method, output)
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
     settings["words"] = data.words if prepared else corpus.words  # a prepared corpus says it itself
+    trackers = Trackers(config.trackers)
     try:
         with contextlib.ExitStack() as until_the_end:
             with distributed.rank_zero_first():  # so that nobody else writes what all of them read
                 if distributed.is_rank_zero():
                     until_the_end.enter_context(locked_run(Path(output)))
-            train(model, dataset, config, objective, evaluate, heldout, settings)
+            train(model, dataset, config, objective, evaluate, heldout, settings, trackers=trackers)
     except Interrupted as stop:
         raise Interrupted(stop.signal, f"{stop}; resume with: {command}") from stop
     except OSError as error:
@@ -147,7 +149,8 @@ def run_training(
 
     # results
     if distributed.is_rank_zero():
-        _print_results(Path(output), name, data, method, rows, encoder, splits)
+        with contextlib.closing(trackers):
+            _print_results(Path(output), name, data, method, rows, encoder, splits, trackers)
         trained = str(Path(output) / "encoder")
         print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")
     return Path(output)
@@ -308,6 +311,7 @@ def _print_results(
     rows: list[Row],
     encoder: SentenceEncoder,
     splits: dict[str, Pairs],
+    trackers: Trackers,
 ) -> None:
     """Print tables and verdicts of a run that has ended; write evaluation.json. rows: of the untrained model."""
     log = summary.measured(run) if (run / "metrics.jsonl").is_file() else []
@@ -317,6 +321,7 @@ def _print_results(
         rows = [*rows, (f"{name}, {method.pooling}, after {trained_by}", method.pooling, _scores(encoder, splits))]
         found = summary.gains(rows[-1][2], starts)
         entries = [entry(*row) for row in rows]
+        trackers.table(entries)
         write_json(run / "evaluation.json", [*entries[:-1], entries[-1] | {"against_untrained": found}])
         print(table_of([(row_name, scores) for row_name, _, scores in rows]))
         if data.corpus is None:

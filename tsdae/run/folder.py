@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tsdae.autoencoder import TSDAE
 from tsdae.run.step_metrics import NonFiniteLoss
+from tsdae.run.trackers import ID_FILE
 from tsdae.utils.files import (
     atomic,
     check_can_write,
@@ -40,10 +41,12 @@ from tsdae.utils.progress import print_note
 MARKS_OF_A_MODEL = ("model.safetensors", "pytorch_model.bin", "modules.json", "tokenizer.json")
 MARKS_OF_A_RUN = (
     *("config.json", "metrics.jsonl", "encoder", "best", "decoder.safetensors", "evaluation.json", "curve.png"),
-    *("checkpoints", "tensorboard"),
+    *("checkpoints", "tensorboard", "wandb", ID_FILE),
 )
 # What a process that died while writing leaves behind (see `files.atomic`); all else is the user's.
-LEFTOVER = re.compile(r"(last|best|encoder|decoder\.safetensors|step-\d+|(config|evaluation)\.json)(\.part|\.\d+\.old)")
+LEFTOVER = re.compile(
+    r"(last|best|encoder|decoder\.safetensors|step-\d+|(config|evaluation|trackers)\.json)(\.part|\.\d+\.old)"
+)
 FORMAT = 1  # of a checkpoint; one that is read differently gets another number
 STATE, DIGEST = "state.pt", "state.sha256"
 LOCK, LOCK_WAIT = ".lock", 10.0  # seconds that a run which was told to stop may take
@@ -52,7 +55,8 @@ SPARE_BYTES = 2**24  # of free space that a checkpoint leaves, for the log
 # Settings that may differ when a run is resumed: where and how it is computed and logged, not what is computed.
 FREE = {
     *("corpus", "output", "overwrite", "resume", "threads", "device", "batch_size", "accumulate"),
-    *("processes", "eval_every", "save_every", "log_every", "keep", "patience", "tensorboard", "finished"),
+    *("processes", "eval_every", "save_every", "log_every", "keep", "patience", "report_to", "tensorboard"),
+    "finished",
 }
 FREE_IF_CONSTANT = {"steps", "epochs", "min_steps"}  # the learning rate of other schedules follows from them
 
@@ -201,7 +205,6 @@ class Run:
             for name in MARKS_OF_A_RUN:
                 remove(self.folder / name)
         write_json(self.folder / "config.json", settings)
-        self._board: Any = None
 
     def rewind(self, state: dict[str, Any] | None) -> None:
         """Remove what was written after the checkpoint ``state``; without one, everything."""
@@ -220,18 +223,10 @@ class Run:
             changed = (f"{name} {old} -> {versions().get(name)}" for name, old in state["versions"].items())
             print_note(f"versions changed, so results may differ in the last bits: {', '.join(changed)}")
 
-    def log_to_tensorboard(self, after: int) -> None:
-        """Send each row of the log to TensorBoard too, which drops what it has of steps above ``after``."""
-        self._board = summary_writer()(str(self.folder / "tensorboard"), purge_step=after + 1)
-
     def log(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if self._board:
-            for name, value in row.items():
-                self._board.add_scalar(name, value, row["step"])
-            self._board.flush()
 
     def save_checkpoint(self, step: int, state: dict[str, Any], keep: int) -> None:
         """Save ``state`` with what a resumed run has to compare and to remove."""
@@ -288,16 +283,6 @@ def stored_settings(folder: Path) -> dict[str, Any]:
         if not isinstance(settings.get(name, 1), int):
             raise ValueError(f"{folder / 'config.json'}: {name} cannot be {settings[name]!r}; was the file edited?")
     return settings
-
-
-def summary_writer() -> Callable[..., Any]:
-    """Return TensorBoard's writer; ValueError if it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError('--tensorboard needs its package: python -m pip install -e ".[tensorboard]"') from error
-    writer: Callable[..., Any] = SummaryWriter
-    return writer
 
 
 def versions() -> dict[str, str]:

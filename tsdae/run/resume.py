@@ -16,7 +16,7 @@ from tsdae.utils import distributed
 from tsdae.utils.imports import NAMING, names_function
 from tsdae.utils.progress import print_note
 
-NEWER = ("recipe", "min_steps", "freeze")  # settings that a run of an older version does not name
+NEWER = ("recipe", "min_steps", "freeze", "report_to")  # settings that a run of an older version does not name
 Config = TypeVar("Config", DataConfig, MethodConfig, TrainConfig)
 
 
@@ -100,8 +100,6 @@ def open_run(
     if resume:
         print_note(f"resuming after step {done:,}" if done else "no whole checkpoint yet: starting again")
         run.rewind(saved)
-    if config.tensorboard:
-        run.log_to_tensorboard(done)
     return run, done
 
 
@@ -151,6 +149,8 @@ def fits(value: Any, hint: Any) -> bool:
     """True if a value read from JSON is of a field's type."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(fits(one, *get_args(hint)) for one in value)
     if get_args(hint):
         return any(fits(value, kind) for kind in get_args(hint))
     if isinstance(value, bool):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -28,6 +29,13 @@ def check_range(name: str, value: float, interval: str, hint: str = "") -> None:
     raise ValueError(f"{name} must {wanted}, got {value}" + (f": {hint}" if hint else ""))
 
 
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """Return the choices of a ``Literal``, also of one within a list or a union; () of any other type."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((choices for part in get_args(hint) if (choices := choices_of(part))), ())
+
+
 def check_fields(config: Any) -> None:
     """Raise ValueError for the first field of a dataclass that is none of its type's choices or outside of its range.
 
@@ -36,8 +44,11 @@ def check_fields(config: Any) -> None:
     hints = get_type_hints(type(config))
     for setting in dataclasses.fields(config):
         name, value = f"--{setting.name.replace('_', '-')}", getattr(config, setting.name)
-        choices = get_args(hints[setting.name]) if get_origin(hints[setting.name]) is Literal else ()
-        if choices and value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        hint, choices = hints[setting.name], choices_of(hints[setting.name])
+        if isinstance(value, str) and list in [get_origin(part) for part in (hint, *get_args(hint))]:
+            raise ValueError(f"{name} must be a list, got {value!r}")
+        for one in value if isinstance(value, list) else [value]:
+            if choices and one not in choices and not (one is None and NoneType in get_args(hint)):
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {one!r}")
         if "range" in setting.metadata and value is not None:
             check_range(name, value, setting.metadata["range"], setting.metadata["hint"])

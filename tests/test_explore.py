@@ -300,7 +300,10 @@ class Tab:
             const texts = [...document.querySelectorAll(selector)].map((found) => found.textContent);
             return {condition};
         }}"""
-        self.page.wait_for_function(script, arg=[f".view {selector}", value], timeout=PATIENCE)
+        try:
+            self.page.wait_for_function(script, arg=[f".view {selector}", value], timeout=PATIENCE)
+        except Exception as error:  # playwright's own kind
+            raise AssertionError(f"{selector}: {condition} has not become true") from error
 
     def other(self, selector: str, old: list[str]) -> None:
         self.wait(selector, "JSON.stringify(texts) !== JSON.stringify(value)", old)

@@ -46,7 +46,8 @@ function drawView(element, view, background) {
       item.append(background.texts[row]);
     }
   });
-  add(element, "p", "Bold: both models name it.", "note");
+  const shared = rows[0].filter((row) => rows[1].includes(row)).length;
+  add(element, "p", `${shared} of ${rows[0].length} are named by both models${shared ? " (bold)" : ""}.`, "note");
 
   add(element, "h2", "Map of the vectors");
   const mapped = Math.min(background.mapped, background.texts.length);

@@ -74,8 +74,8 @@ def served_page(explorer: Explorer, sentences: Sequence[str], ratio: float) -> g
         picked = gr.Dropdown([*sentences], label="Or one of these", elem_id="picked")
         picked.input(lambda text: text, picked, sentence, show_progress="hidden", api_visibility="private")
         with gr.Row():
-            share = gr.Slider(0, 0.95, ratio, step=0.05, label="Share of words to delete", elem_id="ratio")
-            seed = gr.Slider(0, 99, 0, step=1, label="Seed: which words", elem_id="seed")
+            share = gr.Slider(0, 0.95, ratio, step=0.05, label="Deletion ratio", elem_id="ratio")
+            seed = gr.Slider(0, 99, 0, step=1, label="Seed", elem_id="seed")
         view = gr.HTML(
             look(sentences[0], ratio, 0),
             html_template='<div class="view"></div>',

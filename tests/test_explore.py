@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import socket
@@ -203,7 +204,10 @@ def test_sentences_to_start_with_are_short_where_there_are_some() -> None:
         ("--static page.html --corpus few.txt", "the text needs at least 6 different sentences; there are 1"),
     ],
 )
-def test_errors_are_one_line(arguments: str, message: str, run: Run, trained: Path) -> None:
+def test_errors_are_one_line(
+    arguments: str, message: str, run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dog\n")))
     (trained / "few.txt").write_text("dog\ndog\n")
     for name, settings in (("4", {"corpus": "gone.txt"}), ("5", {"corpus": "-"}), ("6", {"sentences": "evil.py:f"})):
         (trained / "runs" / f"00{name}").mkdir()
@@ -284,9 +288,9 @@ class Tab:
 
     def __init__(self, page: Any, url: str) -> None:
         self.page, self.complaints = page, list[str]()
-        page.on("console", lambda line: line.type == "error" and self.complaints.append(line.text))
+        page.on("console", lambda line: self.complaints.extend([line.text] * (line.type == "error")))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda made: re.match(NEAR, made.url) or self.complaints.append(made.url))
+        page.on("request", lambda made: self.complaints.extend([made.url] * (not re.match(NEAR, made.url))))
         page.goto(url)
         page.wait_for_selector(".view circle", timeout=PATIENCE)
 

@@ -53,6 +53,7 @@ def trained(place: Path) -> Path:
     (place / "text.txt").write_text("\n".join([*TEXTS, SCRIPT]), encoding="utf-8")
     folder.Run("runs/002", SETTINGS).save_last(tiny.model(seed=3, dtype=torch.float32))
     (place / "runs" / "010").mkdir()
+    (place / "runs" / "010" / "config.json").write_text("{}")
     return place
 
 

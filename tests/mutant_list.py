@@ -619,6 +619,6 @@ MUTANTS = (
     Mutant("sentences-as-html", "tsdae/explore/page.js", "made.textContent = text;", "made.innerHTML = text;", STATIC),
     Mutant("a-dot-as-html", "tsdae/explore/page.js", "(caption.textContent = texts[row])", "(caption.innerHTML = texts[row])", STATIC),
     Mutant("the-served-page-is-never-drawn-again", "tsdae/explore/pages.py", "watch('value', show);", "", SERVED),
-    Mutant("fonts-of-the-internet", "tsdae/explore/pages.py", 'font=["system-ui", "sans-serif"], font_mono=["monospace"]', "", SERVED),
+    Mutant("a-font-of-the-internet", "tsdae/explore/page.css", ".view { color: inherit }", "@import url('https://example.org/font.css');", EXPLORE),
     Mutant("a-full-map-is-a-traceback", "tsdae/text/building.py", "if isinstance(error, OSError) and error.errno != errno.ENOMEM:", "if isinstance(error, OSError):", MACHINES),
 )  # fmt: skip

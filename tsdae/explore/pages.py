@@ -95,12 +95,9 @@ def served_page(explorer: Explorer, sentences: Sequence[str], ratio: float) -> g
 def serve(explorer: Explorer, sentences: Sequence[str], ratio: float, port: int) -> None:
     """Serve the page on 127.0.0.1 alone until the program is stopped."""
     page = served_page(explorer, sentences, ratio)
-    import gradio as gr
-
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # of the user's own machine
     page.launch(
         server_name=HOST, server_port=port, share=False, prevent_thread_lock=True, quiet=True, ssr_mode=False,
-        footer_links=[], enable_monitoring=False, theme=theme, css=f".gradio-container {{ {COLUMN} }}",
+        footer_links=[], enable_monitoring=False, css=f".gradio-container {{ {COLUMN} }}",
     )  # fmt: skip
     print(f"open http://{HOST}:{port} in a browser; Ctrl-C stops it", flush=True)
     try:

@@ -45,6 +45,8 @@ FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests
 PAIRS = "tests/test_retrieval.py"
 HUNT = "tests/test_bug_hunt.py"
 EXPORT, TRACKERS = "tests/test_export.py", "tests/test_trackers.py"
+EXPLORE = "tests/test_explore.py"
+STATIC, SERVED = f"{EXPLORE} -mbrowser -kstatic_page_in", f"{EXPLORE} -mbrowser -kserved_page_in"
 
 MUTANTS = (
     # noise
@@ -613,6 +615,27 @@ MUTANTS = (
     Mutant("pairs-encoded-as-one", "tsdae/text/tokenization.py", "if not all(isinstance(sentence, str) for sentence in sentences):", "if False:", INPUTS),
     Mutant("unwritable-after-hours", "tsdae/run/folder.py", '    check_can_write(folder, "--output")\n', "", MACHINES),
     Mutant("results-lost-for-a-letter", "tsdae/commands/parser.py", 'sys.stdout.reconfigure(errors="backslashreplace")', "pass", MACHINES),
+    # explore
+    Mutant("deletes-by-one-seed", "tsdae/explore/views.py", "Draw(choice.seed,", "Draw(0,", EXPLORE),
+    Mutant("clean-words-are-read", "tsdae/explore/views.py", "np.array(ids_T)[staying(corpus, choice, max_length, self.encoder)]",
+           "np.array(ids_T)", EXPLORE),
+    Mutant("the-sentence-is-its-neighbour", "tsdae/explore/views.py", "self.texts.index(sentence) if sentence in self.texts else -1", "-1", EXPLORE),
+    Mutant("neighbours-of-one-model", "tsdae/explore/views.py", "nearest(unit_CD, side.unit_RD,", "nearest(unit_CD, self.after.unit_RD,", EXPLORE),
+    Mutant("words-of-explore-are-auto", "tsdae/explore/views.py", "Corpus.build([sentence], encoder.tokenizer, self.words)", 'Corpus.build([sentence], encoder.tokenizer, "auto")', EXPLORE),
+    Mutant("a-map-of-the-last-axes", "tsdae/explore/views.py", "axes_DD[:2]", "axes_DD[-2:]", EXPLORE),
+    Mutant("a-map-off-its-middle", "tsdae/explore/views.py", "(low_2 + high_2) / 2, scale", "low_2, scale", EXPLORE),
+    Mutant("an-untrained-decoder-writes", "tsdae/explore/views.py", "[None] * len(choices) if self.untrained else", "", EXPLORE),
+    Mutant("simcse-trains-a-decoder", "tsdae/commands/reconstruct.py", 'TRAINS_DECODER = {"tsdae", "tsdae_mlm"}', 'TRAINS_DECODER = {"tsdae", "tsdae_mlm", "simcse"}', EXPLORE),
+    Mutant("a-taken-port-is-tried", "tsdae/commands/explore.py", "tried.bind((HOST, port))", "pass", EXPLORE),
+    Mutant("explore-waits-for-standard-input", "tsdae/commands/explore.py", 'elif corpus == "-":', 'elif corpus == "stdin":', EXPLORE),
+    Mutant("a-strangers-splitter-is-explored", "tsdae/commands/explore.py", "names_function(split):", "False:", EXPLORE),
+    Mutant("a-run-without-an-encoder-is-the-newest", "tsdae/run/folder.py", 'glob("*/encoder")', 'glob("*/*")', EXPLORE),
+    Mutant("a-static-page-of-any-size", "tsdae/explore/pages.py", "LARGEST = 1_000_000", "LARGEST = 1_000_000_000", EXPLORE),
+    Mutant("a-script-ends-the-data", "tsdae/explore/page.html", "{{ data | tojson }}", "{{ data | tojson | replace('\\\\u003c', '<') | safe }}", EXPLORE),
+    Mutant("sentences-as-html", "tsdae/explore/page.js", "made.textContent = text;", "made.innerHTML = text;", STATIC),
+    Mutant("a-dot-as-html", "tsdae/explore/page.js", "(caption.textContent = texts[row])", "(caption.innerHTML = texts[row])", STATIC),
+    Mutant("the-served-page-is-never-drawn-again", "tsdae/explore/pages.py", "watch('value', show);", "", SERVED),
+    Mutant("a-font-of-the-internet", "tsdae/explore/page.css", ".view { color: inherit }", "@import url('https://example.org/font.css');", EXPLORE),
     Mutant("a-full-map-is-a-traceback", "tsdae/text/building.py", "if isinstance(error, OSError) and error.errno != errno.ENOMEM:", "if isinstance(error, OSError):", MACHINES),
     # export
     Mutant("padding-in-the-exported-mean", "tsdae/packing.py",

@@ -254,7 +254,7 @@ def test_a_run_and_a_model(trained: TSDAE, run: Script, place: Path) -> None:
 
     Run("mlm", SETTINGS | {"objective": "mlm"}).save_best(trained, {})
     shown = run("reconstruct", "mlm/best dog --noisings 0 --device cpu")
-    assert shown.err == "mlm/best was trained by masked-language modelling; its decoder is untrained\n"
+    assert shown.err == "mlm/best was trained by --objective mlm; its decoder is untrained\n"
     assert "noise: mask, ratio 0.5" in shown.out, "of the run whose best/ it is"
     assert "noisy" not in shown.out
 

@@ -106,6 +106,16 @@ def neighbours(arguments: list[str] | None = None) -> None:
     parser.run(lambda: show_neighbours(rest.before, rest.after, config))
 
 
+def explore(arguments: list[str] | None = None) -> None:
+    """Explore a run in the browser: words that stay, what the decoder writes, nearest sentences, a map."""
+    parser = _parser(explore, settings.ExploreConfig)
+    parser.add_argument("run", nargs="?", metavar="RUN", help="run folder; default: the newest in runs/")
+    config, rest = parser.configs(arguments)
+    from tsdae.commands.explore import explore as explore_run
+
+    parser.run(lambda: explore_run(rest.run, config))
+
+
 def ablate(arguments: list[str] | None = None) -> None:
     """Compare settings over several seeds, paired: one training run each, and a report with intervals."""
     parser = _parser(ablate, AblationConfig, DataConfig, MethodConfig, TrainConfig)
@@ -127,7 +137,19 @@ def report(arguments: list[str] | None = None) -> None:
 
 COMMANDS: dict[str, Command] = {
     command.__name__: command
-    for command in (train, prepare, pretrain, evaluate, encode, export, reconstruct, neighbours, ablate, report)
+    for command in (
+        train,
+        prepare,
+        pretrain,
+        evaluate,
+        encode,
+        export,
+        reconstruct,
+        neighbours,
+        explore,
+        ablate,
+        report,
+    )
 }
 
 

@@ -82,9 +82,14 @@ def digits_of(cosine_QK: np.ndarray) -> int:
     return int(np.clip(np.ceil(-np.log10(max(min(differences), 1e-9))), FEWEST_DIGITS, MOST_DIGITS))
 
 
-def distinct_sentences(corpus: str, column: str | None, limit: int | None = None) -> list[str]:
-    """Read the sentences of a text, each once; line breaks, tabs and runs of blanks within become one blank."""
-    sentences = load_sentences(corpus, column, limit, notes=print_note)
+def distinct_sentences(
+    corpus: str, column: str | None, limit: int | None = None, split: str | None = None
+) -> list[str]:
+    """Read the sentences of a text, each once; line breaks, tabs and runs of blanks within become one blank.
+
+    split: how documents are split, see `load_sentences`.
+    """
+    sentences = load_sentences(corpus, column, limit, split, notes=print_note)
     return list(dict.fromkeys(" ".join(sentence.split()) for sentence in sentences))
 
 

@@ -19,6 +19,7 @@ from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.encoder import SentenceEncoder, evaluating
 from tsdae.hub.model_folder import encoder_folder
 from tsdae.noise import NOISES
+from tsdae.objectives import OBJECTIVES
 from tsdae.packing import Packed
 from tsdae.run.resume import fits
 from tsdae.text.corpus import is_corpus
@@ -33,6 +34,7 @@ from tsdae.utils.rng import keyed
 RANDOM = 0x2A4D  # a word in the key of the random tokens
 DEFAULTS = {"noise": MethodConfig.noise, "noise_ratio": MethodConfig.noise_ratio}
 DEFAULTS |= {"words": AUTO, "max_length": DataConfig.max_length}
+TRAINS_DECODER = {"tsdae", "tsdae_mlm"}  # of the built-in objectives
 BUILT_IN = {"noise": tuple(NOISES), "words": CHOICES}  # any other value names code
 
 
@@ -59,13 +61,14 @@ def show(name: str, sentences: Sequence[str], config: ReconstructConfig) -> None
     if blank:
         raise ValueError(f"sentence {blank[0]} is empty")
     device = choose_device(config.device)
-    stored = _settings_of_run(Path(name))
-    noise, noise_ratio, words, max_length = (_chosen(setting, config, stored) for setting in DEFAULTS)
+    stored = settings_of_run(Path(name))
+    given = (setting_of(setting, getattr(config, setting), stored) for setting in DEFAULTS)
+    noise, noise_ratio, words, max_length = given
     find_noise(noise)
     check_lengths_and_words(max_length, words)
     model = load_model(name, config.pooling, config.seed).to(device)
-    if stored.get("objective") == "mlm":
-        print_note(f"{name} was trained by masked-language modelling; its decoder is untrained")
+    if untrained := untrained_decoder(name, stored):
+        print_note(untrained)
     max_length = min(max_length, model.encoder.bert.config.longest_sentence)
     dataset = DenoisingDataset(sentences, model.encoder.tokenizer, noise, noise_ratio, config.seed, max_length, words)
     if dataset.corpus.without_words:
@@ -129,19 +132,27 @@ def load_model(name: str, pooling: str | None = None, seed: int = 0) -> TSDAE:
     return TSDAE(encoder, seed=seed).eval()
 
 
-def _settings_of_run(folder: Path) -> dict[str, Any]:
+def settings_of_run(folder: Path) -> dict[str, Any]:
     """Read config.json of a run, or of the run whose best/ this is; empty if it is no run."""
     path = (folder.parent if folder.name == "best" else folder) / "config.json"
     settings: dict[str, Any] = read_json(path) if path.is_file() else {}
     return settings if "learning_rate" in settings else {}
 
 
-def _chosen(name: str, config: ReconstructConfig, stored: dict[str, Any]) -> Any:
+def untrained_decoder(name: str, stored: dict[str, Any]) -> str | None:
+    """Return why the decoder of a run is untrained, by the settings of the run; None if it was trained."""
+    objective = stored.get("objective", "tsdae")
+    if not isinstance(objective, str) or objective not in OBJECTIVES.keys() - TRAINS_DECODER:
+        return None
+    return f"{name} was trained by --objective {objective}; its decoder is untrained"
+
+
+def setting_of(name: str, given: Any, stored: dict[str, Any]) -> Any:
     """Return a setting: what is given, else the run's (of words, its prepared corpus's), else the default.
 
     Code that a run names is not run: it may be a stranger's.
     """
-    if (given := getattr(config, name)) is not None:
+    if given is not None:
         return given
     value = stored.get(name)
     if name == "words" and value is None and is_corpus(corpus := Path(str(stored.get("corpus")))):

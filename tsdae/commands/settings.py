@@ -26,6 +26,7 @@ A_TEXT = "text file (one sentence per line), jsonl, csv, tsv, parquet, - (standa
 POOLING = "default: that of the model's folder"
 LIMIT = "maximum number of sentences"
 SAMPLED = 2000  # sentences of a text among which --make-pairs looks, so that there are no more pairs
+STATIC_SENTENCES = 12  # of the page of `tsdae explore`
 FEWEST_PIECES = 100  # of a tokenizer: with fewer there are hardly enough for the letters
 
 
@@ -177,6 +178,42 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    """Exploring: the text, the model to compare with, and where the page is shown."""
+
+    port: int = flag(7860, "port of 127.0.0.1 on which the page is served", "[1, 65535]")
+    static: str | None = flag(None, "write one .html file that needs no server instead, computed beforehand")
+    sentence: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "sentences to start with, each in quotes (after RUN), those of the static page; default: "
+            f"{STATIC_SENTENCES} drawn from the text"
+        },
+    )
+    before: str | None = flag(None, "model to compare with; default: the one from which the run started")
+    corpus: str | None = flag(None, f"text in which neighbours are searched: {A_TEXT}; default: the run's")
+    column: str | None = flag(None, COLUMN)
+    limit: int = flag(2000, "number of sentences to draw from the text", "[10, inf)")
+    words: str | None = flag(
+        None,
+        "what counts as a word: auto, tokens, characters, whitespace, or module:function; default: the run's, else "
+        "auto",
+    )
+    device: str = flag("auto", DEVICE)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.static is not None and not self.static.endswith(".html"):
+            raise ValueError(f"--static {self.static} must end in .html")
+        if self.column is not None and self.corpus is None:
+            raise ValueError("--column is for --corpus; that of the run's own text is known")
+        if self.sentence is not None and not all(text.strip() for text in self.sentence):
+            raise ValueError("--sentence has an empty text")
+        if len(self.sentence or []) > STATIC_SENTENCES:
+            raise ValueError(f"--sentence takes {STATIC_SENTENCES} sentences at most, got {len(self.sentence or [])}")
 
 
 @dataclass(frozen=True)

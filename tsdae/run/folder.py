@@ -68,6 +68,14 @@ def next_run_folder(parent: str | Path = "runs") -> Path:
     return parent / f"{max(taken, default=0) + 1:03d}"
 
 
+def newest_run(parent: str | Path = "runs") -> Path:
+    """Return the last of runs/001, runs/002, ... that has an encoder; ValueError if there is none."""
+    runs = [path.parent for path in Path(parent).glob("*/encoder") if path.parent.name.isdigit()]
+    if not runs:
+        raise ValueError(f"there is no run in {parent}/; name a run folder, or train one: tsdae train")
+    return max(runs, key=lambda run: int(run.name))
+
+
 def check_output(folder: Path, overwrite: bool = False, resume: bool = False) -> None:
     """Raise ValueError if ``folder`` can neither become a run folder nor hold the run to resume. Leaves nothing."""
     check_can_write(folder, "--output")

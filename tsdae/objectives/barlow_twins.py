@@ -36,7 +36,8 @@ class BarlowTwins:
                 (each - each.mean(0)) / (each.var(0, unbiased=False) + 1e-5).sqrt()
                 for each in (vector.to(wide) for vector in vectors)
             )
-            squared_DD = (first_BD.T @ second_BD / len(first_BD) - torch.eye(first_BD.shape[1]).to(first_BD)).square()
+            one_DD = torch.eye(first_BD.shape[1], dtype=wide, device=first_BD.device)
+            squared_DD = (first_BD.T @ second_BD / len(first_BD) - one_DD).square()
             own = squared_DD.diagonal().sum()
             loss = own + self.weight * (squared_DD.sum() - own)
         return LossSum(loss * len(batch.target), len(batch.target), "twins")  # a batch weighs as much as its sentences

@@ -257,7 +257,7 @@ MUTANTS = (
            "dtype=wide).to(first_BD)", WAITS),
     Mutant("a-note-copied-each-step", "tsdae/losses.py", "if isinstance(value, (int, float)):", "if False:", WAITS),
     Mutant("a-batch-copied-in-turn", "tsdae/packing.py", "part.to(device, non_blocking=beside)", "part.to(device)", WAITS),
-    Mutant("fp16-scale-not-saved", "tsdae/training.py", '"scaler": scaler, "window"', '"scaler": made, "window"', GPU_FP16),
+    Mutant("fp16-scale-not-saved", "tsdae/training.py", '"scaler": scaler, "window"', '"scaler": torch.amp.GradScaler(device.type), "window"', GPU_FP16),
     Mutant("fp16-scale-never-changed", "tsdae/training.py", "scaler.update()", "pass", GPU_FP16),
     Mutant("fp16-without-unscaling", "tsdae/training.py", "scaler.unscale_(made)", "pass", GPU_FP16),
     Mutant("cublas-without-workspace", "tsdae/utils/device.py", 'wanted and device.type == "cuda"', "False", GPU),

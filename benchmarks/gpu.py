@@ -109,15 +109,14 @@ def in_a_process(part: str, limit: float, arguments: argparse.Namespace, argv: l
 
 def run_part(arguments: argparse.Namespace, argv: list[str]) -> int:
     """Run one part in this process and write its result."""
-    from benchmarks import gpu_parts
+    from benchmarks import gpu_checks, gpu_speed
+    from benchmarks.gpu_place import Place
 
     begun = time.monotonic()
-    place = gpu_parts.Place.here(
-        arguments.cpu, arguments.output, shlex.join(["benchmarks/gpu.sh", *argv[:-2]]), arguments.commit
-    )
+    place = Place.here(arguments.cpu, arguments.output, shlex.join(["benchmarks/gpu.sh", *argv[:-2]]), arguments.commit)
     record: dict[str, Any] = {"part": arguments.part, "device": place.origin.gpu or "cpu"}
     try:
-        record |= {"state": "passed", "found": gpu_parts.PARTS[arguments.part](place)}
+        record |= {"state": "passed", "found": (gpu_checks.PARTS | gpu_speed.PARTS)[arguments.part](place)}
     except Exception as error:
         traceback.print_exc()
         record |= {"state": f"failed: {type(error).__name__}: {error}"}

@@ -59,7 +59,7 @@ class Captured:
 
     def step(self, filled: Batch, bucket: Bucket) -> Tensor:
         if bucket not in self.replays:
-            read = copy_of(filled.to(self.steps.device))
+            read = copy.deepcopy(filled.to(self.steps.device))
             self.replays[bucket] = read, self._capture(read)
         read, replay = self.replays[bucket]
         for there, here in zip(tensors_of(read), tensors_of(filled), strict=True):
@@ -76,11 +76,9 @@ class Captured:
             for _ in range(WARM):
                 self.steps.step(read)
         torch.cuda.current_stream().wait_stream(stream)
-        for tensor, value in zip(
-            self._state(), before, strict=False
-        ):  # what the optimiser has made since is zero at first
+        for tensor, value in zip(self._state(), before, strict=False):
             tensor.copy_(value)
-        for tensor in self._state()[len(before) :]:
+        for tensor in self._state()[len(before) :]:  # what the optimiser has made since
             tensor.zero_()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
@@ -101,10 +99,6 @@ class Captured:
 
 def tensors_of(batch: Batch) -> list[Tensor]:
     return [tensor for packed in (batch.noisy, batch.target) for tensor in (packed.token_ids_T, packed.boundaries)]
-
-
-def copy_of(batch: Batch) -> Batch:
-    return copy.deepcopy(batch)
 
 
 def compare_and_time(

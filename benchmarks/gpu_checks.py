@@ -113,7 +113,6 @@ def tests(place: Place) -> dict[str, Any]:
         sys.executable,
         "-m",
         "pytest",
-        "-q",
         "-m",
         "",
         "-p",

@@ -265,6 +265,8 @@ MUTANTS = (
     Mutant("gpus-talk-by-gloo", "tsdae/utils/distributed.py", '"cpu:gloo,cuda:nccl" if', '"gloo" if', GPU),
     Mutant("all-on-the-first-gpu", "tsdae/utils/device.py", 'torch.device("cuda", distributed.local_rank())',
            'torch.device("cuda", 0)', GPU),
+    Mutant("a-dead-part-has-passed", "benchmarks/gpu.py", 'set(states.values()) == {"passed"}', '"passed" in states.values()',
+           "tests/test_benchmarks.py -khangs"),
     Mutant("the-filler-counts", "tsdae/ops/buckets.py", "< predicted.boundaries[-2]", "< predicted.boundaries[-1]", BUCKETS),
     Mutant("a-mean-over-the-filler", "tsdae/ops/buckets.py", "sum() / predicted.boundaries[-2]", "mean()", BUCKETS),
     Mutant("a-length-of-each-batch", "tsdae/ops/buckets.py", "torch.cat([packed.boundaries, end]), longest)",

@@ -214,6 +214,16 @@ def test_fp16_steps_that_overflow_are_skipped_and_counted(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("fp16")
+def test_fp16_gradients_are_clipped_at_their_own_norm() -> None:
+    norms: list[float] = []
+    for precision in ("fp32", "fp16"):
+        model = tiny.model(dtype=torch.float32, dropout=0.0, attention_dropout=0.0)
+        settings = config(precision=precision, steps=1)
+        train(model, tiny.dataset(), settings, on_row=lambda row: norms.append(row["gradient_norm"]))
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+@pytest.mark.usefixtures("fp16")
 def test_twenty_fp16_overflows_in_a_row_are_an_error() -> None:
     most = FP16_BAD_STEPS - 1
     row = set(range(3, 3 + most))

@@ -1,17 +1,13 @@
-"""Beside training on a CPU: encoding, memory, the start on a large corpus, and training on a GPU."""
+"""Beside training: encoding, memory, and the start on a large corpus."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.bench import OURS, REFERENCE, Bench, NotEqual, NotRun, alternate, check_reference, per_second
-from benchmarks.limits import best_matrix_rate
 from benchmarks.rows import Row, ratios, spread
 from benchmarks.workers import Worker
 
@@ -25,7 +21,6 @@ XLMR_LIKE = {  # of `tsdae.bert.BertConfig`: MiniLM's layers under XLM-R's vocab
     "position_offset": 2,
     "token_types": 1,
 }
-STEPS_OF_THE_ARTICLE = 12_500  # 100,000 sentences in batches of 8
 GB = 1e9
 
 
@@ -164,40 +159,3 @@ def start(bench: Bench, sentences: int = 10_000_000) -> Iterator[Row]:
             },
         )
     )
-
-
-# GPU
-
-
-def gpu(bench: Bench) -> Iterator[Row]:
-    """bert-base's shape with random weights, bf16, on one CUDA device."""
-    if not torch.cuda.is_available():
-        raise NotRun("there is no CUDA device")
-    best = best_matrix_rate()
-    for suffix, attention_dropout in (("", 0.1), ("-no-attention-dropout", 0.0)):
-        with Worker("ours", bench.threads, "cuda") as ours:
-            settings = {"attention_dropout": attention_dropout}
-            ours.call("load_random", settings, str(bench.model), bench.sentences)
-            for batch_size in (8, 256):
-                warm, blocks, size = (5, 1, 5) if bench.short else (50, 15, 20)
-                ours.call("start_training", "bf16", batch_size)
-                ours.call("train_on_device", 0, warm)
-                starts = [warm + block * size for block in range(blocks)]
-                seconds = [ours.call("train_on_device", first, size) / size for first in starts]
-                name = f"gpu-{batch_size}{suffix}"
-                details: dict[str, Any] = {"steps_per_second": spread(1 / s for s in seconds), "steps": blocks * size}
-                if batch_size == 8:
-                    unit, values = "s", [STEPS_OF_THE_ARTICLE * s for s in seconds]
-                else:
-                    flops = [
-                        sum(ours.call("flop", batch_size, number) for number in range(first, first + size)) / size
-                        for first in starts
-                    ]
-                    unit, values = "%", [100 * flop / s / best for flop, s in zip(flops, seconds, strict=True)]
-                    details |= {"gflop": spread(flops)["p50"] / 1e9, "best_tflop_per_second": best / 1e12}
-                    details["tokens"] = asdict(ours.call("tokens", batch_size, warm))
-                yield bench.add(
-                    bench.origin.row(
-                        name, unit, {OURS: values}, threads=bench.threads, dtype="bf16", batch=batch_size, **details
-                    )
-                )

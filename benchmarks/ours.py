@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from greenlet import greenlet
 from torch import Tensor
 
 import tsdae
@@ -44,6 +43,8 @@ class Training:
     """
 
     def __init__(self, model: TSDAE, dataset: DenoisingDataset, config: TrainConfig) -> None:
+        from greenlet import greenlet
+
         paused = copy.copy(dataset)
         vars(paused)["batches"] = self._batches(dataset)
         self._training = greenlet(lambda: train(model, paused, config))
@@ -104,7 +105,7 @@ class Side:
     def load_random(self, settings: dict[str, Any], tokenizer: str, sentences: Sequence[str]) -> int:
         """A model of random weights on this side's device; returns how many parameters it has."""
         loaded = load_tokenizer(Path(tokenizer))
-        bert = Bert(BertConfig(vocabulary_size=len(loaded), **settings))
+        bert = Bert(BertConfig(**({"vocabulary_size": len(loaded)} | settings)))
         self.model = TSDAE(SentenceEncoder(bert, loaded)).to(self.device)
         self.dataset = DenoisingDataset(list(sentences), loaded)
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -144,7 +145,7 @@ class Side:
             {"the loss": torch.tensor(their_loss, dtype=torch.float64)} | theirs,
         )
         if precision == "bf16":
-            errors = [_relative_error(side, self.float64_gradients) for side in (ours, theirs)]
+            errors = [relative_error(side, self.float64_gradients) for side in (ours, theirs)]
             allowed = BFLOAT16_RATIO * errors[1]
             text = f"all gradients together err by {errors[0]:.2g} in bf16, and {allowed:.2g} is allowed"
             return {"differs": [text] if errors[0] > allowed else [], "error": errors[0], "reference_error": errors[1]}
@@ -160,14 +161,7 @@ class Side:
         return {"differs": differs, "error": largest}
 
     def _gradients(self, precision: Precision, batch_size: int) -> tuple[float, dict[str, Tensor]]:
-        model = self.model.eval().to(torch.float64 if precision == "fp64" else torch.float32)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(self._batch(batch_size, 0)).mean
-        loss.backward()
-        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        model.zero_grad()
-        model.float()
-        return float(loss.detach()), {name: gradient for name, gradient in gradients.items() if gradient is not None}
+        return loss_and_gradients(self.model.to(self.device), self._batch(batch_size, 0), precision)
 
     def _as_ours(self, theirs: Named) -> dict[str, Tensor]:
         sides = {side: {n: torch.from_numpy(a) for n, a in arrays.items()} for side, arrays in theirs.items()}
@@ -192,15 +186,6 @@ class Side:
     def train(self, first: int, count: int) -> list[float]:
         """Seconds of each of these steps."""
         return [_seconds(lambda number=number: self.training.step(number)) for number in range(first, first + count)]
-
-    def train_on_device(self, first: int, count: int) -> float:
-        """Seconds of these steps together, between two synchronisations of the CUDA device."""
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for number in range(first, first + count):
-            self.training.step(number)
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
 
     def parts(self, first: int, count: int) -> dict[str, float]:
         return time_of_parts(self.training.step, first, count)
@@ -322,7 +307,20 @@ def _shape(model: TSDAE) -> Shape:
     return Shape(config.width, config.feed_forward, config.layers, model.decoder_layers, config.vocabulary_size)
 
 
-def _relative_error(gradients: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+def loss_and_gradients(model: TSDAE, batch: Batch, precision: Precision) -> tuple[float, dict[str, Tensor]]:
+    """The loss of a batch without dropout and every gradient there is, on the CPU; the model is in fp32 afterwards."""
+    device = next(model.parameters()).device
+    model.eval().to(torch.float64 if precision == "fp64" else torch.float32)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        loss = model(batch.to(device)).mean
+    loss.backward()
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.float()
+    return float(loss.detach()), gradients
+
+
+def relative_error(gradients: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
     """Length of the difference of all gradients together, over the length of the exact ones."""
     names = exact.keys() - {"the loss"}
     difference = sum(float((gradients[name].double() - exact[name]).square().sum()) for name in names)

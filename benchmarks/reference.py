@@ -44,9 +44,15 @@ class Side:
 
     # training
 
-    def load_training(self, folder: str) -> None:
-        """Encoder, decoder and loss from a folder; the weights that it lacks (cross-attention, head) are drawn."""
+    def load_training(self, folder: str, attention: str | None = None) -> None:
+        """Encoder, decoder and loss from a folder; the weights that it lacks (cross-attention, head) are drawn.
+
+        attention: as transformers calls it ("sdpa", "flash_attention_2"); None: its default.
+        """
         self.loss = DenoisingAutoEncoderLoss(SentenceTransformer(folder, device=self.device))
+        if attention is not None:
+            for model in (self.loss.encoder.transformers_model, self.loss.decoder):
+                model.set_attn_implementation(attention)
 
     def weights(self) -> dict[str, dict[str, np.ndarray]]:
         return self._named(lambda parameter: parameter.detach())
@@ -62,7 +68,7 @@ class Side:
     ) -> tuple[float, dict[str, dict[str, np.ndarray]]]:
         """The loss of a batch without dropout, and its gradients."""
         self.loss.eval().to(torch.float64 if precision == "fp64" else torch.float32)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16"):
             loss = self.loss(self._features(batch), None)
         loss.backward()
         gradients = self._named(lambda parameter: parameter.grad)
@@ -75,7 +81,7 @@ class Side:
         sides = {"encoder": self.loss.encoder.transformers_model, "decoder": self.loss.decoder}
         return {
             side: {
-                name: get(parameter).numpy().copy()
+                name: get(parameter).cpu().numpy().copy()
                 for name, parameter in module.named_parameters(remove_duplicate=False)
                 if get(parameter) is not None
             }

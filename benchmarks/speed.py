@@ -1,4 +1,4 @@
-"""Measures speed and memory against sentence-transformers and against the machine's own limit.
+"""Measures speed and memory on a CPU against sentence-transformers and against the machine's own limit.
 
     python -m pip install -e ".[benchmark]"
     python benchmarks/speed.py            everything this machine allows: prints the table, writes benchmarks/rows/
@@ -25,7 +25,7 @@ import torch  # noqa: E402  # the root has to be on the path first
 
 from benchmarks import rows, tables  # noqa: E402
 from benchmarks.bench import Bench, NotEqual, NotRun  # noqa: E402
-from benchmarks.measure_rest import XLMR_LIKE, encode, gpu, memory, start  # noqa: E402
+from benchmarks.measure_rest import XLMR_LIKE, encode, memory, start  # noqa: E402
 from benchmarks.measure_training import slower, training  # noqa: E402
 from benchmarks.workers import WorkerFailed  # noqa: E402
 from tsdae import load_stsb  # noqa: E402
@@ -38,7 +38,6 @@ GROUPS: dict[str, Callable[[Bench], Iterator[rows.Row]]] = {
     "encode": encode,
     "memory": memory,
     "start": start,
-    "gpu": gpu,
 }
 
 

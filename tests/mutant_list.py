@@ -47,6 +47,8 @@ HUNT = "tests/test_bug_hunt.py"
 EXPORT, TRACKERS = "tests/test_export.py", "tests/test_trackers.py"
 EXPLORE = "tests/test_explore.py"
 STATIC, SERVED = f"{EXPLORE} -mbrowser -kstatic_page_in", f"{EXPLORE} -mbrowser -kserved_page_in"
+GPU, BUCKETS = "tests/test_cuda.py", "tests/test_buckets.py"
+WAITS, GPU_FP16 = f"{GPU} -kbetween", f"{GPU} -kfp16"
 
 MUTANTS = (
     # noise
@@ -251,6 +253,28 @@ MUTANTS = (
     Mutant("a-strangers-code-is-run", "tsdae/run/resume.py", "if name not in now and _is_code(", "if name in now and _is_code(", RESUME),
     Mutant("endless-patience", "tsdae/evaluation/validation.py", "self.since + 1)", "self.since)", RESUME),
     Mutant("all-checkpoints-kept", "tsdae/run/folder.py", "self._found()[:-keep]", "self._found()[:0]", RESUME),
+    Mutant("one-is-always-unused-lost", "tsdae/utils/distributed.py", "module if all_used else _WithUnused(module, device)",
+           "module", f"{DISTRIBUTED} -kmasks"),
+    # CUDA
+    Mutant("the-device-is-asked-each-step", "tsdae/training.py", "step_loss, *_ = values", "step_loss, *_ = values.tolist()", WAITS),
+    Mutant("a-matrix-copied-each-step", "tsdae/objectives/barlow_twins.py", "dtype=wide, device=first_BD.device)",
+           "dtype=wide).to(first_BD)", WAITS),
+    Mutant("a-note-copied-each-step", "tsdae/losses.py", "if isinstance(value, (int, float)):", "if False:", WAITS),
+    Mutant("a-batch-copied-in-turn", "tsdae/packing.py", "part.to(device, non_blocking=beside)", "part.to(device)", WAITS),
+    Mutant("fp16-scale-not-saved", "tsdae/training.py", '"scaler": scaler, "window"', '"scaler": torch.amp.GradScaler(device.type), "window"', GPU_FP16),
+    Mutant("fp16-scale-never-changed", "tsdae/training.py", "scaler.update()", "pass", GPU_FP16),
+    Mutant("fp16-without-unscaling", "tsdae/training.py", "scaler.unscale_(made)", "pass", GPU_FP16),
+    Mutant("cublas-without-workspace", "tsdae/utils/device.py", 'wanted and device.type == "cuda"', "False", GPU),
+    Mutant("cudnn-attention-kept", "tsdae/training.py", "avoid_cudnn_attention()", "pass", GPU),
+    Mutant("gpus-talk-by-gloo", "tsdae/utils/distributed.py", '"cpu:gloo,cuda:nccl" if', '"gloo" if', GPU),
+    Mutant("all-on-the-first-gpu", "tsdae/utils/device.py", 'torch.device("cuda", distributed.local_rank())',
+           'torch.device("cuda", 0)', GPU),
+    Mutant("a-dead-part-has-passed", "benchmarks/gpu.py", 'set(states.values()) == {"passed"}', '"passed" in states.values()',
+           "tests/test_benchmarks.py -khangs"),
+    Mutant("the-filler-counts", "tsdae/ops/buckets.py", "< predicted.boundaries[-2]", "< predicted.boundaries[-1]", BUCKETS),
+    Mutant("a-mean-over-the-filler", "tsdae/ops/buckets.py", "sum() / predicted.boundaries[-2]", "mean()", BUCKETS),
+    Mutant("a-length-of-each-batch", "tsdae/ops/buckets.py", "torch.cat([packed.boundaries, end]), longest)",
+           "torch.cat([packed.boundaries, end]), packed.longest)", BUCKETS),
     Mutant("gradients-averaged", "tsdae/training.py", "loss * distributed.world_size()", "loss", DISTRIBUTED),
     Mutant("the-same-batch-in-each-process", "tsdae/training.py", "batches[distributed.rank() ::", "batches[::",
            DISTRIBUTED),

@@ -1,4 +1,4 @@
-"""Two runs of the same settings, compared in all that a run leaves behind."""
+"""Two runs of the same settings, compared in all that a run leaves behind; an objective that overflows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from tsdae.autoencoder import TSDAE
+from tsdae.losses import LossSum
+from tsdae.objectives import tsdae
+from tsdae.packing import Batch
 from tsdae.run.folder import Checkpoints
 
 CLOCK = "tokens_per_second"  # of all that is logged, what depends on the time of day
@@ -85,3 +90,18 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> bool:
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
     return condition()
+
+
+class Overflows(nn.Module):
+    """The paper's objective, in the given steps so large that fp16 gradients are infinite."""
+
+    seen: Tensor
+
+    def __init__(self, steps: set[int]) -> None:
+        super().__init__()
+        self.steps = steps
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, model: TSDAE, batch: Batch) -> LossSum:
+        self.seen += 1
+        return (1e30 if int(self.seen) in self.steps else 1.0) * tsdae(model, batch)

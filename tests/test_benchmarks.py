@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench, measure_rest, measure_training, parts, rows, tables
+from benchmarks import bench, gpu, measure_training, parts, rows, tables
 from benchmarks.limits import Shape, Tokens, flop
 from benchmarks.targets import LINES, PROFILES, SLOWER
 from benchmarks.workers import Worker, WorkerFailed
@@ -219,7 +222,51 @@ def test_equal_sides_are_found_equal_and_others_are_named(tmp_path: Path) -> Non
             measure_training.prove_equal(ours, theirs, batch_size=4)
 
 
-def test_gpu_rows_are_not_run_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_parts_are_not_run_without_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(bench.NotRun, match="no CUDA device"):
-        next(measure_rest.gpu(None))
+    assert gpu.main(["--output", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_dies_or_hangs_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In their place a script whose parts die, hang, pass, and come when no time is left."""
+    script = tmp_path / "parts.py"
+    script.write_text(
+        "import json, os, sys, time\n"
+        "part, out = sys.argv[-1], sys.argv[sys.argv.index('--output') + 1]\n"
+        "if part == 'dies': os.kill(os.getpid(), 9)\n"
+        "if part == 'hangs': time.sleep(600)\n"
+        "json.dump({'part': part, 'state': 'passed'}, open(f'{out}/{part}.json', 'w'))\n"
+    )
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(gpu, "SHORTEST_S", 0.01)
+    monkeypatch.setattr(gpu, "LIMITS_S", {"dies": 60, "hangs": 0.05, "passes": 60, "late": 0.0001})
+    assert gpu.main(["--cpu", "--output", str(tmp_path)]) == 1
+    states = {part: json.loads((tmp_path / f"{part}.json").read_text())["state"] for part in gpu.LIMITS_S}
+    assert list(states.values()) == [
+        "died with exit code -9",
+        "stopped after 1 s",
+        "passed",
+        "not started: no time is left",
+    ]
+    assert [line.split(" (")[0] for line in capsys.readouterr().out.splitlines()] == [
+        f"{part}: {state}" for part, state in states.items()
+    ]
+    assert gpu.main(["--cpu", "--only", "passes", "--output", str(tmp_path)]) == 0
+
+
+@pytest.mark.slow  # ten processes
+@pytest.mark.reference
+def test_every_line_of_the_gpu_script_but_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sentence_transformers", reason="the extra [reference] is not installed")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    command = [str(rows.ROOT / "benchmarks" / "gpu.sh"), "--cpu", "--minutes", "60", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    logs = "".join(path.read_text(encoding="utf-8")[-2000:] for path in tmp_path.glob("*.log"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    assert done.stdout.count(": passed") == len(gpu.LIMITS_S)
+    assert set(rows.read(tmp_path / "rows-of-no-commit")) == {
+        f"gpu-{batch}{suffix}" for batch in (8, 256) for suffix in ("", "-no-attention-dropout")
+    }

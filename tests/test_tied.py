@@ -183,10 +183,3 @@ def test_bfloat16_errs_no_more_than_plain_bfloat16() -> None:
     errors = [(grads(loss, matrix.weight) - exact).norm() for loss in (ours, theirs)]
     assert errors[1] > 1e-4, "it was not computed in bfloat16"
     assert errors[0] <= BFLOAT16_RATIO * errors[1]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_on_cuda_the_loss_is_the_cpus() -> None:
-    batch, model = tiny.batch(), tiny.model()
-    expected = model(batch).mean
-    assert_close(model.to("cuda")(batch.to("cuda")).mean.cpu(), expected, **FLOAT64)

@@ -55,6 +55,8 @@ class LossSum:
         if name in COLUMNS:
             raise ValueError(f"note({name!r}): metrics.jsonl has a column of this name; choose another")
         total = next(iter(self.terms.values())).total
+        if isinstance(value, (int, float)):
+            value = total.new_full((), value)  # made there: a copy would wait for the device
         mean = torch.as_tensor(value, device=total.device).detach().float().mean()
         return _of_terms(self.terms, self.notes | {name: mean})
 

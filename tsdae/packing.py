@@ -54,8 +54,7 @@ class Packed(Generic[Array]):
     def to(self, device: torch.device | str) -> Packed[Tensor]:
         """Return the same sentences as tensors on ``device``."""
         token_ids_T, boundaries = torch.as_tensor(self.token_ids_T), torch.as_tensor(self.boundaries)
-        # From page-locked memory the copy runs beside what the device is doing; from other memory it must not.
-        beside = torch.device(device).type == "cuda" and token_ids_T.device.type == "cpu"
+        beside = copies_run_beside(device) and token_ids_T.device.type == "cpu"
         if beside:
             token_ids_T, boundaries = token_ids_T.pin_memory(), boundaries.pin_memory()
         token_ids_T, boundaries = (part.to(device, non_blocking=beside) for part in (token_ids_T, boundaries))
@@ -99,6 +98,11 @@ class Packed(Generic[Array]):
         shorter = Layout(boundaries, self.token_count - len(self), self.longest - 1)
         rows_T = torch.arange(shorter.token_count, device=device) + shorter.sentence_T + first_kept
         return Packed(self.token_ids_T.index_select(0, rows_T), boundaries, shorter.longest)
+
+
+def copies_run_beside(device: torch.device | str) -> bool:
+    """True if a copy from page-locked memory runs beside what the device is doing; from other memory it must not."""
+    return torch.device(device).type == "cuda"
 
 
 class Batch(NamedTuple):

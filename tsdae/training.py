@@ -39,6 +39,7 @@ from tsdae.utils.device import (
     compile_parts,
     give_back_freed_memory,
     keep_freed_memory,
+    use_deterministic_algorithms,
 )
 from tsdae.utils.progress import paused, print_note, progress_bar
 from tsdae.utils.rng import keyed
@@ -95,7 +96,7 @@ def train(
         keep_freed_memory()
     if device.type == "cuda":
         avoid_cudnn_attention()
-    torch.use_deterministic_algorithms(config.deterministic)
+    use_deterministic_algorithms(config.deterministic, device)
     steps = config.steps_for(len(dataset))
 
     dtype = torch.float64 if precision == "fp64" else torch.float32

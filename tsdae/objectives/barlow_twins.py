@@ -35,8 +35,8 @@ class BarlowTwins:
             first_BD, second_BD = (
                 (each_BD - each_BD.mean(0)) / (each_BD.var(0, unbiased=False) + 1e-5).sqrt() for each_BD in vectors
             )
-            correlation_DD = first_BD.T @ second_BD / len(first_BD)
-        squared_DD = (correlation_DD - torch.eye(len(correlation_DD)).to(correlation_DD)).square()
+            one_DD = torch.eye(first_BD.shape[1], dtype=first_BD.dtype, device=first_BD.device)
+            squared_DD = (first_BD.T @ second_BD / len(first_BD) - one_DD).square()
         diagonal = squared_DD.diagonal().sum()
         loss = diagonal + self.weight * (squared_DD.sum() - diagonal)
         return LossSum(loss * len(batch.target), len(batch.target), "twins")  # a batch weighs as much as its sentences

@@ -69,6 +69,13 @@ def avoid_cudnn_attention() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+def use_deterministic_algorithms(wanted: bool, device: torch.device) -> None:
+    """Ask PyTorch for deterministic algorithms, or for any. cuBLAS has them with this workspace alone."""
+    if wanted and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+    torch.use_deterministic_algorithms(wanted)
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory for the next step instead of returning it to the system.
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -72,7 +72,23 @@ def wrap(module: nn.Module, device: torch.device, all_used: bool) -> nn.Module:
     if world_size() == 1:
         return module
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=not all_used)
+    wrapped = module if all_used else _WithUnused(module, device)
+    return DistributedDataParallel(wrapped, device_ids=devices, find_unused_parameters=not all_used)
+
+
+class _WithUnused(nn.Module):
+    """A module and one parameter that is never used.
+
+    Where PyTorch has to look for unused parameters and finds none, it warns in every process that looking is slow. What
+    an objective of one's own will use in later steps nobody knows, so there is always one to be found.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.module, self.unused = module, nn.Parameter(torch.zeros(1, device=device))
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.module(*arguments)
 
 
 def sync_gradients(wrapped: nn.Module, now: bool) -> AbstractContextManager[None]:

@@ -42,7 +42,7 @@ FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
 KILLS, IDEAS = "tests/test_kill_points.py", "tests/test_ideas.py"
 HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
 FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests/test_surroundings.py"
-PAIRS = "tests/test_retrieval.py"
+PAIRS, SAVED = "tests/test_retrieval.py", "tests/test_saved_datasets.py"
 
 MUTANTS = (
     # noise
@@ -316,7 +316,7 @@ MUTANTS = (
     Mutant("rows-of-other-grids", "tsdae/ablation/report.py", 'if _belongs(row["settings"], grid)]', "]", REPORT),
     Mutant("one-collapsed-run-hides-the-guides", "benchmarks/label_free.py", "if not math.isnan(s[-1]):", "if True:", GUIDES),
     Mutant("the-base-compared-with-itself", "tsdae/ablation/report.py", "sum(value != config[axis] for value in values)", "len(values)", REPORT),
-    Mutant("texts-of-a-pattern-unnoticed", "tsdae/ablation/rows.py", "if is_pattern(name):", "if False:", RESULTS),
+    Mutant("texts-of-a-pattern-unnoticed", "tsdae/ablation/rows.py", "if is_pattern(name) or is_saved(path):", "if False:", RESULTS),
     Mutant("weights-below-checkpoints-unnoticed", "tsdae/ablation/rows.py", "file.relative_to(path).parts", "file.parts", RESULTS),
     Mutant("two-precisions-together", "tsdae/ablation/rows.py", "choose_precision(train.precision, choose_device(train.device))",
            "train.precision", RESULTS),
@@ -578,6 +578,12 @@ MUTANTS = (
     Mutant("a-card-with-the-scores-of-the-start", "tsdae/commands/card.py", "(rows[-1][2] if rows else {})", "(rows[0][2] if rows else {})",
            "tests/test_card.py"),
     # reading what other tools write, and inputs in Python
+    Mutant("another-split-of-a-saved-dataset", "tsdae/text/saved.py", 'folder / ("train" if "train" in splits else splits[0])', "folder / splits[0]", SAVED),
+    Mutant("saved-files-in-the-order-of-the-disk", "tsdae/text/saved.py", "    return paths", "    return paths[::-1]", SAVED),
+    Mutant("places-outside-a-saved-dataset", "tsdae/text/saved.py", "and Path(name).name == name", "", SAVED),
+    Mutant("offsets-of-a-file-are-trusted", "tsdae/text/tables.py", "batch.validate(full=True)", "pass", SAVED),
+    Mutant("one-by-one-from-a-column", "tsdae/text/tokenization.py", "sentences[:] if isinstance(sentences, Sequence) else sentences", "sentences", INPUTS),
+    Mutant("a-column-of-nothing", "tsdae/text/tokenization.py", "if column is not None:", "if False:", INPUTS),
     Mutant("half-of-crlf-is-a-line", "tsdae/text/lines.py", 'if not lines[-1].endswith(b"\\n") else b""', 'if lines[-1][-1:] not in b"\\r\\n" else b""', FILES),
     Mutant("a-binary-file-is-text", "tsdae/text/lines.py", 'if b"\\0" in first and not', "if False and not", FILES),
     Mutant("a-pointer-behind-gz", "tsdae/text/lines.py", "if raw.peek(len(LFS)).startswith(LFS):", "if False:", FILES),

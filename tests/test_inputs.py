@@ -74,6 +74,30 @@ def test_tables_and_mistakes_are_named(made: Callable[[], Any], message: str) ->
             take(made())
 
 
+@pytest.mark.parametrize("kind", ["Dataset", "IterableDataset", "DataFrame", "dict", "Table"])
+def test_a_column_of_a_table_by_its_name(kind: str) -> None:
+    """What names no column of it is refused, and so is a column of what has none."""
+    tokenizer, made = tiny.encoder().tokenizer, TABLES[kind][0]
+    expected = Corpus.build(TEXTS, tokenizer).fingerprint()
+    assert DenoisingDataset(made(), tokenizer, column="text").corpus.fingerprint() == expected
+    with pytest.raises(ValueError, match=f"sentences is a {kind} without a column 'txt'; there are id, text"):
+        DenoisingDataset(made(), tokenizer, column="txt")
+    with pytest.raises(ValueError, match="sentence 0 is int, not text"):
+        DenoisingDataset(made(), tokenizer, column="id")
+    for given in (TEXTS, pandas.Series(TEXTS), (text for text in TEXTS)):
+        with pytest.raises(ValueError, match=r"column 'text' is for a table, and sentences is a \w+; leave"):
+            DenoisingDataset(given, tokenizer, column="text")
+    with pytest.raises(ValueError, match="column 'text' is for a table, and a Corpus has none"):
+        DenoisingDataset(Corpus.build(TEXTS, tokenizer), tokenizer, column="text")
+
+
+def test_a_long_column_of_a_dataset_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one a million sentences take half a minute."""
+    column = datasets.Dataset.from_dict(TABLE)["text"]
+    monkeypatch.setattr(type(column), "__iter__", lambda self: iter(()))
+    assert texts_of(column) == TEXTS
+
+
 def test_texts_are_not_copied_in_vain() -> None:
     assert texts_of(TEXTS) is TEXTS
 

@@ -189,9 +189,9 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
 
 def _files_named(text: TextConfig) -> list[Path]:
     """Return the user's files beside the text on which the rows depend: held-out sentences and functions."""
-    heldout = Path(text.heldout) if names_file(text.heldout) else None
+    heldout = files_of(text.heldout) if names_file(text.heldout) else []
     code = [file_of(name) for name in (text.words, text.sentences) if name is not None]
-    return [path for path in (heldout, *code) if path is not None and path.is_file()]
+    return [path for path in (*heldout, *code) if path is not None and path.is_file()]
 
 
 def report_of(length_K: np.ndarray, rows: Rows, drawn: int, kept: int) -> dict[str, Any]:

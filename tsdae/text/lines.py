@@ -32,7 +32,8 @@ BEGINNINGS = {
     b"BZh": f" is packed by bzip2, which is not read{UNPACK}",
     b"\xfd7zXZ\x00": f" is packed by xz, which is not read{UNPACK}",
     b"PAR1": " is a parquet file; give it a name that ends in .parquet",
-    b"ARROW1": " is an Arrow file; save it as .parquet",
+    b"ARROW1": " is an Arrow file; give it a name that ends in .arrow",
+    b"\xff\xff\xff\xff": " is binary, perhaps an Arrow stream; the name of one must end in .arrow",
     b"{\\rtf": " is an RTF document, not text; save it as plain text",
 }
 

@@ -17,8 +17,8 @@ from tsdae.text.corpus import HELDOUT, Corpus, in_memory
 from tsdae.text.lines import suffix_of
 from tsdae.text.reading import (
     Texts,
-    check_file,
     check_source,
+    files_of,
     in_words,
     limit_for,
     load_sentences,
@@ -53,9 +53,9 @@ def cleaning_of(source: str, text: TextConfig) -> Cleaning:
 
 
 def check_heldout(heldout: str | None) -> None:
-    """Raise ValueError unless ``heldout`` is None, a number or an existing file."""
+    """Raise ValueError unless ``heldout`` is None, a number, or what `files_of` finds."""
     if names_file(heldout):
-        check_file(Path(heldout))
+        files_of(heldout)
 
 
 def names_file(heldout: str | None) -> TypeGuard[str]:
@@ -67,8 +67,8 @@ def _read_apart(text: TextConfig) -> list[str] | None:
     """Return the sentences of the file named by --heldout; None if a number of the text's own are held out."""
     if not names_file(text.heldout):
         return None
-    column = text.column if suffix_of(Path(text.heldout)) in TABLES else None
-    return load_sentences(text.heldout, column, notes=print_note)
+    tables = all(suffix_of(path) in TABLES for path in files_of(text.heldout))
+    return load_sentences(text.heldout, text.column if tables else None, notes=print_note)
 
 
 def sentences_of(source: str, text: TextConfig, outside: Sequence[Path] = ()) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.lines import Meter, name_of, numbered_lines, suffix_of
+from tsdae.text.saved import files_of_saved, is_saved
 from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
 
 HUB_LIMIT = 100_000  # default number of sentences taken from the hub, as in the article
@@ -35,10 +36,10 @@ def load_sentences(
     >>> load_sentences("text.txt", limit=2)
     ['a man is playing a guitar in the morning .', 'dog']
 
-    source: a text file; .jsonl, .json, .csv, .tsv or .parquet; any of these but parquet with .gz or .zst; a pattern of
-        such files ("texts/**/*.txt", in the order of their names); "-" for standard input; "hub:NAME" or
-        "hub:NAME:CONFIG" for a dataset of the Hugging Face hub (its split "train", streamed); NAME may also be a folder
-        that `datasets.load_dataset` reads.
+    source: a text file; .jsonl, .json, .csv or .tsv; these with .gz or .zst; .parquet or .arrow; a pattern of such
+        files ("texts/**/*.txt", in the order of their names); a folder that save_to_disk of `datasets` wrote (of a
+        DatasetDict its split "train"); "-" for standard input; "hub:NAME" or "hub:NAME:CONFIG" for a dataset of the
+        Hugging Face hub (its split "train", streamed); NAME may also be a folder that `datasets.load_dataset` reads.
     column: the column of a table that holds the text; needed unless it is called text or sentence or is the only one.
     limit: most sentences to return; None: all of a file, 100,000 of the hub.
     sentences: "lines" (a line or cell is a sentence); documents are split by "regex" (the article's), "icu",
@@ -138,10 +139,13 @@ def is_pattern(source: str) -> bool:
 def files_of(source: str, outside: Sequence[Path] = ()) -> list[Path]:
     """Return the files that a name or a pattern matches, in the order of their names; ValueError if there is none.
 
+    Those of a folder of save_to_disk are in the order of the dataset.
     outside: files and folders that a pattern does not match.
     """
     path = Path(source)
     if not is_pattern(source):
+        if is_saved(path):
+            return files_of_saved(path)
         if path.is_dir():
             raise ValueError(f"{source} is a folder; give a file, or a pattern in quotes such as '{source}/**/*.txt'")
         check_file(path)
@@ -280,6 +284,8 @@ def reach_hub(name: str) -> None:
 def _hub_records(name: str, config: list[str]) -> Generator[dict[str, Any]]:
     """Stream a dataset of the hub, or a folder, through `datasets`; nothing is stored."""
     try:
+        if is_saved(Path(name)):
+            raise ValueError("it is a folder of save_to_disk, which is read as it is: leave out hub:")
         if not Path(name).is_dir():
             reach_hub(name)
         import datasets

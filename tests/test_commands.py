@@ -166,7 +166,7 @@ def test_sentences_that_are_too_long_are_counted(run: Run, place: Path) -> None:
     (place / "text.txt").write_text("dog " * 38 + "\n" + "dog " * 39 + "\ncat\n" + "dog " * 50 + "\n")
     encoded = run("encode", "model --input text.txt --output a.npy")
     assert encoded.code == 0, encoded.err
-    assert "2 sentences are longer than 40 tokens and are truncated" in encoded.err
+    assert "2 sentences longer than 40 tokens truncated" in encoded.err
     vectors = np.load(place / "a.npy")
     np.testing.assert_allclose(vectors[1], vectors[0], **FLOAT32)
 

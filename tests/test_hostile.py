@@ -198,7 +198,7 @@ CORPORA: dict[str, tuple[str, bytes, str]] = {
     "all of them": (
         "a.txt",
         (FIRST_BLOCK + "\n".join(TEXTS.values())).encode(),
-        "1 sentences tokenise to nothing and are left out",
+        "1 sentence without a token left out",
     ),
     "a line of a megabyte": ("a.txt", b"dog cat " * 2**17 + b"\nbig dog\n", "longer than 40 tokens"),
     "a word of a megabyte": ("a.txt", b"x" * 2**20 + b"\nbig dog\n", ""),

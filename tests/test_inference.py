@@ -164,7 +164,7 @@ def test_compare_takes_every_family(
     compared = compare(["bert", str(mpnet)], CompareConfig(pairs=["pairs.tsv"], device="cpu"))
     assert [name for name, _ in compared] == ["bert (cls)", f"{mpnet} (mean)"]
     assert all(np.isfinite(scores["pairs"].spearman) for _, scores in compared)
-    assert capsys.readouterr().err.count("1 sentences are longer than") == 2
+    assert capsys.readouterr().err.count("1 sentence longer than") == 2
 
 
 def test_missing_weights_are_no_random_numbers(mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,8 +283,8 @@ def test_pairs_without_scores_are_retrieved(run: Run, place: Path) -> None:
     (place / "qa.tsv").write_text("title\tbody\n" + "".join(rows) + "nothing\t\n")
     found = run("evaluate", "model other model --pairs qa.tsv --json a.json")
     assert found.code == 0, found.err
-    assert "each text of 'title' has to find its 'body'; 1 rows with an empty text are left out" in found.err
-    assert found.err.count("1 sentences are longer than") == 3
+    assert "each text of 'title' has to find its 'body'; 1 row with an empty text left out" in found.err
+    assert found.err.count("1 sentence longer than") == 3
     entries = json.loads((place / "a.json").read_text())
     for entry in entries:
         assert entry["retrieval"].keys() == {"accuracy_at_1", "ci95", "mrr", "mrr_ci95", "n", "candidates"}

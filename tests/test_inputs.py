@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow
 import pytest
 
 from tests import tiny
-from tsdae import DenoisingDataset, evaluate_sts
+from tsdae import DenoisingDataset, evaluate_sts, load_sentences
 from tsdae.evaluation.pairs import Pairs, TextPairs
 from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import texts_of
@@ -100,6 +101,26 @@ def test_a_long_column_of_a_dataset_is_taken_at_once(monkeypatch: pytest.MonkeyP
 
 def test_texts_are_not_copied_in_vain() -> None:
     assert texts_of(TEXTS) is TEXTS
+
+
+def test_other_mistakes_in_python_are_named(tmp_path: Path) -> None:
+    tokenizer = tiny.encoder().tokenizer
+    (tmp_path / "a.txt").write_text("a dog\n{}\n{not json}\n")
+    assert load_sentences(tmp_path / "a.txt") == ["a dog", "{}", "{not json}"], "braces are text as well"
+    mistakes: dict[str, Callable[[], Any]] = {
+        "noise_ratio must be a number, got '0.6'": lambda: DenoisingDataset(TEXTS, tokenizer, noise_ratio="0.6"),
+        "--limit must be a number, got '1'": lambda: load_sentences(tmp_path / "a.txt", limit="1"),
+        "load_sentences reads a file, not a list; sentences": lambda: load_sentences(TEXTS),
+        "no file https:/example.org/a.txt; it is an address": lambda: load_sentences("https://example.org/a.txt"),
+        "no file ~/a.txt; write your home folder in full": lambda: load_sentences("~/a.txt"),
+        "the tokenizer is a str; give one of Hugging Face": lambda: DenoisingDataset(TEXTS, "mini"),
+        "every score is 2; a correlation needs scores that": lambda: evaluate_sts(
+            tiny.encoder(), Pairs(TEXTS, TEXTS[::-1], np.full(4, 2.0))
+        ),
+    }
+    for message, mistake in mistakes.items():
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            mistake()
 
 
 def test_pairs_of_a_data_frame_are_scored_as_lists() -> None:

@@ -68,8 +68,8 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     assert "set by flags instead: --epochs 2" in result.err
     decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
     assert {name: settings_of(raw / "run")[name] for name in decided} == decided
-    assert "2 steps of 32 sentences are few" not in result.err
-    assert "1 steps of 32 sentences are few" in result.err
+    assert "that is little" not in result.err
+    assert "1 step of 32 sentences: that is little" in result.err
 
     result = run("train", f"{FLAGS} --recipe paper --batch-size 2 --steps 3 --save-every 3 --output other")
     assert "recipe paper (chosen by --recipe): batches of 8, learning rate 3e-05" in result.err
@@ -88,7 +88,7 @@ def test_without_a_length_a_run_is_as_long_as_the_dip(raw: Path, run: Run, monke
     result = run("train", f"{FLAGS} --output run")
     assert result.code == 0, result.err
     assert settings_of(raw / "run")["steps"] == 7
-    assert "are few" not in result.err
+    assert "that is little" not in result.err
     (raw / "long.txt").write_text("\n".join(f"{a} {b}" for a in tiny.WORDS for b in tiny.WORDS[:3]))
     result = run("train", f"{FLAGS.replace('text.txt', 'long.txt')} --output long")
     rows_of_long = settings_of(raw / "long")["training_sentences"]

@@ -323,9 +323,7 @@ def test_a_folder_in_the_layout_of_beir(packed: str, beir: Path) -> None:
     assert collection.documents == dict(zip(["a", "7", "c", "d"], texts, strict=True))
     assert collection.queries == {"1": "which horse runs", "2": "who eats"}
     assert collection.gains == {"1": {"a": 2.0}, "2": {"7": 1.0}}
-    assert notes == [
-        f"{beir}: 4 documents, 2 queries with relevant ones; 1 queries have no relevant one and are left out"
-    ]
+    assert notes == [f"{beir}: 4 documents, 2 queries with relevant ones; 1 query without a relevant one left out"]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +367,7 @@ def test_files_for_reranking(tmp_path: Path) -> None:
     notes: list[str] = []
     reranking = load_reranking(path, notes.append)
     assert reranking == Reranking(["a", "a"], [["b"], ["one"]], [["c", "d"], ["?"]])
-    assert notes == [f"{path}: 1 queries without a positive or without a negative text are left out"]
+    assert notes == [f"{path}: 1 query without a positive or without a negative text left out"]
 
 
 @pytest.mark.parametrize(

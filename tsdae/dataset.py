@@ -17,6 +17,7 @@ from tsdae.text.tokenization import Vocabulary, decoded, texts_of, truncate, voc
 from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.utils.checks import check_range
 from tsdae.utils.imports import check_arguments, made_from, named_function
+from tsdae.utils.plural import counted
 from tsdae.utils.rng import keyed, permuted
 
 NOISED_AT_ONCE = 1024  # sentences
@@ -89,7 +90,7 @@ class DenoisingDataset:
 
     def __repr__(self) -> str:
         noise = getattr(self.noise, "__name__", self.noise)
-        return f"DenoisingDataset({len(self):,} sentences, noise {noise} {self.noise_ratio}, seed {self.seed})"
+        return f"DenoisingDataset({counted(len(self), 'sentence')}, noise {noise} {self.noise_ratio}, seed {self.seed})"
 
     @property
     def truncated(self) -> int:

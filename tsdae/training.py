@@ -39,6 +39,7 @@ from tsdae.utils.device import (
     give_back_freed_memory,
     keep_freed_memory,
 )
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import paused, print_note, progress_bar
 from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted, catch_signals
@@ -205,7 +206,9 @@ def train(
             if config.eval_every and (done % config.eval_every == 0 or done == steps):
                 evaluate_after(done, bar)
                 if early_stop and (stopping := distributed.any_rank(early_stop.since >= config.patience)):
-                    print_note(f"stopping early: {early_stop.name} was not better in {config.patience} evaluations")
+                    print_note(
+                        f"stopping early: {early_stop.name} was not better in {counted(config.patience, 'evaluation')}"
+                    )
 
             # save
             if at_row or device.type == "cpu" or distributed.world_size() == 1:  # asking the others takes time

@@ -14,6 +14,7 @@ from tsdae.text.reading import load_sentences
 from tsdae.text.tokenization import token_ids
 from tsdae.utils.device import choose_device
 from tsdae.utils.files import atomic, check_can_write
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note
 
 
@@ -52,4 +53,4 @@ def note_truncated(sentences: list[str], encoder: Encoder) -> None:
     long = [sentence for sentence in sentences if len(sentence.encode()) > encoder.max_length - 2]
     cut = int((token_ids(long, encoder.tokenizer).lengths_B > encoder.max_length).sum()) if long else 0
     if cut:
-        print_note(f"{cut:,} sentences are longer than {encoder.max_length} tokens and are truncated")
+        print_note(f"{counted(cut, 'sentence')} longer than {encoder.max_length} tokens truncated")

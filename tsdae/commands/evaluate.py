@@ -31,6 +31,7 @@ from tsdae.hub.auto_encoder import Encoder, check_models, load_encoders
 from tsdae.text.reading import load_sentences
 from tsdae.utils.device import choose_device
 from tsdae.utils.files import write_json
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note
 
 Judged = Pairs | TextPairs | Collection | Reranking
@@ -136,7 +137,10 @@ def _ways(encoder: Encoder, text: list[str] | None) -> Iterator[tuple[str, Encod
         return known[key]
 
     whitening = Whitening(encode(text))
-    print_note(f"whitening: {len(text):,} sentences vary along {whitening.axes} of {len(whitening.mean_D)} axes")
+    print_note(
+        f"whitening: {counted(len(text), 'sentence varies', 'sentences vary')} along {whitening.axes} of "
+        f"{len(whitening.mean_D)} axes"
+    )
     yield encoder.pooling, once
     yield f"{encoder.pooling}, whitened", lambda sentences: whitening(once(sentences))
 

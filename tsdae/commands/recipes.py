@@ -11,6 +11,7 @@ from tsdae.bert import BertConfig
 from tsdae.config import MethodConfig, TrainConfig
 from tsdae.hub.conversion import read_config
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
+from tsdae.utils.plural import counted
 
 SMALL = 30_000_000  # weights in the layers; a model with fewer is small. DistilBERT has 43M, BERT-base 85M
 
@@ -92,6 +93,7 @@ def cut_in_the_dip(name: Name, steps: int, sentences: int) -> str | None:
     if name == "adapt" or steps * sentences >= needed:
         return None
     return (
-        f"{steps:,} steps of {sentences} sentences are few: TSDAE makes the vectors of a raw model worse before it "
-        f"makes them better, and this run may end too early; train for at least {-(-needed // sentences):,} steps"
+        f"{counted(steps, 'step')} of {counted(sentences, 'sentence')}: that is little. TSDAE makes the vectors of a "
+        "raw model worse before it makes them better, and this run may end too early; train for at least "
+        f"{counted(-(-needed // sentences), 'step')}"
     )

@@ -40,6 +40,7 @@ from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision, describe
 from tsdae.utils.files import check_can_write, write_json
 from tsdae.utils.imports import names_function
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import bars_about, print_note
 from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted
@@ -229,12 +230,14 @@ def _print_plan(
     print_note(describe(device, choose_precision(config.precision, device)))
     if distributed.world_size() > 1:
         print_note(f"{distributed.world_size()} processes, batches of {config.batch_size} in each")
-    print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
+    print_note(f"model {name}; {counted(rows, 'sentence')} to train on, {len(heldout) if heldout else 0:,} held out")
     if config.epochs is not None:
-        print_note(f"--epochs {config.epochs:g} is {steps:,} steps")
-    print_note(f"{steps:,} steps x {size} = {steps * size:,} of {rows:,} sentences ({share:.0f} %){advice}")
+        print_note(f"--epochs {config.epochs:g} is {counted(steps, 'step')}")
+    print_note(
+        f"{counted(steps, 'step')} x {size} = {steps * size:,} of {counted(rows, 'sentence')} ({share:.0f} %){advice}"
+    )
     if truncated := dataset.truncated:
-        print_note(f"{truncated:,} sentences are longer than {dataset.max_length} tokens and are truncated")
+        print_note(f"{counted(truncated, 'sentence')} longer than {dataset.max_length} tokens truncated")
     for line in dataset.corpus.notes():
         print_note(line)
     is_tsdae = method.objective == "tsdae"

@@ -11,6 +11,7 @@ from typing import Any
 from tsdae.text.lines import numbered_lines
 from tsdae.text.reading import check_file
 from tsdae.text.tables import numbered_json
+from tsdae.utils.plural import counted
 
 HEADER = ["query-id", "corpus-id", "score"]
 SIDES = ("positive", "negative")
@@ -90,10 +91,10 @@ def load_beir(folder: str | Path, notes: Callable[[str], None] | None = None) ->
     if not gains:
         raise ValueError(f"{qrels} names no relevant document: no score is above 0")
     if notes:
-        without = f"; {len(judged) - len(gains):,} queries have no relevant one and are left out"
+        without = f"; {counted(len(judged) - len(gains), 'query', 'queries')} without a relevant one left out"
         notes(
-            f"{folder}: {len(documents):,} documents, {len(gains):,} queries with relevant ones"
-            + (without if len(judged) > len(gains) else "")
+            f"{folder}: {counted(len(documents), 'document')}, {counted(len(gains), 'query', 'queries')} with relevant "
+            "ones" + (without if len(judged) > len(gains) else "")
         )
     return Collection(documents, {key: asked[key] for key in gains}, gains)
 
@@ -194,7 +195,7 @@ def load_reranking(path: str | Path, notes: Callable[[str], None] | None = None)
     if not found.queries:
         raise ValueError(f"{path} holds no query with both positive and negative texts")
     if notes and left_out:
-        notes(f"{path}: {left_out:,} queries without a positive or without a negative text are left out")
+        notes(f"{path}: {counted(left_out, 'query', 'queries')} without a positive or without a negative text left out")
     return found
 
 

@@ -20,6 +20,7 @@ from tsdae.text.saved import files_of_saved, is_saved
 from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
 from tsdae.text.tokenization import texts_of
 from tsdae.utils.files import first_line
+from tsdae.utils.plural import counted
 
 HUB_NAME = "sentence-transformers/stsb"
 HIDDEN = -1.0  # the score that GLUE's test split has in place of every label
@@ -75,12 +76,14 @@ def _as_lists(pairs: Pairs | TextPairs) -> None:
 
 
 def check_labels(pairs: Pairs) -> None:
-    """ValueError if the scores are withheld."""
+    """ValueError if the scores are withheld, or tell no pair from another."""
     if np.all(pairs.scores == HIDDEN):
         raise ValueError(
             "every score is -1: these labels are hidden, as in GLUE's test split. Use the original STS-B or "
             f"{HUB_NAME}, which have them"
         )
+    if len(pairs) and np.all(pairs.scores == pairs.scores[0]):
+        raise ValueError(f"every score is {pairs.scores[0]:g}; a correlation needs scores that differ")
 
 
 def load_stsb(folder: str | Path | None = None) -> dict[str, Pairs]:
@@ -143,7 +146,7 @@ def _original_pairs(path: Path) -> Pairs:
         if not line.strip():
             continue
         if len(cells) < 7:
-            raise ValueError(f"{path}, line {number}: {len(cells)} columns, STS-B has at least 7")
+            raise ValueError(f"{path}, line {number}: {counted(len(cells), 'column')}, STS-B has at least 7")
         rows.append((cells[5], cells[6], _number(cells[4], f"{path}, row {number}")))
     return _checked(rows, str(path))
 
@@ -198,7 +201,7 @@ def _pairs(
     if notes and columns.score not in (None, "score"):
         notes(f"{name}: scores are those of the column {columns.score!r}")
     if empty and not rows:
-        raise ValueError(f"{name}: no score has been filled in yet ({empty:,} rows)")
+        raise ValueError(f"{name}: no score has been filled in yet ({counted(empty, 'row')})")
     if notes and empty:
         notes(f"{name}: {empty:,} of {empty + len(rows):,} rows have no score yet and are left out")
     return _checked(rows, name)
@@ -206,7 +209,7 @@ def _pairs(
 
 def _checked(rows: Sequence[tuple[str, str, float]], name: str) -> Pairs:
     if len(rows) < 3:
-        raise ValueError(f"{name} holds {len(rows)} pairs; a correlation needs at least 3")
+        raise ValueError(f"{name} holds {counted(len(rows), 'pair')}; a correlation needs at least 3")
     first, second, scores = zip(*rows, strict=True)
     return Pairs(list(first), list(second), np.asarray(scores))
 
@@ -270,7 +273,7 @@ def load_text_pairs(path: Path, columns: tuple[str, str], notes: Callable[[str],
             texts.append(_text(record, column, f"{path}, row {number}"))
     if len(set(first)) < 2 or len(set(second)) < 2:
         raise ValueError(f"{path} has no scores, and retrieval needs two different texts at least in either column")
-    left_out = f"; {empty:,} rows with an empty text are left out" if empty else ""
+    left_out = f"; {counted(empty, 'row')} with an empty text left out" if empty else ""
     notes(f"{path} has no scores: each text of {columns[0]!r} has to find its {columns[1]!r}{left_out}")
     return TextPairs(first, second)
 

@@ -22,6 +22,7 @@ from tsdae.text.marks import BEGINS_WORD, SPECIAL
 from tsdae.text.tokenization import fingerprint_of, texts_of
 from tsdae.text.word_boundaries import WordCounts, notes
 from tsdae.utils.files import check_can_write, read_json, replace_folder, write_json
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import progress_bar
 
 CHUNK = 2048  # sentences tokenised in one call
@@ -248,7 +249,7 @@ class Corpus:
         """Return lines for the user: the definition of words, and how many sentences have none."""
         lines = notes(self.words, self.counts) if self.counts else []
         if self.without_words:
-            lines.append(f"{self.without_words:,} sentences tokenise to nothing and are left out")
+            lines.append(f"{counted(self.without_words, 'sentence')} without a token left out")
         return lines
 
     def check_words(self, words: str | None) -> None:

@@ -30,6 +30,7 @@ from tsdae.text.reading import (
 from tsdae.text.tables import TABLES
 from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.utils import distributed
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note, progress_bar
 from tsdae.utils.rng import keyed
 
@@ -127,7 +128,7 @@ def build_corpora(
             apart_hashes=hashes_of(apart) if apart else None,
             workers=workers or default_workers(),
         ):
-            bar.set_postfix_str(f"{len(rows):,} sentences", refresh=False)
+            bar.set_postfix_str(f"{counted(len(rows), 'sentence')}", refresh=False)
             bar.update((texts.meter.done if size else len(rows)) - bar.n)
     if not len(rows) and not rows.dropped[WORDLESS]:
         if rows.dropped[APART]:
@@ -200,7 +201,7 @@ def open_prepared(folder: str | Path) -> tuple[Corpus, Corpus | None]:
     heldout = Corpus.open(Path(folder) / HELDOUT) if held_out else None
     if heldout is not None and len(heldout) != held_out:
         raise ValueError(
-            f"{folder} is damaged: {HELDOUT}/ holds {len(heldout):,} sentences instead of {held_out:,}; "
+            f"{folder} is damaged: {HELDOUT}/ holds {counted(len(heldout), 'sentence')} instead of {held_out:,}; "
             "prepare it again"
         )
     return corpus, heldout

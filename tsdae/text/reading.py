@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
+import os
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -14,7 +16,9 @@ from typing import Any
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.lines import Meter, name_of, numbered_lines, suffix_of
 from tsdae.text.saved import files_of_saved, is_saved
-from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
+from tsdae.text.tables import TABLES, WITH_HEADER, is_json_object, looks_like_data, read_records
+from tsdae.utils.checks import check_range
+from tsdae.utils.plural import counted
 
 HUB_LIMIT = 100_000  # default number of sentences taken from the hub, as in the article
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 2**22  # most texts and characters of a chunk
@@ -55,6 +59,8 @@ def load_sentences(
         dataset = DenoisingDataset(sentences, encoder.tokenizer)
         noisy, clean = dataset.text(0)
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"load_sentences reads a file, not a {type(source).__name__}; sentences need no reading")
     source = str(source)
     check_source(source, limit)
     cleaning = Cleaning(split_for(source, sentences), min_characters, max_characters, min_letters)
@@ -89,7 +95,7 @@ def what_was_read(source: str, count: int, limit: int | None, left_out: Counter[
     guessed = f" (column {column!r})" if column else ""
     stopped = f", stopped at the limit of {limit:,}" if count == limit else ""
     without = f"; left out: {in_words(left_out)}" if left_out else ""
-    return f"read {count:,} sentences from {name_of(source)}{guessed}{stopped}{without}"
+    return f"read {counted(count, 'sentence')} from {name_of(source)}{guessed}{stopped}{without}"
 
 
 def in_words(left_out: Counter[str]) -> str:
@@ -109,8 +115,8 @@ def no_sentence(source: str, left_out: Counter[str] | None) -> ValueError:
 
 def check_source(source: str, limit: int | None = None) -> None:
     """Raise ValueError for a source that does not exist or cannot be read; reads nothing."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
+    if limit is not None:
+        check_range("--limit", limit, "[1, inf)")
     if source.startswith("hub:"):
         if not 2 <= len(source.split(":")) <= 3 or not source.split(":")[1]:
             raise ValueError(f"{source!r} must have the form hub:NAME or hub:NAME:CONFIG")
@@ -123,7 +129,9 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a file")
     if not path.exists():  # not is_file: a shell's <(command) is a pipe
-        raise ValueError(f"no file {path}")
+        hint = "; write your home folder in full" if path.parts[:1] and path.parts[0].startswith("~") else ""
+        hint = "; it is an address: fetch the file first" if re.match(r"\w{2,}:/", str(path)) else hint
+        raise ValueError(f"no file {path}{hint}")
 
 
 def is_stream(source: str) -> bool:
@@ -232,7 +240,13 @@ def _file_texts(source: str, column: str | None, meter: Meter | None = None) -> 
     if source == "-" or suffix_of(Path(source)) not in TABLES:
         if column is not None:
             raise ValueError(f"--column {column} is for tables ({', '.join(TABLES)}); {name_of(source)} is plain text")
-        yield from (line for _, line in numbered_lines(source, meter))
+        for number, line in numbered_lines(source, meter):
+            if number == 1 and is_json_object(line):
+                raise ValueError(
+                    f"{name_of(source)} holds JSON, whose names and brackets would be read as text; give it a "
+                    "name that ends in .jsonl (one object a line), and --column"
+                )
+            yield line
     else:
         yield from _cells(read_records(Path(source), meter), column, source, meter or Meter())
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from tsdae.text import lines
 from tsdae.text.lines import Meter, SizeLimit, numbered_lines, open_bytes, suffix_of
+from tsdae.utils.plural import counted
 
 ARROW_FILE = b"ARROW1"  # how an Arrow file starts, and an Arrow stream does not
 PARQUET_ROWS = 256  # read at a time, since a cell can be large
@@ -85,6 +86,16 @@ def _parsed(text: str, where: str, hint: str = "") -> Any:
         raise ValueError(f"{where}: not valid JSON: {error}") from error
 
 
+def is_json_object(line: str) -> bool:
+    """True if a line is a whole JSON object with a name in it."""
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        return bool(_parsed(line, ""))
+    except ValueError:
+        return False
+
+
 def _json_records(path: Path, numbered: Lines) -> Iterator[dict[str, Any]]:
     """Yield the objects of JSON lines, or of a .json file that is one array (also of texts: the column text)."""
     first = next(((number, line) for number, line in numbered if line.strip()), None)
@@ -142,8 +153,8 @@ def _separated_records(path: Path, numbered: Lines) -> Iterator[dict[str, Any]]:
             header = cells
         elif len(cells) != len(header) and (len(cells) > 1 or cells[0].strip()):
             raise ValueError(
-                f"{path}, line {number}: the header names {len(header)} columns, this row has a different number: "
-                f"{len(cells)}{_reason(cells, len(header), suffix)}"
+                f"{path}, line {number}: the header names {counted(len(header), 'column')}, this row has a different "
+                f"number: {len(cells)}{_reason(cells, len(header), suffix)}"
             )
         elif len(cells) == len(header):
             yield dict(zip(header, cells, strict=True))

@@ -33,6 +33,9 @@ class Vocabulary(NamedTuple):
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
     """Return the vocabulary; ValueError if the tokenizer does not put a sentence between special tokens."""
+    if not hasattr(tokenizer, "is_fast"):
+        kind = type(tokenizer).__name__
+        raise ValueError(f"the tokenizer is a {kind}; give one of Hugging Face, such as encoder.tokenizer")
     if tokenizer.is_fast:
         of_text = [not special for special in plain_backend(tokenizer).encode("a").special_tokens_mask]
     else:

@@ -586,7 +586,6 @@ MUTANTS = (
            "tests/test_new_words.py -kwordpiece"),
     Mutant("tags-of-a-page-as-text", "tsdae/text/lines.py", "if start.startswith(HTML) or", "if", FILES),
     Mutant("json-lines-as-text", "tsdae/text/reading.py", "if number == 1 and is_json_object(line):", "if False:", FILES),
-    Mutant("scores-of-one-value", "tsdae/evaluation/pairs.py", "if len(pairs) and np.all(pairs.scores == pairs.scores[0]):", "if False:", INPUTS),
     Mutant("one-of-many", "tsdae/utils/plural.py", "one if count == 1 else", "", MACHINES),
     # reading what other tools write, and inputs in Python
     Mutant("another-split-of-a-saved-dataset", "tsdae/text/saved.py", 'folder / ("train" if "train" in splits else splits[0])', "folder / splits[0]", SAVED),

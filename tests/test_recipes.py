@@ -68,7 +68,7 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     assert "set by flags instead: --epochs 2" in result.err
     decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
     assert {name: settings_of(raw / "run")[name] for name in decided} == decided
-    assert "that is little" not in result.err
+    assert "2 steps of 32 sentences" not in result.err
     assert "1 step of 32 sentences: that is little" in result.err
 
     result = run("train", f"{FLAGS} --recipe paper --batch-size 2 --steps 3 --save-every 3 --output other")

@@ -215,7 +215,7 @@ def test_pairs_without_scores(name: str, tmp_path: Path) -> None:
     assert (pairs.first, pairs.second, len(pairs)) == (["a", "c"], ["b ", '"d'], 2)
     (note,) = notes
     empty = 1 if name in ("a.tsv", "a.csv") else 2
-    assert f"has no scores: each text of {columns[0]!r} has to find its {columns[1]!r}; {empty} rows" in note
+    assert f"has no scores: each text of {columns[0]!r} has to find its {columns[1]!r}; {empty} row" in note
 
 
 @pytest.mark.parametrize(

@@ -76,14 +76,12 @@ def _as_lists(pairs: Pairs | TextPairs) -> None:
 
 
 def check_labels(pairs: Pairs) -> None:
-    """ValueError if the scores are withheld, or tell no pair from another."""
+    """ValueError if the scores are withheld."""
     if np.all(pairs.scores == HIDDEN):
         raise ValueError(
             "every score is -1: these labels are hidden, as in GLUE's test split. Use the original STS-B or "
             f"{HUB_NAME}, which have them"
         )
-    if len(pairs) and np.all(pairs.scores == pairs.scores[0]):
-        raise ValueError(f"every score is {pairs.scores[0]:g}; a correlation needs scores that differ")
 
 
 def load_stsb(folder: str | Path | None = None) -> dict[str, Pairs]:

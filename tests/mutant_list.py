@@ -42,13 +42,13 @@ FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
 KILLS, IDEAS = "tests/test_kill_points.py", "tests/test_ideas.py"
 HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
 FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests/test_surroundings.py"
-PAIRS = "tests/test_retrieval.py"
 HUNT = "tests/test_bug_hunt.py"
 EXPORT, TRACKERS = "tests/test_export.py", "tests/test_trackers.py"
 EXPLORE = "tests/test_explore.py"
 STATIC, SERVED = f"{EXPLORE} -mbrowser -kstatic_page_in", f"{EXPLORE} -mbrowser -kserved_page_in"
 GPU, BUCKETS = "tests/test_cuda.py", "tests/test_buckets.py"
 WAITS, GPU_FP16 = f"{GPU} -kbetween", f"{GPU} -kfp16"
+PAIRS, SAVED = "tests/test_retrieval.py", "tests/test_saved_datasets.py"
 
 MUTANTS = (
     # noise
@@ -344,7 +344,7 @@ MUTANTS = (
     Mutant("rows-of-other-grids", "tsdae/ablation/report.py", 'if _belongs(row["settings"], grid)]', "]", REPORT),
     Mutant("one-collapsed-run-hides-the-guides", "benchmarks/label_free.py", "if not math.isnan(s[-1]):", "if True:", GUIDES),
     Mutant("the-base-compared-with-itself", "tsdae/ablation/report.py", "sum(value != config[axis] for value in values)", "len(values)", REPORT),
-    Mutant("texts-of-a-pattern-unnoticed", "tsdae/ablation/rows.py", "if is_pattern(name):", "if False:", RESULTS),
+    Mutant("texts-of-a-pattern-unnoticed", "tsdae/ablation/rows.py", "if is_pattern(name) or is_saved(path):", "if False:", RESULTS),
     Mutant("weights-below-checkpoints-unnoticed", "tsdae/ablation/rows.py", "file.relative_to(path).parts", "file.parts", RESULTS),
     Mutant("two-precisions-together", "tsdae/ablation/rows.py", "choose_precision(train.precision, choose_device(train.device))",
            "train.precision", RESULTS),
@@ -599,6 +599,10 @@ MUTANTS = (
     Mutant("half-an-ablation-is-no-empty-folder", "tsdae/ablation/rows.py", 'names - {"resamples", f"{GRID}.part"}', "names", f"{KILLS} -mslow -krow"),
     # ideas of one's own
     Mutant("the-step-of-the-batch", "tsdae/dataset.py", "// (step_size or batch_size)", "// batch_size", f"{IDEAS} -kstep"),
+    Mutant("the-step-of-one-process", "tsdae/training.py", "config.batch_size, views, config.step_size)", "config.batch_size, views)",
+           f"{DISTRIBUTED} -mslow -kfollows"),
+    Mutant("frozen-in-one-process", "tsdae/training.py", "if config.freeze is not None:", "if config.freeze is not None and distributed.rank() == 0:",
+           f"{DISTRIBUTED} -mslow -kfrozen"),
     Mutant("the-step-from-where-it-resumed", "tsdae/dataset.py", "step_B = np.arange(position, position + count)", "step_B = np.arange(count)", f"{IDEAS} -kstep"),
     Mutant("noise-of-the-heldout-text", "tsdae/commands/train.py", "noise or method.noise, method", "method.noise, method", f"{IDEAS} -kheld_out"),
     Mutant("an-unstarted-run-stays", "tsdae/run/folder.py", "if run and steps_done() == 0:", "if False:", f"{IDEAS} -kfirst_step"),
@@ -619,7 +623,19 @@ MUTANTS = (
     Mutant("a-card-that-pools-padding", "tsdae/commands/card.py", "(hidden * mask).sum(1) / mask.sum(1)", "hidden.mean(1)", "tests/test_card.py"),
     Mutant("a-card-with-the-scores-of-the-start", "tsdae/commands/card.py", "(rows[-1][2] if rows else {})", "(rows[0][2] if rows else {})",
            "tests/test_card.py"),
+    Mutant("pieces-left-beside-a-corpus", "tsdae/commands/prepare.py", "        complete.touch()", "        pass", KILLS),
+    Mutant("ties-between-pieces-by-chance", "tsdae/commands/tokenizer.py", "for letter in _letters_inside(read(), backend)]", "for letter in ()]",
+           "tests/test_new_words.py -kwordpiece"),
+    Mutant("tags-of-a-page-as-text", "tsdae/text/lines.py", "if start.startswith(HTML) or", "if", FILES),
+    Mutant("json-lines-as-text", "tsdae/text/reading.py", "if number == 1 and is_json_object(line):", "if False:", FILES),
+    Mutant("one-of-many", "tsdae/utils/plural.py", "one if count == 1 else", "", MACHINES),
     # reading what other tools write, and inputs in Python
+    Mutant("another-split-of-a-saved-dataset", "tsdae/text/saved.py", 'folder / ("train" if "train" in splits else splits[0])', "folder / splits[0]", SAVED),
+    Mutant("saved-files-in-the-order-of-the-disk", "tsdae/text/saved.py", "    return paths", "    return paths[::-1]", SAVED),
+    Mutant("places-outside-a-saved-dataset", "tsdae/text/saved.py", "and Path(name).name == name", "", SAVED),
+    Mutant("offsets-of-a-file-are-trusted", "tsdae/text/tables.py", "batch.validate(full=True)", "pass", SAVED),
+    Mutant("one-by-one-from-a-column", "tsdae/text/tokenization.py", "sentences[:] if isinstance(sentences, Sequence) else sentences", "sentences", INPUTS),
+    Mutant("a-column-of-nothing", "tsdae/text/tokenization.py", "if column is not None:", "if False:", INPUTS),
     Mutant("half-of-crlf-is-a-line", "tsdae/text/lines.py", 'if not lines[-1].endswith(b"\\n") else b""', 'if lines[-1][-1:] not in b"\\r\\n" else b""', FILES),
     Mutant("a-binary-file-is-text", "tsdae/text/lines.py", 'if b"\\0" in first and not', "if False and not", FILES),
     Mutant("a-pointer-behind-gz", "tsdae/text/lines.py", "if raw.peek(len(LFS)).startswith(LFS):", "if False:", FILES),

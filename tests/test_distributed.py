@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo  # PyTorch imports it with the first optimizer: a second that a process need not take
@@ -27,6 +29,7 @@ from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
 from tsdae.config import TrainConfig
 from tsdae.losses import LossSum
+from tsdae.noise import Draw, delete
 from tsdae.objectives import ContrastiveTension, SimCSE, tsdae
 from tsdae.packing import Batch
 from tsdae.training import clip_gradients, gradient_norm, make_optimizer, train
@@ -99,6 +102,11 @@ def print_seed(model: TSDAE, batch: Batch) -> LossSum:
 print_seed.counts = tsdae.counts
 
 
+def rising(tokens: Any, word_T: Any, draw: Draw, ratio: float, vocabulary: Any) -> Any:
+    """Deletion, from nothing at the first step to ``ratio`` at the fortieth."""
+    return delete(tokens, word_T, draw, (ratio * np.minimum(1, draw.step_B / 40))[draw.sentence_W], vocabulary)
+
+
 def process(rank: int, count: int, port: int, output: str, model: dict[str, Any], settings: dict[str, Any]) -> None:
     """One of ``count`` processes of a run, as torchrun starts them. Writes what it has learned to OUTPUT.RANK.pt."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
@@ -123,7 +131,8 @@ def process(rank: int, count: int, port: int, output: str, model: dict[str, Any]
     made = tiny.model(**({"dropout": 0.0, "attention_dropout": 0.0, "dtype": torch.float64} | model))
     code = 0
     try:
-        dataset = tiny.dataset(tiny.SENTENCES[: 8 - rank] if settings.pop("apart", False) else None)
+        noise = {"noise": rising, "noise_ratio": 0.8} if settings.pop("rising", False) else {}
+        dataset = tiny.dataset(tiny.SENTENCES[: 8 - rank] if settings.pop("apart", False) else None, **noise)
         train(made, dataset, TrainConfig(**(recipe | settings)), objective, heldout=tiny.dataset())
     except Interrupted as stop:
         code = 128 + stop.signal
@@ -183,6 +192,8 @@ CASES: dict[str, dict[str, Any]] = {
     "mean": {"model": {"pooling": "mean"}},
     "micro-batches": {"accumulate": 2},
     "unused parameters": {"objective": "partial"},
+    "a noise that follows the steps": {"rising": True, "accumulate": 2},
+    "frozen": {"freeze": "encoder.bert.embeddings.*,*.bias"},
     "simcse": {"objective": "simcse"},  # the negatives are those of all processes
     "ct": {"objective": "ct", "model": {"pooling": "mean"}},
 }
@@ -202,12 +213,17 @@ def test_two_processes_are_one_of_twice_the_batch(case: dict[str, Any], start: S
     before = tiny.model(**case.get("model", {})).state_dict()
     assert any((value != before[name]).any() for name, value in weights(one).items())
     assert_close(weights(one), weights(two))
-    assert_equal(torch.load(f"{two}.0.pt", weights_only=True), torch.load(f"{two}.1.pt", weights_only=True), "ranks")
+    made = torch.load(f"{two}.0.pt", weights_only=True)
+    assert_equal(made, torch.load(f"{two}.1.pt", weights_only=True), "ranks")
     # The log, the best model and the held-out loss are those of one process, written once.
     for first, second in zip(rows(one), rows(two), strict=True):
         assert first.keys() == second.keys()
         assert list(first.values()) == pytest.approx(list(second.values()), rel=1e-5)
     assert contents(one).keys() == contents(two).keys()
+    for pattern in case.get("freeze", "").split(","):
+        frozen = fnmatch.filter(before, pattern)
+        assert all(torch.equal(made[name], before[name]) for name in frozen)
+        assert bool(frozen) == ("freeze" in case)
 
 
 @pytest.mark.slow  # three runs, two of them of two processes

@@ -531,7 +531,7 @@ def test_a_sheet_that_is_filled_in_by_and_by(name: str, tmp_path: Path) -> None:
             assert pairs.scores.tolist() == [4.0, 0.0, 2.5]
             assert notes == [f"{tmp_path / name}: left out: 2 of 5 rows, which have no score yet"]
         else:
-            with pytest.raises(ValueError, match=rf"{name}: no score has been filled in yet \(1 rows\)"):
+            with pytest.raises(ValueError, match=rf"{name}: no score has been filled in yet \(1 row\)"):
                 load_pairs(tmp_path / name, notes.append)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -135,6 +136,13 @@ def is_one_line_about(path: Path, error: ValueError) -> None:
     assert "\n" not in str(error)
 
 
+def arrow(**columns: Any) -> bytes:
+    sink, table = io.BytesIO(), pyarrow.table(columns)
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
 SEEDS = {
     "a.txt": b"a dog\n\xe7\x8a\xac\r\x01\n",
     "a.txt.gz": gzip.compress(b"a dog\nand a cat\n"),
@@ -142,6 +150,7 @@ SEEDS = {
     "a.csv": b'text,n\n"a ""dog""\nruns",1\ncat,2\n',
     "a.tsv": b"text\tn\na dog\t1\n",
     "a.parquet": parquet(text=["a dog", None, "cat"]),
+    "a.arrow": arrow(text=["a dog", None, "cat"]),
 }
 
 

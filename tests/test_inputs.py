@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow
 import pytest
 
 from tests import tiny
-from tsdae import DenoisingDataset, evaluate_sts
+from tsdae import DenoisingDataset, evaluate_sts, load_sentences
 from tsdae.evaluation.pairs import Pairs, TextPairs
 from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import texts_of
@@ -74,8 +75,49 @@ def test_tables_and_mistakes_are_named(made: Callable[[], Any], message: str) ->
             take(made())
 
 
+@pytest.mark.parametrize("kind", ["Dataset", "IterableDataset", "DataFrame", "dict", "Table"])
+def test_a_column_of_a_table_by_its_name(kind: str) -> None:
+    """What names no column of it is refused, and so is a column of what has none."""
+    tokenizer, made = tiny.encoder().tokenizer, TABLES[kind][0]
+    expected = Corpus.build(TEXTS, tokenizer).fingerprint()
+    assert DenoisingDataset(made(), tokenizer, column="text").corpus.fingerprint() == expected
+    with pytest.raises(ValueError, match=f"sentences is a {kind} without a column 'txt'; there are id, text"):
+        DenoisingDataset(made(), tokenizer, column="txt")
+    with pytest.raises(ValueError, match="sentence 0 is int, not text"):
+        DenoisingDataset(made(), tokenizer, column="id")
+    for given in (TEXTS, pandas.Series(TEXTS), (text for text in TEXTS)):
+        with pytest.raises(ValueError, match=r"column 'text' is for a table, and sentences is a \w+; leave"):
+            DenoisingDataset(given, tokenizer, column="text")
+    with pytest.raises(ValueError, match="column 'text' is for a table, and a Corpus has none"):
+        DenoisingDataset(Corpus.build(TEXTS, tokenizer), tokenizer, column="text")
+
+
+def test_a_long_column_of_a_dataset_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one a million sentences take half a minute."""
+    column = datasets.Dataset.from_dict(TABLE)["text"]
+    monkeypatch.setattr(type(column), "__iter__", lambda self: iter(()))
+    assert texts_of(column) == TEXTS
+
+
 def test_texts_are_not_copied_in_vain() -> None:
     assert texts_of(TEXTS) is TEXTS
+
+
+def test_other_mistakes_in_python_are_named(tmp_path: Path) -> None:
+    tokenizer = tiny.encoder().tokenizer
+    (tmp_path / "a.txt").write_text("a dog\n{}\n{not json}\n")
+    assert load_sentences(tmp_path / "a.txt") == ["a dog", "{}", "{not json}"], "braces are text as well"
+    mistakes: dict[str, Callable[[], Any]] = {
+        "noise_ratio must be a number, got '0.6'": lambda: DenoisingDataset(TEXTS, tokenizer, noise_ratio="0.6"),
+        "--limit must be a number, got '1'": lambda: load_sentences(tmp_path / "a.txt", limit="1"),
+        "load_sentences reads a file, not a list; sentences": lambda: load_sentences(TEXTS),
+        "no file https:/example.org/a.txt; it is an address": lambda: load_sentences("https://example.org/a.txt"),
+        "no file ~/a.txt; write your home folder in full": lambda: load_sentences("~/a.txt"),
+        "the tokenizer is a str; give one of Hugging Face": lambda: DenoisingDataset(TEXTS, "mini"),
+    }
+    for message, mistake in mistakes.items():
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            mistake()
 
 
 def test_pairs_of_a_data_frame_are_scored_as_lists() -> None:

@@ -137,7 +137,7 @@ def test_chunks_and_files_leave_no_trace(monkeypatch: pytest.MonkeyPatch, at_onc
     for rows in (collected(LINES), Rows(tiny.tokenizer().unk_token_id, tmp_path)):
         assert columns(rows) == columns(whole)
         assert (rows.texts, rows.dropped, rows.counts) == (whole.texts, whole.dropped, whole.counts)
-        assert "1 sentences with Han" in notes(Words().name, rows.counts)[0]
+        assert "1 sentence with Han" in notes(Words().name, rows.counts)[0]
 
 
 @pytest.mark.slow  # two more processes that import torch

@@ -69,7 +69,7 @@ def life(folder: str, command: str, flags: str, stop: Stop | None) -> None:
     sys.stdout = sys.stderr = open(Path(folder, "log"), "a", buffering=1)  # noqa: SIM115  # as long as the process
     vars(runner).update(estimate=lambda waiting, *_: (60.0, {arm.id: 2 for arm in waiting}), start=Here)
     vars(runner.time).update(sleep=lambda seconds: None)
-    vars(pretraining).update(train_tokenizer=lambda *_: tiny.tokenizer())  # the real one breaks ties by chance
+    vars(pretraining).update(train_tokenizer=lambda *_: tiny.tokenizer())  # not what is tested here
     points, before = list[str](), [set[tuple[str, int]]()]
     record = os.open(Path(folder, "points"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
@@ -110,8 +110,10 @@ def call(server: ForkServerContext, place: Path) -> Callable[..., int | None]:
         child = server.Process(target=life, args=(str(place), command, flags, stop))
         child.start()
         child.join(PATIENCE_S)
-        child.kill()  # if it hangs
+        hangs = child.is_alive()
+        child.kill()
         child.join()
+        assert not hangs, f"{command} was still at work after {PATIENCE_S:.0f} s: it hangs, or the machine is busy"
         return child.exitcode
 
     return called
@@ -174,11 +176,17 @@ def test_preparing_killed_while_a_folder_is_replaced(
     assert contents(place / "made") == whole
 
 
+@pytest.mark.parametrize(
+    ("event", "at"),
+    [("os.remove", "made.part/00000000.npz"), ("os.remove", "made.part/complete"), ("os.rmdir", "made.part")],
+)
 def test_preparing_again_without_overwriting_removes_what_was_left(
-    place: Path, call: Callable[..., int | None]
+    event: str, at: str, place: Path, call: Callable[..., int | None]
 ) -> None:
+    """Of a corpus that is there already; its pieces, as large as itself, would stay beside it for ever."""
     flags = PREPARE.replace("--overwrite ", "")
-    died(call("prepare", flags, At(event="os.rmdir", place="made.part")), place)
+    died(call("prepare", flags, At(event=event, place=at)), place)
+    assert (place / "made" / "corpus.json").is_file()
     assert call("prepare", flags) == 2
     assert "already holds a corpus" in (place / "log").read_text()
     assert [path.name for path in place.glob("made*")] == ["made"]

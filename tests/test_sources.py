@@ -7,11 +7,13 @@ import gzip
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from huggingface_hub import HfApi
@@ -44,6 +46,13 @@ def parquet(texts: list[Any]) -> bytes:
     return sink.getvalue()
 
 
+def arrow(texts: list[Any], opened: Callable[..., Any]) -> bytes:
+    table, sink = pyarrow.table({"id": range(len(texts)), "text": texts}), io.BytesIO()
+    with opened(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return sink.getvalue()
+
+
 LINES = "\n".join(SENTENCES).encode()
 FILES = {
     "lines.txt": LINES,
@@ -56,8 +65,10 @@ FILES = {
     "bom.csv": b"\xef\xbb\xbf" + as_csv([["text"], *([text] for text in SENTENCES)]),
     "unquoted.tsv": ("id\ttext\r\n" + "".join(f"{i}\t{text}\r\n" for i, text in enumerate(SENTENCES))).encode(),
     "columns.parquet": parquet(SENTENCES),
+    "file.arrow": arrow(SENTENCES, pyarrow.ipc.new_file),
+    "stream.arrow": arrow(SENTENCES, pyarrow.ipc.new_stream),
 }
-PLAIN = {name: content for name, content in FILES.items() if name != "columns.parquet"}
+PLAIN = {name: content for name, content in FILES.items() if not name.endswith((".parquet", ".arrow"))}
 ZIPPED = {f"{name}.gz": gzip.compress(content) for name, content in PLAIN.items()}
 ZIPPED |= {f"{name}.zst": pyarrow.compress(content, "zstd", asbytes=True) for name, content in PLAIN.items()}
 
@@ -118,7 +129,9 @@ def test_a_pattern_stands_for_its_files(tmp_path: Path) -> None:
         load_sentences(f"{tmp_path}/**/*.txt")
 
 
-@pytest.mark.parametrize("name", ["lines.txt", "lines.txt.gz", "lines.txt.zst", "cells.csv", "columns.parquet"])
+@pytest.mark.parametrize(
+    "name", ["lines.txt", "lines.txt.gz", "lines.txt.zst", "cells.csv", "columns.parquet", "stream.arrow"]
+)
 def test_how_far_a_source_was_read(tmp_path: Path, name: str) -> None:
     """In bytes of its files, from nothing to all."""
     size = len((FILES | ZIPPED)[name])
@@ -298,6 +311,17 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "half a gzip": ("a.txt.gz", gzip.compress(LINES)[:-9], "a.txt.gz cannot be read after line"),
     "a damaged gzip": ("a.txt.gz", gzip.compress(LINES)[:10] + b"\xff" * 40, "a.txt.gz cannot be read after line 0"),
     "not a gzip": ("a.txt.gz", b"one\ntwo\n", "a.txt.gz cannot be read after line 0: Not a gzipped file"),
+    "empty arrow": ("a.arrow", arrow([], pyarrow.ipc.new_stream), "a.arrow holds no sentence (it is empty)"),
+    "half an arrow": (
+        "a.arrow",
+        arrow(SENTENCES, pyarrow.ipc.new_stream)[:600],
+        "a.arrow cannot be read as arrow: Expected to read",
+    ),
+    "arrow by another name": (
+        "a.txt",
+        arrow(SENTENCES, pyarrow.ipc.new_stream),
+        "a.txt is binary, perhaps an Arrow stream; the name of one must end in .arrow",
+    ),
     "not a parquet": ("a.parquet", b"one\ntwo\n", "a.parquet cannot be read as parquet"),
 }
 

@@ -115,6 +115,24 @@ NO_TEXT: dict[str, tuple[str, bytes, str]] = {
     "zip": ("x.txt", zipped(b"one\n"), " is a zip archive (as .xlsx and .docx are), not text"),
     "gzip without its name": ("x.txt", gzip.compress(b"one\n"), "give it a name that ends in .gz"),
     "zstd without its name": ("x.txt", pyarrow.compress(b"one\n", "zstd", asbytes=True), "that ends in .zst"),
+    "html": (
+        "x.txt",
+        b"<!DOCTYPE html>\n<html>\n",
+        " is a page of HTML or XML, whose tags would be read as text; extract",
+    ),
+    "html after a mark": ("x.txt", b"\xef\xbb\xbf\r\n <HTML lang=en>\n<p>a dog\n", " is a page of HTML or XML"),
+    "html by its name": ("x.htm", b"<!-- made by hand -->\n<p>a dog</p>\n", " is a page of HTML or XML"),
+    "html in place of a table": (
+        "x.csv",
+        b"<html><title>404 Not Found</title>\n",
+        "fetch the file itself if a page came",
+    ),
+    "xml": ("x.tmx", b'<?xml version="1.0"?>\n<tmx/>\n', " is a page of HTML or XML"),
+    "json lines": (
+        "x.txt",
+        b'{"text": "a dog"}\n{"text": "a cat"}\n',
+        " holds JSON, whose names and brackets would be read",
+    ),
     "pdf": ("x.txt", b"%PDF-1.7\n%abc\n", " is a PDF, not text"),
     "binary": ("x.dat", b"one\ntwo\0three\n", " is binary, not text: it has a NUL byte at 7"),
     "binary csv": ("x.csv", b"text\na\0b\n", " is binary, not text: it has a NUL byte at 6"),
@@ -227,7 +245,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_the_only_column_is_named_and_must_not_look_like_a_text(tmp_path: Path) -> None:
     notes: list[str] = []
     assert read(tmp_path, "a.csv", "comment\none\n", notes=notes.append) == ["one"]
-    assert notes == [f"read 1 sentences from {tmp_path / 'a.csv'} (column 'comment')"]
+    assert notes == [f"read 1 sentence from {tmp_path / 'a.csv'} (column 'comment')"]
     for first in ("A dog runs.", "the dog runs over the lawn", "12,5"):
         name, text = ("a.tsv", f"{first}\na cat\n")
         refused(tmp_path, name, text, f"the first line of a table names its columns, and {first!r} looks like a text")

@@ -13,10 +13,11 @@ import numpy as np
 from tsdae.noise import NOISES, Draw, Noise
 from tsdae.packing import Batch, Packed
 from tsdae.text.corpus import Corpus
-from tsdae.text.tokenization import Vocabulary, decoded, truncate, vocabulary_of
+from tsdae.text.tokenization import Vocabulary, decoded, texts_of, truncate, vocabulary_of
 from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.utils.checks import check_range
 from tsdae.utils.imports import check_arguments, made_from, named_function
+from tsdae.utils.plural import counted
 from tsdae.utils.rng import keyed, permuted
 
 NOISED_AT_ONCE = 1024  # sentences
@@ -38,8 +39,8 @@ class DenoisingDataset:
     >>> DenoisingDataset(["A man plays a guitar."], tokenizer, seed=4).text(0)
     ('man plays', 'a man plays a guitar.')
 
-    sentences: strings (a list, a column of a table, a generator), or a `Corpus` made of them with the same tokenizer,
-        in memory or on disk (`Corpus.open`).
+    sentences: strings (a list, a column of a table, a generator), a whole table with ``column``, or a `Corpus` made of
+        them with the same tokenizer, in memory or on disk (`Corpus.open`).
     tokenizer: a Hugging Face tokenizer, fast or slow.
     noise: "delete" (the paper's), "mask", "replace", "swap", "insert", "module:function", or a function (see `noise`);
         a class, or an object with ``build``, is called with this dataset and returns the function.
@@ -49,6 +50,7 @@ class DenoisingDataset:
     words: what a word is: "auto" (the tokenizer's own words; in scripts written without spaces, character clusters),
         "tokens", "characters", "whitespace", or "module:function", a segmenter ``str -> list[str]`` (see `words`).
         None: "auto", or what a `Corpus` was made with; another than that is an error.
+    column: name of the column of texts, where sentences is a table: a `datasets.Dataset`, a DataFrame, a dictionary.
 
     ``ds[(epoch, row)]``, or ``ds[row]`` for epoch 0, is a `Pair`. It serves a ``torch.utils.data.DataLoader`` with
     ``collate_fn=ds.collate``; `train` takes `batches`.
@@ -56,13 +58,14 @@ class DenoisingDataset:
 
     def __init__(
         self,
-        sentences: Iterable[str] | Corpus,
+        sentences: Iterable[Any] | Corpus,
         tokenizer: Any,
         noise: str | Noise | type = "delete",
         noise_ratio: float = 0.6,
         seed: int = 0,
         max_length: int = 75,
         words: str | None = None,
+        column: str | None = None,
     ) -> None:
         check_range("noise_ratio", noise_ratio, "[0, 1)", "0.6 changes 60 % of the words")
         check_lengths_and_words(max_length, None if isinstance(sentences, Corpus) else words)
@@ -70,7 +73,11 @@ class DenoisingDataset:
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         if found is NOISES["mask"] and self.vocabulary.mask_id is None:
             raise ValueError("noise 'mask' needs a mask token, and the tokenizer has none")
-        self.corpus = sentences if isinstance(sentences, Corpus) else Corpus.build(sentences, tokenizer, words or AUTO)
+        if not isinstance(sentences, Corpus):
+            sentences = Corpus.build(texts_of(sentences, column=column), tokenizer, words or AUTO)
+        elif column is not None:
+            raise ValueError(f"column {column!r} is for a table, and a Corpus has none; leave it out")
+        self.corpus = sentences
         self.corpus.check_words(words)
         self.corpus.check_tokenizer(tokenizer)
         self.tokenizer, self.noise_ratio, self.seed, self.max_length = tokenizer, noise_ratio, seed, max_length
@@ -83,7 +90,7 @@ class DenoisingDataset:
 
     def __repr__(self) -> str:
         noise = getattr(self.noise, "__name__", self.noise)
-        return f"DenoisingDataset({len(self):,} sentences, noise {noise} {self.noise_ratio}, seed {self.seed})"
+        return f"DenoisingDataset({counted(len(self), 'sentence')}, noise {noise} {self.noise_ratio}, seed {self.seed})"
 
     @property
     def truncated(self) -> int:

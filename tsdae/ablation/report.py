@@ -24,6 +24,7 @@ from tsdae.evaluation.statistics import Comparison, compare, detectable, holm, s
 from tsdae.evaluation.validation import labelled
 from tsdae.hub.downloads import MINILM
 from tsdae.utils.files import read_json
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note
 
 DIFFERENCE = ["difference on dev", "verdict", "over seeds", "over pairs"]  # columns of a comparison, see `_cells`
@@ -185,10 +186,11 @@ def _about(settings: dict[str, Setting], grid: dict[str, Any]) -> Section:
         "Ablation",
         [
             f"Made by `{grid['command']}`",
-            f"{config['model']}, {config['pooling']} vector, {row['steps']:,} steps of batch "
+            f"{config['model']}, {config['pooling']} vector, {counted(row['steps'], 'step')} of batch "
             f"{config['batch_size'] * config['accumulate']} on {text}; seeds {', '.join(map(str, base.seeds))}, "
-            f"{len(runs)} runs, together {hours:.1f} hours on {row['machine']}, {config['threads']} threads in each, "
-            f"{versions}. Text {row['text'][:16]}, its tokens {str(row['corpus_fingerprint'])[:16]}.",
+            f"{counted(len(runs), 'run')}, together {hours:.1f} hours on {row['machine']}, "
+            f"{counted(config['threads'], 'thread')} in each, {versions}. "
+            f"Text {row['text'][:16]}, its tokens {str(row['corpus_fingerprint'])[:16]}.",
             HOW_TO_READ,
         ],
     )

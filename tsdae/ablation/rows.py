@@ -22,6 +22,7 @@ from tsdae.hub.downloads import MINI, STSB, built_in_model
 from tsdae.run.folder import versions
 from tsdae.text.corpus import DESCRIPTION
 from tsdae.text.reading import files_of, is_pattern
+from tsdae.text.saved import is_saved
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.files import read_json, sha256_of
 from tsdae.utils.imports import NAMING, file_of
@@ -147,12 +148,12 @@ def code_hash(package: Path) -> str:
 
 
 def _hash_of(name: str) -> str:
-    """Return the SHA-256 of a file, of a prepared corpus, of a model folder's weights, or of a pattern's files.
+    """Return the SHA-256 of a prepared corpus, of a model folder's weights, or of the files that a name stands for.
 
     What is no path stays a name.
     """
     path = Path(name)
-    if is_pattern(name):
+    if is_pattern(name) or is_saved(path):
         files = files_of(name)
     elif (path / DESCRIPTION).is_file():
         files = [path / DESCRIPTION]

@@ -43,9 +43,10 @@ from tsdae.hub.auto_encoder import load_encoder
 from tsdae.hub.downloads import MINI
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.utils import distributed
-from tsdae.utils.device import choose_device, machine_name, threads_in_words
+from tsdae.utils.device import choose_device, machine_name
 from tsdae.utils.files import locked, read_json, remove, write_json
 from tsdae.utils.imports import names_function
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note, progress_bar
 from tsdae.utils.signals import Interrupted
 
@@ -102,7 +103,7 @@ def ablate(
 def duration(seconds: float) -> str:
     """Return a time in the unit in which it is easily read."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
@@ -118,8 +119,8 @@ def _make(folder: Path, axes: dict[str, list[Any]], arms: list[Arm], config: Abl
     steps: dict[str, int] = {}
     waiting = [arm for arm in arms if arm.id not in done]
     finished = len(arms) - len(waiting)
-    at_once = f"{config.jobs} at a time, {threads_in_words(arms[0].configs[2].threads or 1)} each"
-    print_note(f"{len(arms):,} runs, {finished:,} finished; {at_once}")
+    at_once = f"{config.jobs} at a time, {counted(arms[0].configs[2].threads or 1, 'thread')} each"
+    print_note(f"{counted(len(arms), 'run')}, {finished:,} finished; {at_once}")
     for arm in arms:
         print(arm.id + (" (finished)" if arm.id in done else ""))
     if waiting:
@@ -140,7 +141,7 @@ def _make(folder: Path, axes: dict[str, list[Any]], arms: list[Arm], config: Abl
             raise
         reported = f"no report: {error}"
     if failed:
-        raise ValueError(f"{len(failed)} of {len(waiting)} runs failed ({reported}): " + "; ".join(failed))
+        raise ValueError(f"{len(failed)} of {counted(len(waiting), 'run')} failed ({reported}): " + "; ".join(failed))
     print_note(f"rows: {folder / ROWS}; report: {folder / 'report.md'} and report.html, the same with charts")
 
 
@@ -186,7 +187,7 @@ def _run_all(
                     write_rows(folder, done)
                 ended = sum(steps[name] for name in steps.keys() & done.keys())
                 bar.update(ended + sum(_made(folder, arm) for arm, _ in running.values()) - bar.n)
-                bar.set_postfix_str(f"{len(done)} runs finished", refresh=False)
+                bar.set_postfix_str(f"{counted(len(done), 'run')} finished", refresh=False)
         except BaseException as stop:
             for _, process in running.values():
                 process.terminate()  # the run writes a checkpoint first

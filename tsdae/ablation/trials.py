@@ -18,6 +18,7 @@ from tsdae.commands.train import run_training
 from tsdae.config import TextConfig
 from tsdae.run.folder import stored_settings
 from tsdae.utils.files import remove
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note, progress_bar
 
 # Runs that differ in one of these are of two size classes: their steps cost another time, or they can fail by
@@ -49,7 +50,7 @@ def estimate(waiting: list[Arm], trials: Path, jobs: int) -> tuple[float, dict[s
         classes.setdefault(size_class(arm), arm)
     pending, tried = list(classes.values()), dict[str, Trial]()
     rounds = range(0, len(pending), jobs)
-    short = f"{len(pending)} short run{'s' * (len(pending) != 1)} of {WARM + TIMED} steps"
+    short = f"{counted(len(pending), 'short run')} of {WARM + TIMED} steps"
     print_note(f"estimating the time, and testing that each run can start: {short}")
     try:
         with progress_bar(len(rounds) * jobs * LINES, "short runs", "line of their logs") as bar:

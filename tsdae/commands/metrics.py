@@ -15,6 +15,7 @@ from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, check_names
 from tsdae.run.folder import holds_run
 from tsdae.utils import distributed
 from tsdae.utils.imports import named_function, names_function
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note
 
 
@@ -64,4 +65,6 @@ def check_metrics(config: TrainConfig, best: str, metrics: list[str]) -> None:
         print_note(f"best/ is not written: its metric {best} needs held-out sentences")
     if metrics and config.eval_every:
         kept = f"; best/ is chosen by {best}" if best in metrics else ""
-        print_note(f"evaluated before training and every {config.eval_every:,} steps: {', '.join(metrics)}{kept}")
+        print_note(
+            f"evaluated before training and every {counted(config.eval_every, 'step')}: {', '.join(metrics)}{kept}"
+        )

@@ -21,6 +21,7 @@ from tsdae.evaluation.sts import unit
 from tsdae.hub.auto_encoder import Encoder, load_encoders
 from tsdae.text.reading import load_sentences
 from tsdae.utils.device import choose_device
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import bars_about, print_note
 from tsdae.utils.rng import keyed
 
@@ -70,7 +71,7 @@ def show_neighbours(before: str, after: str, config: NeighboursConfig) -> None:
             print(beside(cells, columns))
     print(
         f"\nOf {count} neighbours the models share {shared / len(queries):.1f} on average (marked =); "
-        f"{len(queries):,} queries, {size:,} different sentences"
+        f"{counted(len(queries), 'query', 'queries')}, {counted(size, 'different sentence')}"
     )
 
 
@@ -100,7 +101,7 @@ def drawn(size: int, count: int, key: int) -> np.ndarray:
 
 def unit_vectors(name: str, encoder: Encoder, sentences: list[str]) -> np.ndarray:
     """Embed sentences: float32 [B, D], each of length 1. ValueError if the model's vectors are not finite."""
-    print_note(f"{name} ({encoder.pooling}): {len(sentences):,} sentences")
+    print_note(f"{name} ({encoder.pooling}): {counted(len(sentences), 'sentence')}")
     note_truncated(sentences, encoder)
     with bars_about(name):
         unit_BD = unit(encoder.encode(sentences, show_progress=True)).astype(np.float32)

@@ -17,6 +17,7 @@ from tsdae.run.trackers import needed
 from tsdae.text.corpus import is_corpus
 from tsdae.text.preparation import check_heldout, check_text, open_prepared
 from tsdae.text.reading import check_file, is_stream
+from tsdae.text.saved import is_saved
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.imports import named_function, names_function
@@ -26,10 +27,10 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     """Raise ValueError for every setting that can be known to fail before a download."""
     if is_prepared(data):
         _check_prepared(data, method)
-    elif data.corpus is not None and Path(data.corpus).is_dir():
+    elif data.corpus is not None and Path(data.corpus).is_dir() and not is_saved(Path(data.corpus)):
         raise ValueError(
-            f"{data.corpus} is a folder; give a file, or a folder written by `tsdae prepare`, or a quoted pattern "
-            f"such as '{data.corpus}/**/*.txt'"
+            f"{data.corpus} is a folder; give a file, or a folder written by `tsdae prepare` or by save_to_disk of "
+            f"`datasets`, or a quoted pattern such as '{data.corpus}/**/*.txt'"
         )
     elif data.corpus is not None:
         check_text(data.corpus, data)

@@ -32,6 +32,7 @@ from tsdae.text.tokenization import fingerprint_of, vocabulary_of
 from tsdae.utils import distributed
 from tsdae.utils.files import locked, read_json, remove, replace_folder, write_json
 from tsdae.utils.imports import file_of
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note
 from tsdae.utils.signals import Interrupted
 
@@ -104,14 +105,14 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
             write_json(folder / SETTINGS, settings)
         rows = Rows(unknown_id, folder)
         if rows.texts:
-            print_note(f"resuming after {rows.texts:,} texts, from {folder}")
+            print_note(f"resuming after {counted(rows.texts, 'text')}, from {folder}")
         keep = False
         try:
             yield rows
         except (KeyboardInterrupt, SystemExit) as stop:
             keep = source != "-"
             number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
-            raise Interrupted(number, f"stopped after {rows.texts:,} texts{RESUMES if keep else ''}") from stop
+            raise Interrupted(number, f"stopped after {counted(rows.texts, 'text')}{RESUMES if keep else ''}") from stop
         except Exception as error:
             # Any other error is one of text, code or settings, and the same command would meet it again.
             may_pass = (
@@ -179,8 +180,8 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
         print_note(line)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print_note(
-        f"{output}: {len(corpus):,} sentences to train on ({len(corpus.token_ids):,} tokens), {held_out:,} held out; "
-        f"{size / 1e6:,.1f} MB; {time.perf_counter() - started:,.0f} s"
+        f"{output}: {counted(len(corpus), 'sentence')} to train on ({len(corpus.token_ids):,} tokens), "
+        f"{held_out:,} held out; {size / 1e6:,.1f} MB; {time.perf_counter() - started:,.0f} s"
     )
     command = ["tsdae", "train", "--corpus", str(output), "--model", config.model]
     command += ["--add-tokens", config.add_tokens] if config.add_tokens else []
@@ -189,9 +190,9 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
 
 def _files_named(text: TextConfig) -> list[Path]:
     """Return the user's files beside the text on which the rows depend: held-out sentences and functions."""
-    heldout = Path(text.heldout) if names_file(text.heldout) else None
+    heldout = files_of(text.heldout) if names_file(text.heldout) else []
     code = [file_of(name) for name in (text.words, text.sentences) if name is not None]
-    return [path for path in (heldout, *code) if path is not None and path.is_file()]
+    return [path for path in (*heldout, *code) if path is not None and path.is_file()]
 
 
 def report_of(length_K: np.ndarray, rows: Rows, drawn: int, kept: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from tsdae.text.preparation import sentences_of
 from tsdae.text.reading import is_stream
 from tsdae.utils import distributed
 from tsdae.utils.files import atomic, read_json, write_json, writing
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note
 from tsdae.utils.signals import Interrupted
 
@@ -65,8 +67,8 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
 
     if not start.is_dir():
         print_note(f"training a {config.tokenizer} tokenizer of {config.shape.vocabulary_size:,} pieces")
-        sentences = sentences_of(source, config, [output])
-        tokenizer = train_tokenizer(sentences, config.tokenizer, config.shape.vocabulary_size, config.cased)
+        read = functools.partial(sentences_of, source, config, [output])
+        tokenizer = train_tokenizer(read, config.tokenizer, config.shape.vocabulary_size, config.cased)
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS, settings)
         _write_language_model(_new_bert(tokenizer, config), tokenizer, start)
@@ -118,7 +120,7 @@ def _run_stage(config: PretrainConfig, model: Path, folder: Path, objective: Lit
     if holds_run(folder) and "finished" in stored_settings(folder):
         return
     stage = config.shape.mlm if objective == "mlm" else config.shape.tsdae
-    print_note(f"{objective}: {stage.steps:,} steps of batch {stage.batch_size}, from {model}")
+    print_note(f"{objective}: {counted(stage.steps, 'step')} of batch {stage.batch_size}, from {model}")
     data = DataConfig(corpus=str(folder.parent / "corpus"), evaluate=config.evaluate, max_length=config.positions)
     method = MethodConfig(str(model), pooling=config.pooling, objective=objective)
     train = TrainConfig(

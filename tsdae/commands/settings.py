@@ -22,7 +22,10 @@ from tsdae.config import (
 )
 from tsdae.utils.checks import check_fields
 
-A_TEXT = "text file (one sentence per line), jsonl, csv, tsv, parquet, - (standard input) or hub:NAME"
+A_TEXT = (
+    "text file (one sentence per line), jsonl, csv, tsv, parquet, arrow, a folder of save_to_disk, - (standard input) "
+    "or hub:NAME"
+)
 POOLING = "default: that of the model's folder"
 LIMIT = "maximum number of sentences"
 SAMPLED = 2000  # sentences of a text among which --make-pairs looks, so that there are no more pairs

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ import numpy as np
 from tsdae.hub import downloads
 from tsdae.text.lines import numbered_lines, suffix_of
 from tsdae.text.reading import check_file, reach_hub
+from tsdae.text.saved import files_of_saved, is_saved
 from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
 from tsdae.text.tokenization import texts_of
 from tsdae.utils.files import first_line
+from tsdae.utils.plural import counted
 
 HUB_NAME = "sentence-transformers/stsb"
 HIDDEN = -1.0  # the score that GLUE's test split has in place of every label
@@ -141,20 +144,27 @@ def _original_pairs(path: Path) -> Pairs:
         if not line.strip():
             continue
         if len(cells) < 7:
-            raise ValueError(f"{path}, line {number}: {len(cells)} columns, STS-B has at least 7")
+            raise ValueError(f"{path}, line {number}: {counted(len(cells), 'column')}, STS-B has at least 7")
         rows.append((cells[5], cells[6], _number(cells[4], f"{path}, row {number}")))
     return _checked(rows, str(path))
 
 
 def load_pairs(path: str | Path, notes: Callable[[str], None] | None = None) -> Pairs:
-    """Read labelled pairs of the user's own: .tsv, .csv, .jsonl or .parquet with sentence1, sentence2 and score.
+    """Read labelled pairs of the user's own: .tsv, .csv, .jsonl, .parquet, .arrow or a folder of
+    save_to_disk, with sentence1, sentence2 and score.
 
     Columns may also be called by another of ``TEXT_NAMES`` and ``SCORE_NAMES``, in small or capital letters.
     notes: if given, rows whose score is still empty are left out, and it is called with one line that says how many.
     ValueError says which row cannot be used; or that no score has been filled in yet.
     """
-    check_file(Path(path))
-    return _pairs(read_records(Path(path)), str(path), notes=notes)
+    return _pairs(_records(Path(path)), str(path), notes=notes)
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file, or of a folder of save_to_disk."""
+    if not is_saved(path):
+        check_file(path)
+    return itertools.chain.from_iterable(map(read_records, files_of_saved(path) if is_saved(path) else [path]))
 
 
 def _pairs(
@@ -189,7 +199,7 @@ def _pairs(
     if notes and columns.score not in (None, "score"):
         notes(f"{name}: scores are those of the column {columns.score!r}")
     if empty and not rows:
-        raise ValueError(f"{name}: no score has been filled in yet ({empty:,} rows)")
+        raise ValueError(f"{name}: no score has been filled in yet ({counted(empty, 'row')})")
     if notes and empty:
         notes(f"{name}: left out: {empty:,} of {empty + len(rows):,} rows, which have no score yet")
     return _checked(rows, name)
@@ -197,7 +207,7 @@ def _pairs(
 
 def _checked(rows: Sequence[tuple[str, str, float]], name: str) -> Pairs:
     if len(rows) < 3:
-        raise ValueError(f"{name} holds {len(rows)} pairs; a correlation needs at least 3")
+        raise ValueError(f"{name} holds {counted(len(rows), 'pair')}; a correlation needs at least 3")
     first, second, scores = zip(*rows, strict=True)
     return Pairs(list(first), list(second), np.asarray(scores))
 
@@ -227,8 +237,7 @@ def columns_without_score(path: Path, asked: Sequence[str] | None = None) -> tup
     They are the only two columns of a table (but for one that numbers its rows), or those that are ``asked`` for.
     ValueError if the first line of a table looks like a pair itself, and not like names.
     """
-    check_file(path)
-    columns = _columns(read_records(path))
+    columns = _columns(_records(path))
     if asked is not None:
         if unknown := [name for name in asked if name not in columns.names]:
             raise ValueError(
@@ -256,7 +265,7 @@ def load_text_pairs(path: Path, columns: tuple[str, str], notes: Callable[[str],
     first: list[str] = []
     second: list[str] = []
     empty = 0
-    for number, record in enumerate(list(read_records(path)), start=1):
+    for number, record in enumerate(list(_records(path)), start=1):
         if any(_is_empty(record.get(column)) for column in columns):
             empty += 1
             continue

@@ -14,6 +14,7 @@ from tsdae.objectives import MaskedLanguageModel, Objective
 from tsdae.run.folder import FREE, Checkpoints, Run, check_output, check_same, holds_run, stored_settings
 from tsdae.utils import distributed
 from tsdae.utils.imports import NAMING, names_function
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note
 
 NEWER = ("recipe", "min_steps", "freeze", "report_to")  # settings that a run of an older version does not name
@@ -55,7 +56,7 @@ def resumed(
             size, count = split_step(stored["sentences_per_step"], stored["batch_size"], distributed.world_size())
             merged |= {"batch_size": size, "accumulate": count}
             if distributed.world_size() != stored["processes"]:
-                change = f"{distributed.world_size()} processes instead of {stored['processes']}"
+                change = f"{counted(distributed.world_size(), 'process', 'processes')} instead of {stored['processes']}"
                 print_note(f"{change}: continuing with --batch-size {size} --accumulate {count} in each process")
         merged |= now
         step_size = merged["batch_size"] * merged["accumulate"] * distributed.world_size()
@@ -87,7 +88,7 @@ def open_run(
     if saved:
         check_same(saved["settings"], settings)
         if done > settings["steps"]:
-            raise ValueError(f"--steps {settings['steps']:,}: the run has made {done:,} steps already")
+            raise ValueError(f"--steps {settings['steps']:,}: the run has made {counted(done, 'step')} already")
         try:
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
@@ -127,7 +128,9 @@ def split_step(sentences: int, largest: int, processes: int) -> tuple[int, int]:
     """
     each, rest = divmod(sentences, processes)
     if rest:
-        raise ValueError(f"{processes} processes cannot share the run's {sentences} sentences per step equally")
+        raise ValueError(
+            f"{processes} processes cannot share the run's {counted(sentences, 'sentence')} per step equally"
+        )
     size = max(size for size in range(1, min(largest, each) + 1) if each % size == 0)
     return size, each // size
 
@@ -174,7 +177,7 @@ def finished_line(data: DataConfig, config: TrainConfig) -> str | None:
     wants_table = data.evaluate not in ("heldout", "none") and (data.evaluate or data.corpus is None)
     if wants_table and not has_table and (folder / "checkpoints").is_dir():
         return None
-    return f"{folder} is finished: {stored['finished']:,} steps. Its encoder is {folder / 'encoder'}"
+    return f"{folder} is finished: {counted(stored['finished'], 'step')}. Its encoder is {folder / 'encoder'}"
 
 
 def resume_command(data: DataConfig, method: MethodConfig, output: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -21,6 +22,8 @@ BLOCK = 2**20  # bytes read at a time
 FIRST = 2**13  # bytes in which a NUL shows that a file is binary, as for git
 WIDE = (b"\xff\xfe", b"\xfe\xff")  # marks of UTF-16, whose letters hold NULs: refused as what it is
 LFS = b"version https://git-lfs.github.com/spec/"
+HTML = (b"<!doctype html", b"<html", b"<?xml")  # how pages start, in any case
+PAGES = (".html", ".htm", ".xhtml", ".xml")  # that start with any other tag
 UNPACK = "; unpack it, and give its files (a pattern in quotes takes several)"
 # How files begin that are often taken for text: what they are, and what to do. A tar archive says it at byte 257.
 BEGINNINGS = {
@@ -32,7 +35,8 @@ BEGINNINGS = {
     b"BZh": f" is bzip2-compressed, which is not supported{UNPACK}",
     b"\xfd7zXZ\x00": f" is xz-compressed, which is not supported{UNPACK}",
     b"PAR1": " is a parquet file; give it a name that ends in .parquet",
-    b"ARROW1": " is an Arrow file; save it as .parquet",
+    b"ARROW1": " is an Arrow file; give it a name that ends in .arrow",
+    b"\xff\xff\xff\xff": " is binary, perhaps an Arrow stream; the name of one must end in .arrow",
     b"{\\rtf": " is an RTF document, not text; save it as plain text",
 }
 
@@ -113,6 +117,12 @@ def check_content(source: str, first: bytes) -> None:
     beginning = next((mark for mark in BEGINNINGS if first.startswith(mark)), None)
     if beginning is not None:
         raise ValueError(name_of(source) + BEGINNINGS[beginning])
+    start = first.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if start.startswith(HTML) or (start.startswith(b"<") and suffix_of(Path(source)) in PAGES):
+        raise ValueError(
+            f"{name_of(source)} is a page of HTML or XML, whose tags would be read as text; extract its text first "
+            "(the package trafilatura does), or fetch the file itself if a page came in its place"
+        )
     if first[257:262] == b"ustar":
         raise ValueError(f"{name_of(source)} is a tar archive, not text{UNPACK}")
     if b"\0" in first and not first.startswith(WIDE):

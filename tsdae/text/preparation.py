@@ -17,8 +17,8 @@ from tsdae.text.corpus import HELDOUT, Corpus, in_memory
 from tsdae.text.lines import suffix_of
 from tsdae.text.reading import (
     Texts,
-    check_file,
     check_source,
+    files_of,
     in_words,
     limit_for,
     load_sentences,
@@ -30,6 +30,7 @@ from tsdae.text.reading import (
 from tsdae.text.tables import TABLES
 from tsdae.text.word_boundaries import AUTO, Words
 from tsdae.utils import distributed
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note, progress_bar
 from tsdae.utils.rng import keyed
 
@@ -53,9 +54,9 @@ def cleaning_of(source: str, text: TextConfig) -> Cleaning:
 
 
 def check_heldout(heldout: str | None) -> None:
-    """Raise ValueError unless ``heldout`` is None, a number or an existing file."""
+    """Raise ValueError unless ``heldout`` is None, a number, or what `files_of` finds."""
     if names_file(heldout):
-        check_file(Path(heldout))
+        files_of(heldout)
 
 
 def names_file(heldout: str | None) -> TypeGuard[str]:
@@ -67,8 +68,8 @@ def _read_apart(text: TextConfig) -> list[str] | None:
     """Return the sentences of the file named by --heldout; None if a number of the text's own are held out."""
     if not names_file(text.heldout):
         return None
-    column = text.column if suffix_of(Path(text.heldout)) in TABLES else None
-    return load_sentences(text.heldout, column, notes=print_note)
+    tables = all(suffix_of(path) in TABLES for path in files_of(text.heldout))
+    return load_sentences(text.heldout, text.column if tables else None, notes=print_note)
 
 
 def sentences_of(source: str, text: TextConfig, outside: Sequence[Path] = ()) -> Iterator[str]:
@@ -127,7 +128,7 @@ def build_corpora(
             apart_hashes=hashes_of(apart) if apart else None,
             workers=workers or default_workers(),
         ):
-            bar.set_postfix_str(f"{len(rows):,} sentences", refresh=False)
+            bar.set_postfix_str(f"{counted(len(rows), 'sentence')}", refresh=False)
             bar.update((texts.meter.done if size else len(rows)) - bar.n)
     if not len(rows) and not rows.dropped[WORDLESS]:
         if rows.dropped[APART]:
@@ -200,7 +201,7 @@ def open_prepared(folder: str | Path) -> tuple[Corpus, Corpus | None]:
     heldout = Corpus.open(Path(folder) / HELDOUT) if held_out else None
     if heldout is not None and len(heldout) != held_out:
         raise ValueError(
-            f"{folder} is damaged: {HELDOUT}/ holds {len(heldout):,} sentences instead of {held_out:,}; "
+            f"{folder} is damaged: {HELDOUT}/ holds {counted(len(heldout), 'sentence')} instead of {held_out:,}; "
             "prepare it again"
         )
     return corpus, heldout

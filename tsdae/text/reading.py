@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
+import os
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -13,7 +15,10 @@ from typing import Any
 
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.lines import Meter, name_of, numbered_lines, suffix_of
-from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
+from tsdae.text.saved import files_of_saved, is_saved
+from tsdae.text.tables import TABLES, WITH_HEADER, is_json_object, looks_like_data, read_records
+from tsdae.utils.checks import check_range
+from tsdae.utils.plural import counted
 
 HUB_LIMIT = 100_000  # default number of sentences taken from the hub, as in the article
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 2**22  # most texts and characters of a chunk
@@ -35,10 +40,10 @@ def load_sentences(
     >>> load_sentences("text.txt", limit=2)
     ['a man is playing a guitar in the morning .', 'dog']
 
-    source: a text file; .jsonl, .json, .csv, .tsv or .parquet; any of these but parquet with .gz or .zst; a pattern of
-        such files ("texts/**/*.txt", in the order of their names); "-" for standard input; "hub:NAME" or
-        "hub:NAME:CONFIG" for a dataset of the Hugging Face hub (its split "train", streamed); NAME may also be a folder
-        that `datasets.load_dataset` reads.
+    source: a text file; .jsonl, .json, .csv or .tsv; these with .gz or .zst; .parquet or .arrow; a pattern of such
+        files ("texts/**/*.txt", in the order of their names); a folder that save_to_disk of `datasets` wrote (of a
+        DatasetDict its split "train"); "-" for standard input; "hub:NAME" or "hub:NAME:CONFIG" for a dataset of the
+        Hugging Face hub (its split "train", streamed); NAME may also be a folder that `datasets.load_dataset` reads.
     column: the column of a table that holds the text; needed unless it is called text or sentence or is the only one.
     limit: most sentences to return; None: all of a file, 100,000 of the hub.
     sentences: "lines" (a line or cell is a sentence); documents are split by "regex" (the article's), "icu",
@@ -54,6 +59,8 @@ def load_sentences(
         dataset = DenoisingDataset(sentences, encoder.tokenizer)
         noisy, clean = dataset.text(0)
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"load_sentences reads a file, not a {type(source).__name__}; sentences need no reading")
     source = str(source)
     check_source(source, limit)
     cleaning = Cleaning(split_for(source, sentences), min_characters, max_characters, min_letters)
@@ -88,7 +95,7 @@ def what_was_read(source: str, count: int, limit: int | None, left_out: Counter[
     guessed = f" (column {column!r})" if column else ""
     stopped = f", stopped at the limit of {limit:,}" if count == limit else ""
     without = f"; left out: {in_words(left_out)}" if left_out else ""
-    return f"read {count:,} sentences from {name_of(source)}{guessed}{stopped}{without}"
+    return f"read {counted(count, 'sentence')} from {name_of(source)}{guessed}{stopped}{without}"
 
 
 def in_words(left_out: Counter[str]) -> str:
@@ -108,8 +115,8 @@ def no_sentence(source: str, left_out: Counter[str] | None) -> ValueError:
 
 def check_source(source: str, limit: int | None = None) -> None:
     """Raise ValueError for a source that does not exist or cannot be read; reads nothing."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
+    if limit is not None:
+        check_range("--limit", limit, "[1, inf)")
     if source.startswith("hub:"):
         if not 2 <= len(source.split(":")) <= 3 or not source.split(":")[1]:
             raise ValueError(f"{source!r} must have the form hub:NAME or hub:NAME:CONFIG")
@@ -122,7 +129,9 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a file")
     if not path.exists():  # not is_file: a shell's <(command) is a pipe
-        raise ValueError(f"no file {path}")
+        hint = "; write your home folder in full" if path.parts[:1] and path.parts[0].startswith("~") else ""
+        hint = "; it is an address: fetch the file first" if re.match(r"\w{2,}:/", str(path)) else hint
+        raise ValueError(f"no file {path}{hint}")
 
 
 def is_stream(source: str) -> bool:
@@ -138,10 +147,13 @@ def is_pattern(source: str) -> bool:
 def files_of(source: str, outside: Sequence[Path] = ()) -> list[Path]:
     """Return the files that a name or a pattern matches, in the order of their names; ValueError if there is none.
 
+    Those of a folder of save_to_disk are in the order of the dataset.
     outside: files and folders that a pattern does not match.
     """
     path = Path(source)
     if not is_pattern(source):
+        if is_saved(path):
+            return files_of_saved(path)
         if path.is_dir():
             raise ValueError(f"{source} is a folder; give a file, or a pattern in quotes such as '{source}/**/*.txt'")
         check_file(path)
@@ -228,7 +240,13 @@ def _file_texts(source: str, column: str | None, meter: Meter | None = None) -> 
     if source == "-" or suffix_of(Path(source)) not in TABLES:
         if column is not None:
             raise ValueError(f"--column {column} is for tables ({', '.join(TABLES)}); {name_of(source)} is plain text")
-        yield from (line for _, line in numbered_lines(source, meter))
+        for number, line in numbered_lines(source, meter):
+            if number == 1 and is_json_object(line):
+                raise ValueError(
+                    f"{name_of(source)} holds JSON, whose names and brackets would be read as text; give it a "
+                    "name that ends in .jsonl (one object a line), and --column"
+                )
+            yield line
     else:
         yield from _cells(read_records(Path(source), meter), column, source, meter or Meter())
 
@@ -280,6 +298,8 @@ def reach_hub(name: str) -> None:
 def _hub_records(name: str, config: list[str]) -> Generator[dict[str, Any]]:
     """Stream a dataset of the hub, or a folder, through `datasets`; nothing is stored."""
     try:
+        if is_saved(Path(name)):
+            raise ValueError("it is a folder of save_to_disk, which is read as it is: leave out hub:")
         if not Path(name).is_dir():
             reach_hub(name)
         import datasets

@@ -1,7 +1,7 @@
-"""Read tables: rows of JSON, CSV, TSV and parquet files as dictionaries by column name.
+"""Read tables: rows of JSON, CSV, TSV, parquet and Arrow files as dictionaries by column name.
 
-JSON and CSV are read here and not by `datasets`, whose readers infer types and turn "NA" into NaN. Parquet is read by
-pyarrow itself: `datasets` yields its rows 12 times as slowly (version 5.2, measured) and fails on an empty table.
+JSON and CSV are read here and not by `datasets`, whose readers infer types and turn "NA" into NaN. Parquet and Arrow
+are read by pyarrow itself: `datasets` yields rows 12 times as slowly (5.2, measured) and fails on an empty table.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import re
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tsdae.text import lines
 from tsdae.text.lines import Meter, SizeLimit, numbered_lines, open_bytes, suffix_of
+from tsdae.utils.plural import counted
 
+ARROW_FILE = b"ARROW1"  # how an Arrow file starts, and an Arrow stream does not
 PARQUET_ROWS = 256  # read at a time, since a cell can be large
 SEPARATORS = ",;\t|"  # of a .csv file: what Excel writes depends on the country
 AHEAD = 100  # lines in which the cell of a .tsv file may close that a line has opened
@@ -29,15 +31,15 @@ Row = tuple[int, list[str]]  # the number of its last line, and its cells
 
 
 def read_records(path: Path, meter: Meter | None = None) -> Generator[dict[str, Any]]:
-    """Yield the rows of a .csv, .tsv, .json, .jsonl or .parquet file (also .gz, .zst) as dictionaries by column name.
+    """Yield the rows of a .csv, .tsv, .json, .jsonl (also .gz, .zst), .parquet or .arrow file, each by column names.
 
     ValueError, with file and line, for a file that cannot be read, and for two columns of one name.
     """
     suffix = suffix_of(path)
     if suffix not in TABLES:
         raise ValueError(f"{path} is not a table: its name must end in {', '.join(TABLES)}")
-    if suffix == ".parquet":
-        yield from _parquet_records(path, meter)
+    if suffix in BY_COLUMN:
+        yield from _column_records(path, meter)
         return
     with contextlib.closing(numbered_lines(str(path), meter)) as numbered:  # an error must not leave the file open
         yield from _READERS[suffix](path, numbered)
@@ -82,6 +84,16 @@ def _parsed(text: str, where: str, hint: str = "") -> Any:
         raise ValueError(f"{where}: not valid JSON at {place}column {error.colno}: {what}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
         raise ValueError(f"{where}: not valid JSON: {error}") from error
+
+
+def is_json_object(line: str) -> bool:
+    """True if a line is a whole JSON object with a name in it."""
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        return bool(_parsed(line, ""))
+    except ValueError:
+        return False
 
 
 def _json_records(path: Path, numbered: Lines) -> Iterator[dict[str, Any]]:
@@ -141,8 +153,8 @@ def _separated_records(path: Path, numbered: Lines) -> Iterator[dict[str, Any]]:
             header = cells
         elif len(cells) != len(header) and (len(cells) > 1 or cells[0].strip()):
             raise ValueError(
-                f"{path}, line {number}: the header names {len(header)} columns, this row has a different number: "
-                f"{len(cells)}{_reason(cells, len(header), suffix)}"
+                f"{path}, line {number}: the header names {counted(len(header), 'column')}, this row has a different "
+                f"number: {len(cells)}{_reason(cells, len(header), suffix)}"
             )
         elif len(cells) == len(header):
             yield dict(zip(header, cells, strict=True))
@@ -257,22 +269,46 @@ def _unquoted(text: str) -> list[str] | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Parquet
+# Parquet and Arrow
 
 
-def _parquet_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
+def _column_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]:
     import pyarrow
-    import pyarrow.parquet
 
+    batches = _parquet_batches if suffix_of(path) == ".parquet" else _arrow_batches
+    size_limit = SizeLimit(path)
     try:
-        with open_bytes(str(path), meter) as raw, pyarrow.parquet.ParquetFile(raw) as file:
-            check_names(file.schema_arrow.names, str(path))
-            size_limit = SizeLimit(path)
-            for batch in file.iter_batches(PARQUET_ROWS):
+        with open_bytes(str(path), meter) as raw:
+            for batch in batches(raw, str(path)):
                 size_limit.add(batch.nbytes)
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} cannot be read as {suffix_of(path)[1:]}: {' '.join(str(error).split())}") from error
+
+
+def _parquet_batches(raw: BinaryIO, name: str) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(raw) as file:
+        check_names(file.schema_arrow.names, name)
+        yield from file.iter_batches(PARQUET_ROWS)
+
+
+def _arrow_batches(raw: BinaryIO, name: str) -> Iterator[Any]:
+    """Yield the batches of an Arrow file, or of an Arrow stream, which is what `datasets` writes."""
+    import pyarrow.ipc
+
+    if raw.read(len(ARROW_FILE)) == ARROW_FILE:
+        file = pyarrow.ipc.open_file(raw)
+        batches = (file.get_batch(number) for number in range(file.num_record_batches))
+    else:
+        raw.seek(0)
+        file = pyarrow.ipc.open_stream(raw)
+        batches = iter(file)
+    check_names(file.schema.names, name)
+    for batch in batches:
+        batch.validate(full=True)  # pyarrow trusts the offsets in a file, and a damaged one could end the process
+        yield batch
 
 
 _READERS = {
@@ -282,5 +318,6 @@ _READERS = {
     ".csv": _separated_records,
     ".tsv": _separated_records,
 }
-TABLES = (*_READERS, ".parquet")  # the suffixes of tables
+BY_COLUMN = (".parquet", ".arrow")  # of tables that are no text
+TABLES = (*_READERS, *BY_COLUMN)  # the suffixes of tables
 WITH_HEADER = (".csv", ".tsv")  # whose first line names the columns

@@ -33,6 +33,9 @@ class Vocabulary(NamedTuple):
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
     """Return the vocabulary; ValueError if the tokenizer does not put a sentence between special tokens."""
+    if not hasattr(tokenizer, "is_fast"):
+        kind = type(tokenizer).__name__
+        raise ValueError(f"the tokenizer is a {kind}; give one of Hugging Face, such as encoder.tokenizer")
     if tokenizer.is_fast:
         is_text = [not special for special in plain_backend(tokenizer).encode("a").special_tokens_mask]
     else:
@@ -137,8 +140,10 @@ def fingerprint_of(tokenizer: Any) -> str:
     return hashlib.sha256(written.encode()).hexdigest()
 
 
-def texts_of(sentences: Any, name: str = "sentences") -> Sequence[str]:
+def texts_of(sentences: Any, name: str = "sentences", column: str | None = None) -> Sequence[str]:
     """Return what a user gives as sentences as a sequence of texts.
+
+    column: of a whole table (a `datasets.Dataset`, a DataFrame, a dictionary of columns); None: it is no table.
 
     Lists and tuples are returned as they are; a pandas Series, an array, a column of a `datasets.Dataset` and a
     generator become lists. ValueError for one text, a whole table, what has no order, and for an item that is no text.
@@ -153,14 +158,21 @@ def texts_of(sentences: Any, name: str = "sentences") -> Sequence[str]:
         columns = getattr(sentences, "column_names", None) or getattr(sentences, "columns", sentences)
         names = [str(column) for column in columns] if isinstance(columns, Iterable) else ["text"]
         shown = ", ".join(names) or "nothing in it"
-        raise ValueError(f"{name} is a {kind} with {shown}; give its column of texts, such as {name}{names[:1]}")
+        if column is None:
+            raise ValueError(f"{name} is a {kind} with {shown}; give its column of texts, such as {name}{names[:1]}")
+        if column not in names:
+            raise ValueError(f"{name} is a {kind} without a column {column!r}; its columns are {shown}")
+        return texts_of(sentences[column], f"{name}[{column!r}]")
+    if column is not None:
+        raise ValueError(f"column {column!r} is for a table, and {name} is a {kind}; leave it out")
     if isinstance(sentences, Set) or not isinstance(sentences, Iterable):
         raise ValueError(f"{name} is a {kind}; give a list of texts, in an order that stays")
     if not isinstance(sentences, list | tuple):
         if ndim != 1:
             raise ValueError(f"{name} is a {kind} of {ndim} dimensions; give one of texts, such as a column")
         to_list = getattr(sentences, "tolist", None) or getattr(sentences, "to_pylist", None)
-        sentences = to_list() if to_list else list(sentences)
+        # A column of a Dataset is a hundred times as fast in a slice as one by one.
+        sentences = to_list() if to_list else list(sentences[:] if isinstance(sentences, Sequence) else sentences)
     if not all(isinstance(sentence, str) for sentence in sentences):
         check_text(sentences)
     return sentences

@@ -30,6 +30,7 @@ import numpy as np
 import regex
 
 from tsdae.utils.imports import named_function
+from tsdae.utils.plural import counted
 
 AUTO = "auto"
 CHOICES = (AUTO, "tokens", "characters", "whitespace")
@@ -218,12 +219,15 @@ def notes(name: str, counts: WordCounts) -> list[str]:
         "whitespace": "text between white space",
     }
     parts = [plain.get(name, f"as {name} cuts")]
-    scripts = [f"{counts.met[kind]:,} with {kind}" for kind in WITHOUT_SPACES if counts.met.get(kind)]
+    scripts = [kind for kind in WITHOUT_SPACES if counts.met.get(kind)]
     if scripts:
-        in_all = scripts[0].replace(" with", " sentences with")
-        parts.append(f"in {', '.join([in_all, *scripts[1:]])}, character clusters")
+        first = counted(counts.met[scripts[0]], "sentence")
+        others = [f", {counts.met[kind]:,} with {kind}" for kind in scripts[1:]]
+        parts.append(f"in {first} with {scripts[0]}{''.join(others)}, character clusters")
     parts += [
-        f"in {counts.met[kind]:,} sentences words end at the {kind}" for kind in END_A_WORD if counts.met.get(kind)
+        f"in {counted(counts.met[kind], 'sentence')} words end at the {kind}"
+        for kind in END_A_WORD
+        if counts.met.get(kind)
     ]
     words = max(1, counts.words)
     parts.append(

@@ -17,6 +17,8 @@ def check_range(name: str, value: float, interval: str, hint: str = "") -> None:
     Traceback (most recent call last):
     ValueError: --noise-ratio must be in [0, 1), got 1.0
     """
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise ValueError(f"{name} must be a number, got {value!r}" + (f": {hint}" if hint else ""))
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = low < value if interval[0] == "(" else low <= value
     below = value < high if interval[-1] == ")" else value <= high

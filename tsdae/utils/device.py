@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tsdae.utils import distributed
+from tsdae.utils.plural import counted
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -123,16 +124,11 @@ def cpu_multiplies_bf16() -> bool:
 
 def describe(device: torch.device, precision: str) -> str:
     """Return the line that a run prints about its device when it starts."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else threads_in_words(torch.get_num_threads())
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
     line = f"device {device.type} ({name}), precision {precision}, PyTorch {torch.__version__}"
     if device.type == "cpu" and shutil.which("nvidia-smi"):
         line += "; an NVIDIA driver is installed, but this PyTorch does not see a GPU: is it a CPU build?"
     return line
-
-
-def threads_in_words(count: int) -> str:
-    """Return "1 thread" or "2 threads"."""
-    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def machine_name() -> str:

@@ -62,7 +62,6 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
         "best",
         "evaluation.json",
         "checkpoints",
-        "curve.png",
     }
     assert new == written
     assert {name: contents(place)[name] for name in before} == before, "nothing of the user's is touched"
@@ -427,6 +426,14 @@ BAD = [
 ]
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, user_folder: Path) -> tuple[Path, dict[str, bytes | None]]:
+    """A user's folder beside everything that can be wrong, and what it holds: no command that is refused writes."""
+    folder = shutil.copytree(user_folder, tmp_path_factory.mktemp("broken") / "place")
+    broken_things(folder)
+    return folder, contents(folder)
+
+
 def broken_things(place: Path) -> None:
     (place / "empty.txt").touch()
     (place / "blank.txt").write_text("\n  \n")
@@ -470,9 +477,11 @@ def broken_things(place: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: f"{bad.script} {bad.arguments.replace(TRAIN, '...')}")
-def test_bad_input_gets_one_line_and_writes_nothing(bad: Bad, run: Run, place: Path) -> None:
-    broken_things(place)
-    before = contents(place)
+def test_bad_input_gets_one_line_and_writes_nothing(
+    bad: Bad, run: Run, broken: tuple[Path, dict[str, bytes | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, before = broken
+    monkeypatch.chdir(folder)
     result = run(bad.script, bad.arguments)
     assert result.code == 2
     assert result.out == ""
@@ -482,7 +491,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(bad: Bad, run: Run, place: P
     assert len(lines) == 1, result.err
     assert lines[0].startswith(f"tsdae {bad.script}: error: ")
     assert bad.message in lines[0]
-    assert contents(place) == before
+    assert contents(folder) == before
 
 
 @pytest.mark.slow

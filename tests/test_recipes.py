@@ -18,6 +18,7 @@ from tsdae.ablation import runner as ablation
 from tsdae.bert import BertConfig
 from tsdae.commands import recipes, summary
 from tsdae.commands.recipes import RECIPES, cut_in_the_dip, recipe_for
+from tsdae.commands.summary import draw_curve
 from tsdae.config import TrainConfig
 from tsdae.evaluation.pairs import Pairs
 from tsdae.evaluation.sts import evaluate_sts
@@ -201,8 +202,9 @@ def test_a_run_is_not_stopped_early_in_its_dip(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path / "run")][-1] == 7, "two evaluations from step 6 on"
 
 
-def test_the_end_of_a_run_compares_it_with_its_start(raw: Path, run: Run) -> None:
+def test_the_end_of_a_run_compares_it_with_its_start(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without labels: a table. With labels: scores over the steps, and the paired difference from both poolings."""
+    monkeypatch.setattr(summary, "draw_curve", draw_curve)
     result = run("train", f"{FLAGS} --steps 4 --eval-every 2 --evaluate pairs.tsv --learning-rate 1e-2 --output run")
     assert result.code == 0, result.err
     log = summary.measured(raw / "run")

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.runs import rows as logged
 from tests.scripts import PAIRS, SCRIPTS, Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import SentenceEncoder, evaluate_sts
@@ -195,8 +196,7 @@ def test_prepare_then_train_is_training_on_the_text(run: Run, place: Path) -> No
     for output, result in runs.items():
         assert result.code == 0, result.err
         plans.append([line for line in result.err.splitlines() if " sentences (" in line or "held out" in line])
-        rows_logged = [json.loads(line) for line in (place / output / "metrics.jsonl").read_text().splitlines()]
-        logs.append([{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows_logged])
+        logs.append(logged(place / output))
         files = ("encoder/model.safetensors", "decoder.safetensors")
         weights.append({name: w for file in files for name, w in load_file(place / output / file).items()})
         settings.append(json.loads((place / output / "config.json").read_text()))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tests import tiny
+from tests.runs import rows
 from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, Layer
@@ -193,10 +194,10 @@ def test_a_run_folder_holds_the_last_and_the_best_model(tmp_path: Path) -> None:
 
     settings = config(precision="fp32", eval_every=2, log_every=2, best="quality", output=str(tmp_path / "run"))
     train(model, data, settings, evaluate=evaluate, settings={"corpus": "here"})
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 2, 2, 4, 4, 6, 6]
-    assert [row["quality"] for row in rows if "quality" in row] == [1.0, 5.0, 9.0, 7.0]
-    assert all(row["loss"] > 0 for row in rows if "loss" in row)
+    log = rows(tmp_path / "run")
+    assert [row["step"] for row in log] == [0, 2, 2, 4, 4, 6, 6]
+    assert [row["quality"] for row in log if "quality" in row] == [1.0, 5.0, 9.0, 7.0]
+    assert all(row["loss"] > 0 for row in log if "loss" in row)
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["steps"] == 6
     assert written["corpus"] == "here"
@@ -219,9 +220,9 @@ def test_the_logged_loss_is_the_loss_of_the_steps(tmp_path: Path) -> None:
         return losses[-1]
 
     train(no_dropout(), data, config(output=str(tmp_path / "run"), log_every=3), objective)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    log = rows(tmp_path / "run")
     means = [loss.mean.item() for loss in losses]
-    assert [row["loss"] for row in rows] == pytest.approx([sum(means[:3]) / 3, sum(means[3:]) / 3])
+    assert [row["loss"] for row in log] == pytest.approx([sum(means[:3]) / 3, sum(means[3:]) / 3])
 
 
 def test_the_speed_is_that_of_the_steps_since_the_clock_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +295,8 @@ def test_the_heldout_loss_is_the_mean_over_its_tokens_under_fixed_noise(tmp_path
     settings = config(steps=1, eval_every=1, learning_rate=1e-12, output=str(tmp_path / "run"))
     expected = model(heldout.batch(*heldout.order(0, 5))).mean.item()
     train(model, tiny.dataset(), settings, heldout=heldout)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["heldout_loss"] == pytest.approx(expected, abs=1e-6)
+    log = rows(tmp_path / "run")
+    assert log[-1]["heldout_loss"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

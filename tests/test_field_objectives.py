@@ -250,12 +250,6 @@ def test_settings_that_have_no_part_in_it_are_refused(name: str) -> None:
             MethodConfig(objective=name, **{setting: value})
 
 
-def test_an_unknown_name_lists_those_there_are(run: Run, place: Path) -> None:
-    result = run("train", "--corpus text.txt --model model --objective simsce --output run")
-    assert result.code == 2
-    assert "unknown objective 'simsce'; there are tsdae, mlm, simcse, ct, " in result.err
-
-
 class Scaled(nn.Module):
     """A user's objective that is given as a class: it needs the model's width."""
 

@@ -67,6 +67,7 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     small = RECIPES["small"]
     assert f"recipe small (raw is a small raw model): {small}" in result.err
     assert "set by flags instead: --epochs 2" in result.err
+    assert "sentence model already" not in result.err
     decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
     assert {name: settings_of(raw / "run")[name] for name in decided} == decided
     assert "2 steps of 32 sentences are few" not in result.err

@@ -14,6 +14,7 @@ from typing import Any
 from tsdae.text.cleaning import Cleaning
 from tsdae.text.lines import Meter, name_of, numbered_lines, suffix_of
 from tsdae.text.tables import TABLES, WITH_HEADER, looks_like_data, read_records
+from tsdae.utils.checks import check_range
 
 HUB_LIMIT = 100_000  # default number of sentences taken from the hub, as in the article
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 2048, 2**22  # most texts and characters of a chunk
@@ -108,8 +109,8 @@ def no_sentence(source: str, left_out: Counter[str] | None) -> ValueError:
 
 def check_source(source: str, limit: int | None = None) -> None:
     """Raise ValueError for a source that does not exist or cannot be read; reads nothing."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
+    if limit is not None:
+        check_range("--limit", limit, "[1, inf)")
     if source.startswith("hub:"):
         if not 2 <= len(source.split(":")) <= 3 or not source.split(":")[1]:
             raise ValueError(f"{source!r} must have the form hub:NAME or hub:NAME:CONFIG")

@@ -73,7 +73,7 @@ def trained(output: Path, objective: Scaled | None = None, corpus: list[str] | N
         **{"patience": 50},
     }
     settings |= changes
-    model = tiny.model(dtype=torch.float32, dropout=0.2, attention_dropout=0.1)
+    model = tiny.model(dtype=torch.float32, layers=1, dropout=0.2, attention_dropout=0.1)
     heldout = tiny.dataset(tiny.SENTENCES[:3])
     objective = objective or Scaled()
     return train(model, tiny.dataset(corpus), TrainConfig(**settings), objective, spread, heldout)

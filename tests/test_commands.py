@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,15 +33,6 @@ TRAIN = "--corpus text.txt --model model --device cpu --precision fp32 --steps 1
 PREPARE = "--model model --output corpus"
 SHEET = "./a ./b --make-pairs 5 --corpus text.txt --sheet a.tsv"  # neither model is there: a missed error fails soon
 PREPARED = "--corpus prepared --model model --steps 1"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices: on a busy machine several threads wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------------------------------------------------------

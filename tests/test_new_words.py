@@ -28,8 +28,6 @@ from tsdae.text.reading import open_texts
 from tsdae.text.tokenization import decoded
 from tsdae.utils.signals import Interrupted
 
-NEW = ["walking", "bagpipes", "dog", "unknown"]  # of which dog is one piece already, and bagpipes none that is known
-
 
 def test_a_new_word_begins_as_the_mean_of_its_pieces() -> None:
     encoder = tiny.encoder()

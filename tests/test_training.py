@@ -8,7 +8,6 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,6 @@ from tsdae.run.step_metrics import NonFiniteLoss, StepMetrics
 from tsdae.training import train
 from tsdae.utils import signals
 from tsdae.utils.signals import Interrupted
-
-
-@pytest.fixture(autouse=True)
-def _same_settings_after() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def config(**changes: Any) -> TrainConfig:

@@ -97,27 +97,6 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
     assert not list(place.glob("*.part"))
 
 
-def test_a_run_is_not_overwritten_unless_asked(run: Run, place: Path) -> None:
-    command = f"{TRAIN} --output run --steps 1 --eval-every 0 --heldout 0"
-    assert run("train", command).code == 0
-    before = contents(place)
-    refused = run("train", command + " --seed 1")
-    assert refused.code == 2
-    assert "--output run already holds a run" in refused.err
-    assert contents(place) == before
-    assert run("train", command + " --seed 1 --overwrite").code == 0
-    assert contents(place).keys() == before.keys()
-    assert contents(place) != before
-
-
-def test_runs_are_numbered_where_no_output_is_given(run: Run, place: Path) -> None:
-    for number in ("001", "002"):
-        trained = run("train", f"{TRAIN} --steps 1 --heldout 0")
-        assert trained.code == 0, trained.err
-        assert f"runs/{number}/encoder" in trained.out
-        assert (place / "runs" / number / "encoder" / "model.safetensors").is_file()
-
-
 def test_evaluate_pools_as_told(run: Run, place: Path) -> None:
     figures = {}
     for pooling in ("cls", "mean", "max"):

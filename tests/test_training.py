@@ -440,11 +440,6 @@ def test_memory_stays_flat_over_5000_steps_and_their_evaluations() -> None:
     assert memory[-1] < 1.02 * memory[1], memory  # the first is of before training
 
 
-def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(ValueError, match="fp16 needs CUDA"):
-        train(tiny.model(), tiny.dataset(), config(precision="fp16"))
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_training_on_cuda(precision: str) -> None:

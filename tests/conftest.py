@@ -30,6 +30,13 @@ def _away_from_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
+@pytest.fixture(autouse=True)
+def _quick_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's learning curve takes longer to draw than three steps, and no test cuts the power."""
+    monkeypatch.setattr("tsdae.commands.summary.draw_curve", lambda *_: False)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Starts the one server from which processes are forked, before a test makes another one of it.
 
@@ -61,14 +68,20 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def place(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's current folder: a model, a corpus and labelled pairs."""
-    folder = tmp_path / "place"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def user_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A model, a corpus and labelled pairs; tests copy it."""
+    folder = tmp_path_factory.mktemp("user")
     shutil.copytree(tiny_folder, folder / "model")
     (folder / "text.txt").write_text("\n".join(tiny.SENTENCES) + "\n", encoding="utf-8")
     (folder / "pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(PAIRS), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's current folder, a copy of ``user_folder``."""
+    folder = shutil.copytree(user_folder, tmp_path / "place")
     monkeypatch.chdir(folder)
     return folder
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.runs import rows as logged
 from tests.scripts import PAIRS, SCRIPTS, Run, contents
 from tests.tolerances import FLOAT32
 from tsdae import SentenceEncoder, evaluate_sts
@@ -33,15 +33,6 @@ TRAIN = "--corpus text.txt --model model --device cpu --precision fp32 --steps 1
 PREPARE = "--model model --output corpus"
 SHEET = "./a ./b --make-pairs 5 --corpus text.txt --sheet a.tsv"  # neither model is there: a missed error fails soon
 PREPARED = "--corpus prepared --model model --steps 1"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices: on a busy machine several threads wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -62,7 +53,6 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
         "best",
         "evaluation.json",
         "checkpoints",
-        "curve.png",
     }
     assert new == written
     assert {name: contents(place)[name] for name in before} == before, "nothing of the user's is touched"
@@ -105,27 +95,6 @@ def test_train_then_evaluate_then_encode(run: Run, place: Path) -> None:
     np.testing.assert_allclose(vectors, one_by_one, **FLOAT32)
     assert not np.allclose(vectors[0], vectors[2]), "the premise: rows differ"
     assert not list(place.glob("*.part"))
-
-
-def test_a_run_is_not_overwritten_unless_asked(run: Run, place: Path) -> None:
-    command = f"{TRAIN} --output run --steps 1 --eval-every 0 --heldout 0"
-    assert run("train", command).code == 0
-    before = contents(place)
-    refused = run("train", command + " --seed 1")
-    assert refused.code == 2
-    assert "--output run already holds a run" in refused.err
-    assert contents(place) == before
-    assert run("train", command + " --seed 1 --overwrite").code == 0
-    assert contents(place).keys() == before.keys()
-    assert contents(place) != before
-
-
-def test_runs_are_numbered_where_no_output_is_given(run: Run, place: Path) -> None:
-    for number in ("001", "002"):
-        trained = run("train", f"{TRAIN} --steps 1 --heldout 0")
-        assert trained.code == 0, trained.err
-        assert f"runs/{number}/encoder" in trained.out
-        assert (place / "runs" / number / "encoder" / "model.safetensors").is_file()
 
 
 def test_evaluate_pools_as_told(run: Run, place: Path) -> None:
@@ -196,8 +165,7 @@ def test_prepare_then_train_is_training_on_the_text(run: Run, place: Path) -> No
     for output, result in runs.items():
         assert result.code == 0, result.err
         plans.append([line for line in result.err.splitlines() if " sentences (" in line or "held out" in line])
-        rows_logged = [json.loads(line) for line in (place / output / "metrics.jsonl").read_text().splitlines()]
-        logs.append([{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows_logged])
+        logs.append(logged(place / output))
         files = ("encoder/model.safetensors", "decoder.safetensors")
         weights.append({name: w for file in files for name, w in load_file(place / output / file).items()})
         settings.append(json.loads((place / output / "config.json").read_text()))
@@ -441,6 +409,14 @@ BAD = [
 ]
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, user_folder: Path) -> tuple[Path, dict[str, bytes | None]]:
+    """A user's folder beside everything that can be wrong, and what it holds: no command that is refused writes."""
+    folder = shutil.copytree(user_folder, tmp_path_factory.mktemp("broken") / "place")
+    broken_things(folder)
+    return folder, contents(folder)
+
+
 def broken_things(place: Path) -> None:
     (place / "empty.txt").touch()
     (place / "blank.txt").write_text("\n  \n")
@@ -484,9 +460,11 @@ def broken_things(place: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: f"{bad.script} {bad.arguments.replace(TRAIN, '...')}")
-def test_bad_input_gets_one_line_and_writes_nothing(bad: Bad, run: Run, place: Path) -> None:
-    broken_things(place)
-    before = contents(place)
+def test_bad_input_gets_one_line_and_writes_nothing(
+    bad: Bad, run: Run, broken: tuple[Path, dict[str, bytes | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, before = broken
+    monkeypatch.chdir(folder)
     result = run(bad.script, bad.arguments)
     assert result.code == 2
     assert result.out == ""
@@ -496,7 +474,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(bad: Bad, run: Run, place: P
     assert len(lines) == 1, result.err
     assert lines[0].startswith(f"tsdae {bad.script}: error: ")
     assert bad.message in lines[0]
-    assert contents(place) == before
+    assert contents(folder) == before
 
 
 @pytest.mark.slow

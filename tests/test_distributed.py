@@ -125,8 +125,8 @@ def process(rank: int, count: int, port: int, output: str, model: dict[str, Any]
     }
     objective = objectives.get(settings.pop("objective", ""))
     recipe: dict[str, Any] = {
-        **{"steps": 50, "batch_size": 8, "device": "cpu", "precision": "fp64", "learning_rate": 1e-3},
-        **{"eval_every": 20, "save_every": 20, "output": output},
+        **{"steps": 28, "batch_size": 8, "device": "cpu", "precision": "fp64", "learning_rate": 1e-3},
+        **{"eval_every": 14, "save_every": 14, "output": output},
     }
     made = tiny.model(**({"dropout": 0.0, "attention_dropout": 0.0, "dtype": torch.float64} | model))
     code = 0

@@ -192,7 +192,7 @@ def test_sentences_to_start_with_are_short_where_there_are_some() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--port 0", "--port must lie in [1, 65535], got 0"),
+        ("--port 0", "--port must be in [1, 65535], got 0"),
         ("--static page.pdf", "--static page.pdf must end in .html"),
         ("--static none/page.html", "does not exist"),
         ("--column body", "--column is for --corpus"),

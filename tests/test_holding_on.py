@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tests import tiny
-from tests.runs import assert_same_run
+from tests.runs import assert_same_run, rows
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tsdae import Batch
@@ -100,8 +99,7 @@ def test_a_run_holds_on_to_its_start_and_goes_on_so_after_a_stop(run: Run, place
     assert_same_run(place / "whole", place / "other")
     assert run("train", f"{FLAGS}{EVERY} --steps 8 --output free --learning-rate 1e-3").code == 0
     assert run("train", f"{FLAGS}{EVERY} --steps 8 --output held --learning-rate 1e-3 --hold-on 1000").code == 0
-    held = [json.loads(line) for line in (place / "held" / "metrics.jsonl").read_text().splitlines()]
-    drift = [row["heldout_holding_on_loss"] for row in held if "heldout_holding_on_loss" in row]
+    drift = [row["heldout_holding_on_loss"] for row in rows(place / "held") if "heldout_holding_on_loss" in row]
     assert len(drift) == 5, "it is among what is measured"
     assert drift[0] == pytest.approx(0, abs=1e-6), "nothing has moved yet"
     assert all(0 < value < 1 for value in drift[1:]), "the start does not move with the model"
@@ -114,8 +112,9 @@ def test_the_start_is_read_by_its_own_pooling(run: Run, place: Path) -> None:
         held = run("train", f"{flags} --dropout 0 --attention-dropout 0 --output {pooling}")
         assert held.code == 0, held.err
         assert "(cls pooling)" in held.err
-        rows = [json.loads(line) for line in (place / pooling / "metrics.jsonl").read_text().splitlines()]
-        drift = next(row["heldout_holding_on_loss"] for row in rows if "heldout_holding_on_loss" in row)
+        drift = next(
+            row["heldout_holding_on_loss"] for row in rows(place / pooling) if "heldout_holding_on_loss" in row
+        )
         assert (drift > 1e-6) == (pooling == "mean")
 
 

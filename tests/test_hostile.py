@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import math
 import sys
@@ -76,19 +77,17 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
-@pytest.mark.parametrize("noise", NOISES)
 @FUZZ
 @given(sentences=st.lists(ANY_TEXT, min_size=1, max_size=6), seed=st.integers(0, 2**31))
 @example(sentences=list(TEXTS.values()), seed=0)
-def test_any_text_becomes_batches(tokenizer: Any, noise: str, sentences: list[str], seed: int) -> None:
-    """Every sentence is trained on or counted, ids exist, and both sides keep their special tokens."""
+def test_any_text_becomes_batches(tokenizer: Any, sentences: list[str], seed: int) -> None:
+    """Every sentence is trained on or counted, ids exist, and both sides keep their special tokens under any noise."""
     corpus = Corpus.build([*sentences, "dog"], tokenizer)
     assert len(corpus) + corpus.without_words == len(sentences) + 1
     assert (np.diff(corpus.boundaries) >= 3).all(), "a token between the special ones"
-    dataset = DenoisingDataset(corpus, tokenizer, noise=noise, seed=seed, max_length=20)
-    rows = np.arange(len(dataset))
-    noisy, clean = dataset.noised(np.zeros_like(rows), rows)
-    for side in (noisy, clean):
+    rows = np.arange(len(corpus))
+    datasets = [DenoisingDataset(corpus, tokenizer, noise, seed=seed, max_length=20) for noise in NOISES]
+    for side in itertools.chain.from_iterable(each.noised(np.zeros_like(rows), rows) for each in datasets):
         assert side.token_ids_T.min() >= 0
         assert side.token_ids_T.max() < len(tokenizer)
         assert side.lengths_B.min() >= 3
@@ -194,8 +193,7 @@ def test_labelled_pairs_are_read_or_named(tmp_path: Path, content: bytes) -> Non
 FIRST_BLOCK = "a dog\n" * 2000
 CORPORA: dict[str, tuple[str, bytes, str]] = {
     # A file that begins with a NUL is taken for a binary one.
-    **{name: ("a.txt", f"{FIRST_BLOCK}{text}\na dog\nthe cat\n".encode(), "") for name, text in TEXTS.items()},
-    "all of them": (
+    "all texts": (
         "a.txt",
         (FIRST_BLOCK + "\n".join(TEXTS.values())).encode(),
         "sentences left out, as they tokenise to nothing: 1",
@@ -220,7 +218,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "a deep line of jsonl": ("a.jsonl", b'{"text": ' + b"[" * 200_000, "a.jsonl, line 1: not valid JSON"),
     "a number of a million digits": ("a.jsonl", b'{"text": ' + b"1" * 10**6 + b"}", "a.jsonl, line 1: not valid JSON"),
 }
-TRAIN = "--model model --device cpu --precision fp32 --steps 2 --batch-size 4 --heldout 0 --output run --save-every 0"
+TRAIN = "--model model --device cpu --precision fp32 --epochs 1 --batch-size 4 --heldout 0 --output run --save-every 0"
 
 
 @pytest.mark.parametrize(("name", "content", "note"), CORPORA.values(), ids=CORPORA.keys())
@@ -229,7 +227,7 @@ def test_training_goes_on(name: str, content: bytes, note: str, run: Run, place:
     result = run("train", f"--corpus {name} {TRAIN}")
     assert result.code == 0, result.err
     assert note in result.err
-    assert [math.isfinite(row["loss"]) for row in rows(place / "run")] == [True]
+    assert [math.isfinite(row["loss"]) for row in rows(place / "run")] == [True], "every sentence was in a step"
 
 
 @pytest.mark.parametrize(("name", "content", "message"), REFUSED.values(), ids=REFUSED.keys())

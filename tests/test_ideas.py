@@ -134,25 +134,25 @@ def late(tokens, word_T, draw, ratio, vocabulary):
 """
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--evaluate mine.py:Scores", "evaluate 'mine.py:Scores' is a class; name a function (encoder)"),
-        ("--words mine.py:Scores", "words 'mine.py:Scores' is a class; name a function (text)"),
-        ("--noise mine.py:NoArguments", "noise 'mine.py:NoArguments' is a class, which must take (dataset)"),
-        ("--objective mine.py:NoArguments", "objective 'mine.py:NoArguments' is a class, which must take (model)"),
-        ("--noise mine.py:two", "noise 'mine.py:two' must take (tokens, word_T, draw, ratio, vocabulary)"),
-        ("--noise mine.py:late", "too many sentences at once"),
-        ("--noise mine.py:Scores", "which cannot be called with (tokens, word_T"),
-        ("--freeze *.nothing", "--freeze '*.nothing' matches no parameter; a name is, for example, encoder.bert."),
-        ("--freeze *", "--freeze '*' matches all"),
-    ],
-)
-def test_code_that_cannot_work_gets_one_line_and_leaves_no_run(place: Path, run: Run, flags: str, message: str) -> None:
+CANNOT_WORK = [
+    ("--evaluate mine.py:Scores", "evaluate 'mine.py:Scores' is a class; name a function (encoder)"),
+    ("--words mine.py:Scores", "words 'mine.py:Scores' is a class; name a function (text)"),
+    ("--noise mine.py:NoArguments", "noise 'mine.py:NoArguments' is a class, which must take (dataset)"),
+    ("--objective mine.py:NoArguments", "objective 'mine.py:NoArguments' is a class, which must take (model)"),
+    ("--noise mine.py:two", "noise 'mine.py:two' must take (tokens, word_T, draw, ratio, vocabulary)"),
+    ("--noise mine.py:late", "too many sentences at once"),
+    ("--noise mine.py:Scores", "which cannot be called with (tokens, word_T"),
+    ("--freeze *.nothing", "--freeze '*.nothing' matches no parameter; a name is, for example, encoder.bert."),
+    ("--freeze *", "--freeze '*' matches all"),
+]
+
+
+def test_code_that_cannot_work_gets_one_line_and_leaves_no_run(place: Path, run: Run) -> None:
     (place / "mine.py").write_text(WRONG)
-    result = run("train", f"{FLAGS} {flags}")
-    assert (result.code, message in result.err) == (2, True), result.err
-    assert not (place / "run").exists() or not [path for path in (place / "run").iterdir() if path.name != ".lock"]
+    for flags, message in CANNOT_WORK:
+        result = run("train", f"{FLAGS} {flags}")
+        assert (result.code, message in result.err) == (2, True), result.err
+        assert not [path for path in (place / "run").glob("*") if path.name != ".lock"]
     assert run("train", FLAGS).code == 0, "the folder is free"
 
 

@@ -174,10 +174,17 @@ def stopped_after(count: int, error: BaseException) -> Any:
     return stop
 
 
-@pytest.mark.parametrize("settings", ["", "--shuffle --limit 20", "--keep-repeated --limit 40", "--heldout apart.txt"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ("", SystemExit(143)),
+        ("--shuffle --limit 20", KeyboardInterrupt()),
+        ("--keep-repeated --limit 40", KeyboardInterrupt()),
+        ("--heldout apart.txt", SystemExit(143)),
+    ],
+)
 def test_a_stopped_preparation_goes_on(
-    error: BaseException, settings: str, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+    settings: str, error: BaseException, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the same bytes, however often it is stopped."""
     (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")

@@ -28,8 +28,6 @@ from tsdae.text.reading import open_texts
 from tsdae.text.tokenization import decoded
 from tsdae.utils.signals import Interrupted
 
-NEW = ["walking", "bagpipes", "dog", "unknown"]  # of which dog is one piece already, and bagpipes none that is known
-
 
 def test_a_new_word_begins_as_the_mean_of_its_pieces() -> None:
     encoder = tiny.encoder()
@@ -204,7 +202,7 @@ def test_from_nothing_but_text(place: Path, run: Run) -> None:
     text = " ".join(tiny.WORDS)
     lines = [text[k : k + 60] for k in range(0, len(text) - 60, 3)]
     (place / "words.txt").write_text("\n".join(lines))
-    shape = "--layers 2 --width 128 --vocabulary-size 100 --positions 32 --threads 1 --device cpu"
+    shape = "--layers 1 --width 128 --vocabulary-size 100 --positions 32 --threads 1 --device cpu"
     command = f"words.txt --output made --mlm-steps 40 --tsdae-steps 3 --heldout 5 --seed 3 --pooling mean {shape}"
     command += " --mlm-ratio 0.3 --mlm-learning-rate 0.002 --report-to tensorboard"
     first = run("pretrain", command)

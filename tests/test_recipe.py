@@ -220,22 +220,3 @@ def test_a_flag_changes_the_run(tmp_path: Path, model_folder: str) -> None:
     for i in range(len(vectors)):
         for j in range(i):
             assert np.abs(vectors[i] - vectors[j]).max() > 1e-7, f"{changes[i]} and {changes[j]} gave the same encoder"
-
-
-def test_an_unknown_best_measure_is_refused_before_training(tmp_path: Path, model_folder: str) -> None:
-    (tmp_path / "text.txt").write_text("\n".join(tiny.SENTENCES * 3))
-    settings = TrainConfig(steps=1, best="accuracy", output=str(tmp_path / "run"))
-    data = DataConfig(corpus=str(tmp_path / "text.txt"), heldout="2")
-    with pytest.raises(ValueError, match="--best accuracy is not measured in this run; choose from heldout_loss"):
-        run_training(data, MethodConfig(model=model_folder), settings)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_raw_language_model_is_no_sentence_model(
-    tmp_path: Path, model_folder: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "text.txt").write_text("\n".join(tiny.SENTENCES))
-    (Path(model_folder) / "modules.json").unlink()
-    settings = TrainConfig(steps=1, precision="fp32", device="cpu", output=str(tmp_path / "run"))
-    run_training(DataConfig(corpus=str(tmp_path / "text.txt"), heldout="0"), MethodConfig(model=model_folder), settings)
-    assert "already a sentence model" not in capsys.readouterr().err

@@ -18,6 +18,7 @@ from tsdae.ablation import runner as ablation
 from tsdae.bert import BertConfig
 from tsdae.commands import recipes, summary
 from tsdae.commands.recipes import RECIPES, cut_in_the_dip, recipe_for
+from tsdae.commands.summary import draw_curve
 from tsdae.config import TrainConfig
 from tsdae.evaluation.pairs import Pairs
 from tsdae.evaluation.sts import evaluate_sts
@@ -66,6 +67,7 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     small = RECIPES["small"]
     assert f"recipe small (raw is a small raw model): {small}" in result.err
     assert "overridden by flags: --epochs 2" in result.err
+    assert "sentence model already" not in result.err
     decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
     assert {name: settings_of(raw / "run")[name] for name in decided} == decided
     assert "2 x 32 sentences may be too few" not in result.err
@@ -89,7 +91,7 @@ def test_without_a_length_a_run_is_as_long_as_the_dip(raw: Path, run: Run, monke
     assert result.code == 0, result.err
     assert settings_of(raw / "run")["steps"] == 7
     assert "may be too few" not in result.err
-    (raw / "long.txt").write_text("\n".join(f"{a} {b}" for a in tiny.WORDS for b in tiny.WORDS[:3]))
+    (raw / "long.txt").write_text("\n".join(f"{a} {b}" for a in tiny.WORDS for b in tiny.WORDS[:1]))
     result = run("train", f"{FLAGS.replace('text.txt', 'long.txt')} --output long")
     rows_of_long = settings_of(raw / "long")["training_sentences"]
     assert settings_of(raw / "long")["steps"] == -(-rows_of_long // 2) > 7
@@ -201,8 +203,9 @@ def test_a_run_is_not_stopped_early_in_its_dip(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path / "run")][-1] == 7, "two evaluations from step 6 on"
 
 
-def test_the_end_of_a_run_compares_it_with_its_start(raw: Path, run: Run) -> None:
+def test_the_end_of_a_run_compares_it_with_its_start(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without labels: a table. With labels: scores over the steps, and the paired difference from both poolings."""
+    monkeypatch.setattr(summary, "draw_curve", draw_curve)
     result = run("train", f"{FLAGS} --steps 4 --eval-every 2 --evaluate pairs.tsv --learning-rate 1e-2 --output run")
     assert result.code == 0, result.err
     log = summary.measured(raw / "run")

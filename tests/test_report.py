@@ -36,8 +36,18 @@ ARMS: dict[str, tuple[dict[str, Any], list[float], list[float]]] = {
 AXES = {"noise_ratio": [0.3, 0.6, 0.9], "objective": ["tsdae", "mlm"]}
 
 
+SVG = render._svg
+
+
+def drawn_alone(chart: render.LineChart | render.DifferenceChart) -> str:
+    """In place of a picture, which takes longer than a report."""
+    chart.draw(Figure().add_subplot())
+    return ""
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(render, "_svg", drawn_alone)
     rows = []
     (tmp_path / "resamples").mkdir()
     for name, (settings, cls, mean) in ARMS.items():
@@ -199,6 +209,7 @@ def test_the_page_needs_nothing_else_and_its_charts_are_whole(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also without matplotlib: an ablation of hours does not end in an error, and says what the charts need."""
+    monkeypatch.setattr(render, "_svg", SVG)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib", None)
         write_report(folder)

@@ -71,7 +71,7 @@ def trained(output: Path, objective: Scaled | None = None, corpus: list[str] | N
         **{"patience": 50},
     }
     settings |= changes
-    model = tiny.model(dtype=torch.float32, dropout=0.2, attention_dropout=0.1)
+    model = tiny.model(dtype=torch.float32, layers=1, dropout=0.2, attention_dropout=0.1)
     heldout = tiny.dataset(tiny.SENTENCES[:3])
     objective = objective or Scaled()
     return train(model, tiny.dataset(corpus), TrainConfig(**settings), objective, spread, heldout)
@@ -83,6 +83,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     trained(folder)
     assert [row["step"] for row in rows(folder)] == [0, 4, 5, 8, 10, 12, 14, 14]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def after_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped in step 5."""
+    folder = tmp_path_factory.mktemp("runs") / "after-5"
+    stopped(folder, 5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def after_10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "after-10"
+    stopped(folder, 10)
     return folder
 
 
@@ -193,10 +208,13 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    damage: Callable[[Path], object], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[Path], object],
+    whole: Path,
+    after_10: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = tmp_path / "run"
-    stopped(folder, 10)
+    folder = shutil.copytree(after_10, tmp_path / "run")
     found = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert found == ["step-00000009", "step-00000010"], "the last two are kept"
     damage(folder / "checkpoints" / "step-00000010" / "state.pt")
@@ -210,9 +228,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 
 
 def test_without_a_whole_checkpoint_a_run_starts_again(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, after_10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped(tmp_path / "run", 10)
+    shutil.copytree(after_10, tmp_path / "run")
     for path in (tmp_path / "run").rglob("state.pt"):
         flip(path)
     trained(tmp_path / "run", resume=True)
@@ -233,26 +251,24 @@ def test_without_a_whole_checkpoint_a_run_starts_again(
     ],
     ids=str,
 )
-def test_what_would_make_another_run_of_it_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    stopped(tmp_path / "run", 5)
-    before = contents(tmp_path / "run")
+def test_what_would_make_another_run_of_it_is_refused(changes: dict[str, Any], message: str, after_5: Path) -> None:
+    before = contents(after_5)
     with pytest.raises(ValueError, match=message):
-        trained(tmp_path / "run", resume=True, **changes)
-    assert contents(tmp_path / "run") == before
+        trained(after_5, resume=True, **changes)
+    assert contents(after_5) == before
 
 
-def test_a_settings_file_that_was_edited_is_noticed(tmp_path: Path) -> None:
-    stopped(tmp_path / "run", 5)
+def test_a_settings_file_that_was_edited_is_noticed(after_5: Path, tmp_path: Path) -> None:
+    shutil.copytree(after_5, tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     path.write_text(path.read_text().replace('"weight_decay": 0.0', '"weight_decay": 0.5'))
     with pytest.raises(ValueError, match=r"--weight-decay is 0.5, and the run was started with 0.0"):
         trained(tmp_path / "run", resume=True, weight_decay=0.5)
 
 
-def test_another_model_is_refused(tmp_path: Path) -> None:
-    stopped(tmp_path / "run", 5)
+def test_another_model_is_refused(after_5: Path) -> None:
     config = TrainConfig(
-        **{name: value for name, value in json.loads((tmp_path / "run" / "config.json").read_text()).items()
+        **{name: value for name, value in json.loads((after_5 / "config.json").read_text()).items()
            if name in TrainConfig.__dataclass_fields__} | {"resume": True, "epochs": None}
     )  # fmt: skip
     heldout = tiny.dataset(tiny.SENTENCES[:3])
@@ -406,26 +422,26 @@ def test_the_table_of_a_run_that_died_before_it_is_made(run: Run, place: Path) -
     assert (place / "run" / "evaluation.json").read_bytes() == table
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--noise-ratio 0.5", "--noise-ratio is 0.5, and the run was started with 0.6; leave it out, or start a new"),
-        ("--no-tie", "--tie is False, and the run was started with True"),
-        ("--pooling mean", "--pooling is mean, and the run was started with cls"),
-        ("--batch-size 3", "sentences per step is 3, and the run was started with 2"),
-        ("--steps 9 --corpus other.txt", "the corpus is not the one that the run was started with"),
-        ("--overwrite", "--resume continues a run and --overwrite replaces it"),
-        ("--steps 3", "--steps 3: the run has made 7 steps already"),
-    ],
-)
-def test_a_flag_that_does_not_agree_is_named(flags: str, message: str, run: Run, place: Path) -> None:
+DISAGREES = [
+    ("--noise-ratio 0.5", "--noise-ratio is 0.5, and the run was started with 0.6; leave it out, or start a new"),
+    ("--no-tie", "--tie is False, and the run was started with True"),
+    ("--pooling mean", "--pooling is mean, and the run was started with cls"),
+    ("--batch-size 3", "sentences per step is 3, and the run was started with 2"),
+    ("--steps 9 --corpus other.txt", "the corpus is not the one that the run was started with"),
+    ("--overwrite", "--resume continues a run and --overwrite replaces it"),
+    ("--steps 3", "--steps 3: the run has made 7 steps already"),
+]
+
+
+def test_a_flag_that_does_not_agree_is_named(run: Run, place: Path) -> None:
     assert run("train", f"{FLAGS} --steps 7 --output run").code == 0
     (place / "other.txt").write_text("\n".join([*tiny.SENTENCES, "a dog"]))
     before = contents(place)
-    result = run("train", f"--resume --output run {flags}")
-    assert result.code == 2
-    assert message in result.err.splitlines()[-1]
-    assert contents(place) == before
+    for flags, message in DISAGREES:
+        result = run("train", f"--resume --output run {flags}")
+        assert result.code == 2
+        assert message in result.err.splitlines()[-1]
+        assert contents(place) == before
 
 
 def test_the_same_text_may_lie_elsewhere(run: Run, place: Path) -> None:
@@ -463,21 +479,22 @@ def test_bad_flags(flags: str, message: str, run: Run, place: Path) -> None:
     assert contents(place) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *[("steps", "forty"), ("steps", None), ("save_every", "4"), ("learning_rate", "3e-5"), ("model", 7)],
-        *[("heldout", 2), ("noise", {}), ("finished", None), ("keep", 1.5), ("processes", "two"), ("tie", "no")],
-        *[("pooling", "last"), ("steps", True)],
-    ],
-)
-def test_an_edited_config_gets_one_line(name: str, value: object, run: Run, place: Path) -> None:
+EDITED: list[tuple[str, object]] = [
+    *[("steps", "forty"), ("steps", None), ("save_every", "4"), ("learning_rate", "3e-5"), ("model", 7)],
+    *[("heldout", 2), ("noise", {}), ("finished", None), ("keep", 1.5), ("processes", "two"), ("tie", "no")],
+    *[("pooling", "last"), ("steps", True)],
+]
+
+
+def test_an_edited_config_gets_one_line(run: Run, place: Path) -> None:
     assert run("train", f"{FLAGS} --output run --steps 1").code == 0
     path = place / "run" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
-    result = run("train", "--resume --output run")
-    assert result.code == 2
-    assert f"run/config.json: {name} cannot be {value!r}; was the file edited?" in result.err
+    settings = json.loads(path.read_text())
+    for name, value in EDITED:
+        path.write_text(json.dumps(settings | {name: value}))
+        result = run("train", "--resume --output run")
+        assert result.code == 2
+        assert f"run/config.json: {name} cannot be {value!r}; was the file edited?" in result.err
 
 
 def test_a_log_that_lost_its_end_goes_on_with_whole_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

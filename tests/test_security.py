@@ -110,12 +110,10 @@ FOLDERS = {
 }
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "encode"])
 @pytest.mark.parametrize(("plant", "message"), FOLDERS.items(), ids=lambda x: getattr(x, "__name__", ""))
 def test_a_strangers_model_cannot_run_code(
     plant: Callable[[Path], None],
     message: str,
-    script: str,
     run: Run,
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -123,15 +121,15 @@ def test_a_strangers_model_cannot_run_code(
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # to whatever is asked
     shutil.copytree(place / "model", place / "stranger")
     plant(place / "stranger")
-    arguments = {
-        "train": TRAIN,
-        "evaluate": "stranger --pairs pairs.tsv --device cpu",
-        "encode": "stranger --input text.txt --output a.npy --device cpu",
-    }[script]
-    result = run(script, arguments)
-    assert result.code == 2, "refused, with one line"
-    assert message in result.err.splitlines()[-1]
-    assert not (place / "hacked").exists()
+    for script, arguments in (
+        ("train", TRAIN),
+        ("evaluate", "stranger --pairs pairs.tsv --device cpu"),
+        ("encode", "stranger --input text.txt --output a.npy --device cpu"),
+    ):
+        result = run(script, arguments)
+        assert result.code == 2, "refused, with one line"
+        assert message in result.err.splitlines()[-1]
+        assert not (place / "hacked").exists()
 
 
 def test_what_was_planted_would_run_code_elsewhere(place: Path) -> None:
@@ -155,37 +153,41 @@ def test_a_prepared_corpus_cannot_hold_a_pickle(run: Run, place: Path) -> None:
     assert not (place / "hacked").exists()
 
 
-@pytest.mark.parametrize(
-    ("flag", "decoy"),
-    [(flag, decoy) for flag in NAMING for decoy in (False, True)],
-)
-def test_a_strangers_run_cannot_run_code(flag: str, decoy: bool, run: Run, place: Path) -> None:
-    """decoy: a file of the function's own name, beside the code, so that the name seems to be a file's."""
+@pytest.fixture
+def stranger(run: Run, place: Path) -> Callable[[str, str], Any]:
+    """A function that resumes a stranger's run of whose settings one names code, and returns the result."""
     assert run("train", TRAIN.replace("stranger", "model")).code == 0
-    added(place / "run" / "config.json", **{flag: "evil.py:Model"})
+    (place / "run").rename(place / "given")
     (place / "evil.py").write_text(EVIL_CODE)
-    if decoy:
-        (place / "evil.py:Model").write_text("")
-    result = run("train", "--resume --output run --steps 2")
-    assert not (place / "hacked").exists()
-    if decoy and flag == "evaluate":  # read as a file of pairs, which it is not
-        assert (result.code, "is not a table" in result.err) == (2, True)
-        return
-    assert result.code == 2
-    assert f"the run's --{flag} is code; name it again" in result.err
-    assert not (place / "hacked").exists()
 
-
-@pytest.mark.parametrize("flag", sorted(TEXTS - {*NAMING}))
-def test_no_other_setting_of_a_strangers_run_names_code(flag: str, run: Run, place: Path) -> None:
-    assert run("train", TRAIN.replace("stranger", "model")).code == 0
-    (place / "evil.py").write_text(EVIL_CODE)
-    for value in ("evil.py:Model", "evil:Model"):
+    def resumed(flag: str, value: str) -> Any:
+        shutil.rmtree(place / "run", ignore_errors=True)
+        shutil.copytree(place / "given", place / "run")
         added(place / "run" / "config.json", **{flag: value})
         try:
-            run("train", "--resume --output run --steps 2")
+            return run("train", "--resume --output run --steps 2")
         finally:
-            assert not (place / "hacked").exists()
+            assert not (place / "hacked").exists(), flag
+
+    return resumed
+
+
+@pytest.mark.parametrize("decoy", [False, True])
+def test_a_strangers_run_cannot_run_code(decoy: bool, stranger: Callable[[str, str], Any], place: Path) -> None:
+    """decoy: a file of the function's own name, beside the code, so that the name seems to be a file's."""
+    if decoy:
+        (place / "evil.py:Model").write_text("")
+    for flag in NAMING:
+        result = stranger(flag, "evil.py:Model")
+        read = decoy and flag == "evaluate"  # as a file of pairs, which it is not
+        message = "is not a table" if read else f"the run's --{flag} is code; name it again"
+        assert (result.code, message in result.err) == (2, True), flag
+
+
+def test_no_other_setting_of_a_strangers_run_names_code(stranger: Callable[[str, str], Any]) -> None:
+    for flag in sorted(TEXTS - {*NAMING}):
+        for value in ("evil.py:Model", "evil:Model"):
+            stranger(flag, value)
 
 
 def test_the_code_has_no_way_to_run_what_it_reads() -> None:

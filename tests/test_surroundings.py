@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from tests.scripts import Run
 from tsdae import load_stsb
+from tsdae.commands.main import main
 from tsdae.commands.parser import Parser
 from tsdae.config import PrepareConfig
 from tsdae.hub.downloads import STSB, cache_folder, fetch
@@ -24,19 +25,15 @@ from tsdae.utils.device import describe
 TRAIN = "--corpus text.txt --model model --device cpu --steps 1 --heldout 0"
 
 
-def test_a_letter_that_the_terminal_lacks_is_spelled_out(place: Path) -> None:
+def test_a_letter_that_the_terminal_lacks_is_spelled_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The results of minutes are printed all the same."""
     (place / "text.txt").write_text("un café\nune crêpe\nein Kälbchen 犬\n", encoding="utf-8")
-    code = "from tsdae.commands.main import neighbours; neighbours()"
-    command = [sys.executable, "-c", code, "model", "model", "--corpus", "text.txt", "--neighbours", "1"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        check=False,
-        env=os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    assert done.returncode == 0, done.stderr
-    out = done.stdout.decode("latin-1")
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, "latin-1"))
+    with contextlib.suppress(SystemExit):  # after an error, which would lose what is looked for below
+        main(["neighbours", "model", "model", "--corpus", "text.txt", "--neighbours", "1"])
+    sys.stdout.flush()
+    out = terminal.getvalue().decode("latin-1")
     assert "un café" in out
     assert r"ein Kälbchen \u72ac" in out
 

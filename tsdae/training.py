@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
 from tsdae.objectives.interface import build, check_batch_size, check_counts, check_loss, step_counts, views_of
 from tsdae.packing import Batch
 from tsdae.run.folder import Run, removed_if_unstarted
-from tsdae.run.resume import best_metric, open_run
+from tsdae.run.resume import best_metric, open_run, resolved_settings
 from tsdae.run.step_metrics import StepMetrics
 from tsdae.run.trackers import Trackers
 from tsdae.utils import distributed
@@ -118,7 +117,7 @@ def train(
     if config.output is not None:
         model.encoder.check_savable()  # before the first step, not after the last
     if config.output is not None or distributed.world_size() > 1:
-        settings = _resolved(config, device, precision, steps, dataset, heldout, best.name) | (settings or {})
+        settings = resolved_settings(config, device, precision, steps, dataset, heldout, best.name) | (settings or {})
         for name in SHARED:
             distributed.check_equal(str(settings[name]), name)
         if config.output is not None:
@@ -262,32 +261,6 @@ class _Trained(nn.Module):
         if len(loss_sum.terms) > 1:
             logged |= {f"{name}_loss": term.total.detach() / counts[name] for name, term in loss_sum.terms.items()}
         return share, logged
-
-
-def _resolved(
-    config: TrainConfig,
-    device: torch.device,
-    precision: str,
-    steps: int,
-    dataset: DenoisingDataset,
-    heldout: DenoisingDataset | None,
-    best: str,
-) -> dict[str, Any]:
-    """Return what config.json says: the settings, what `auto` has picked, and what was trained on."""
-    return dataclasses.asdict(config) | {
-        "best": best,
-        "precision": precision,
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
-        "steps": steps,
-        "training_sentences": len(dataset),
-        "sentences_per_step": config.step_size,
-        "noise_ratio": dataset.noise_ratio,
-        "max_length": dataset.max_length,
-        "corpus_fingerprint": dataset.corpus.fingerprint(),
-        "heldout_fingerprint": heldout.corpus.fingerprint() if heldout else None,
-    }
 
 
 def _report(

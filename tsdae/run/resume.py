@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import torch
+
 from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.objectives import MaskedLanguageModel, Objective
@@ -102,6 +104,32 @@ def open_run(
         print_note(f"resuming after step {done:,}" if done else "no whole checkpoint yet: starting again")
         run.rewind(saved)
     return run, done
+
+
+def resolved_settings(
+    config: TrainConfig,
+    device: torch.device,
+    precision: str,
+    steps: int,
+    dataset: DenoisingDataset,
+    heldout: DenoisingDataset | None,
+    best: str,
+) -> dict[str, Any]:
+    """Return what config.json says: the settings, what `auto` has picked, and what was trained on."""
+    return dataclasses.asdict(config) | {
+        "best": best,
+        "precision": precision,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
+        "steps": steps,
+        "training_sentences": len(dataset),
+        "sentences_per_step": config.step_size,
+        "noise_ratio": dataset.noise_ratio,
+        "max_length": dataset.max_length,
+        "corpus_fingerprint": dataset.corpus.fingerprint(),
+        "heldout_fingerprint": heldout.corpus.fingerprint() if heldout else None,
+    }
 
 
 def best_metric(config: TrainConfig, objective: Objective, heldout: DenoisingDataset | None) -> str:

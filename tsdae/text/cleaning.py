@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import regex
 
+from tsdae.utils.checks import check_range
 from tsdae.utils.imports import named_function
 
 ARTICLE_SPLIT = re.compile(r"\.\s?\n?")  # how the article splits web documents into sentences
@@ -46,8 +47,7 @@ class Cleaning:
         splitter_of(self.sentences)
         if self.max_characters is not None and self.max_characters < max(1, self.shortest):
             raise ValueError(f"--max-characters {self.max_characters} is below --min-characters {self.shortest}")
-        if not 0.0 <= self.min_letters <= 1.0:
-            raise ValueError(f"--min-letters must be in [0, 1], got {self.min_letters}: 0.5 keeps what is half letters")
+        check_range("--min-letters", self.min_letters, "[0, 1]", "0.5 keeps what is half letters")
 
     @property
     def shortest(self) -> int:

@@ -257,8 +257,8 @@ MUTANTS = (
            "module", f"{DISTRIBUTED} -kmasks"),
     # CUDA
     Mutant("the-device-is-asked-each-step", "tsdae/training.py", "step_loss, *_ = values", "step_loss, *_ = values.tolist()", WAITS),
-    Mutant("a-matrix-copied-each-step", "tsdae/objectives/barlow_twins.py", "dtype=wide, device=first_BD.device)",
-           "dtype=wide).to(first_BD)", WAITS),
+    Mutant("a-matrix-copied-each-step", "tsdae/objectives/barlow_twins.py", "dtype=first_BD.dtype, device=first_BD.device)",
+           "dtype=first_BD.dtype).to(first_BD)", WAITS),
     Mutant("a-note-copied-each-step", "tsdae/losses.py", "if isinstance(value, (int, float)):", "if False:", WAITS),
     Mutant("a-batch-copied-in-turn", "tsdae/packing.py", "part.to(device, non_blocking=beside)", "part.to(device)", WAITS),
     Mutant("fp16-scale-not-saved", "tsdae/training.py", '"scaler": scaler, "window"', '"scaler": torch.amp.GradScaler(device.type), "window"', GPU_FP16),

@@ -198,7 +198,7 @@ CORPORA: dict[str, tuple[str, bytes, str]] = {
         (FIRST_BLOCK + "\n".join(TEXTS.values())).encode(),
         "sentences left out, as they tokenise to nothing: 1",
     ),
-    "a line of a megabyte": ("a.txt", b"dog cat " * 2**17 + b"\nbig dog\n", "longer than 40 tokens"),
+    "a line of a megabyte": ("a.txt", b"dog cat " * 2**17 + b"\nbig dog\n", "truncated to 40 tokens"),
     "a word of a megabyte": ("a.txt", b"x" * 2**20 + b"\nbig dog\n", ""),
     "duplicates": ("a.txt", b"a dog\n" * 50 + b"cat\n", ""),
     "CRLF": ("a.txt", b"a dog\r\n\r\ncat\r\n", "1 blank"),

@@ -81,7 +81,7 @@ def test_a_column_of_a_table_by_its_name(kind: str) -> None:
     tokenizer, made = tiny.encoder().tokenizer, TABLES[kind][0]
     expected = Corpus.build(TEXTS, tokenizer).fingerprint()
     assert DenoisingDataset(made(), tokenizer, column="text").corpus.fingerprint() == expected
-    with pytest.raises(ValueError, match=f"sentences is a {kind} without a column 'txt'; there are id, text"):
+    with pytest.raises(ValueError, match=f"sentences is a {kind} without a column 'txt'; its columns are id, text"):
         DenoisingDataset(made(), tokenizer, column="txt")
     with pytest.raises(ValueError, match="sentence 0 is int, not text"):
         DenoisingDataset(made(), tokenizer, column="id")

@@ -249,7 +249,7 @@ def test_what_was_begun_otherwise_is_begun_again(run: Run, place: Path, monkeypa
     stop()
     (place / "text.txt").write_text("a dog\nthe man\nan apple\n")
     changed = run("prepare", "text.txt --model model --output corpus")
-    assert "starting again" in changed.err
+    assert "starting over" in changed.err
     assert len(Corpus.open(place / "corpus")) == 3
 
 

@@ -223,7 +223,7 @@ def test_a_class_with_a_pooling_of_its_own_is_not_saved_as_cls(tmp_path: Path) -
     assert not (tmp_path / "model").exists()
     run = tiny.model(dtype=torch.float32)
     run.encoder = Attentive(plain.bert, plain.tokenizer)
-    with pytest.raises(ValueError, match=r"^Attentive has a query_D"):
+    with pytest.raises(ValueError, match=r"^Attentive defines its own query_D"):
         train(run, tiny.dataset(), TrainConfig(steps=1, batch_size=2, device="cpu", output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists(), "before the first step"
     for kind in (Saved, Helpful):

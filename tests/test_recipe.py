@@ -83,7 +83,7 @@ def test_held_out_sentences_are_never_trained_on() -> None:
     assert len(parts([f"{i}" for i in range(50_000)], None)[1]) == 1000
     assert len(parts(sentences, 7)[1]) == 7
     assert parts(sentences, 0) == (sentences, [])
-    with pytest.raises(ValueError, match="leaves nothing"):
+    with pytest.raises(ValueError, match="leaves none"):
         parts(sentences, 300)
 
 
@@ -174,7 +174,7 @@ def test_a_prepared_text_gives_the_batches_of_the_text(
     Path("text.txt").write_text("\n".join(lines), encoding="utf-8")
     Path("apart.txt").write_text("dog\na fast cat\nred and red\n")
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(recipe, "train", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(recipe, "train", lambda *arguments, **_: calls.append(arguments))
     prepare("text.txt", PrepareConfig(model=model_folder, output="prepared", limit=50, heldout=heldout))
     method, config = MethodConfig(model=model_folder), TrainConfig(output="run", seed=3)
     run_training(DataConfig(corpus="text.txt", limit=50, heldout=heldout), method, config)

@@ -321,7 +321,7 @@ def test_a_disk_with_too_little_space_is_noticed_before_writing(
     calls = iter([2**40, 2**40, 1000])
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 0, next(calls)))
-        with pytest.raises(OSError, match=r"the checkpoint of step 9 needs 1\d MB, and 0 MB are free"):
+        with pytest.raises(OSError, match=r"the checkpoint of step 9 needs 1\d MB, and only 0 MB are free"):
             trained(tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
         "step-00000003",

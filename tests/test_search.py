@@ -411,7 +411,7 @@ def test_without_bm25_the_models_are_scored_all_the_same(beir: Path, run: Run, m
     monkeypatch.setitem(sys.modules, "bm25s", None)
     found = run("evaluate", "model --retrieval beir --device cpu")
     assert found.code == 0, found.err
-    assert 'the row BM25 needs a package: python -m pip install "bm25s' in found.err
+    assert 'the BM25 row needs a package: python -m pip install "bm25s' in found.err
     assert "nDCG@10" in found.out
     assert "BM25" not in found.out
 

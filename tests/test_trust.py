@@ -81,7 +81,7 @@ def test_a_sheet_goes_round(
     pairs = load_pairs(path, notes.append)
     assert (pairs.first, pairs.second) == tuple([row[side] for row in rows[:10]] for side in (0, 1))
     assert pairs.scores.tolist() == [i % 6 for i in range(10)]
-    assert "2 of 12 rows have no score yet" in notes[0]
+    assert "2 of 12 rows, which have no score yet" in notes[0]
     scored = run("evaluate", command.partition("evaluate ")[2])
     assert scored.code == 0, scored.err
     assert scored.out.splitlines()[-2].startswith("other (mean)  pairs Spearman")

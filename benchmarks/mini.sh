@@ -6,7 +6,7 @@
 #     benchmarks/mini.sh five       the arms that matter most, 5 seeds
 set -euo pipefail
 cd "$(dirname "$0")/.."
-settings=(--model mini --evaluate stsb --steps 2000 --batch-size 32 --learning-rate 5e-4 --eval-every 500 --save-every 0 --jobs 2)
+settings=(--model mini --evaluate stsb --steps 1500 --batch-size 32 --learning-rate 5e-4 --eval-every 500 --save-every 0 --jobs 2)
 if [ "${1:-}" = five ]; then
   python scripts/ablate.py "${settings[@]}" --seeds 5 --output ablation/mini-five \
     --grid noise_ratio=0.3,0.6,0.9 pooling=cls,mean objective=tsdae,mlm

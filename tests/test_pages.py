@@ -45,8 +45,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_training_in_python(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, names = blocks(README)[0], dict[str, Any]()
     assert '"mini"' in code
-    assert "steps=2000, batch_size=32" in code
-    exec(code.replace('"mini"', '"model"').replace("steps=2000, batch_size=32", "steps=3, batch_size=4"), names)
+    assert "steps=1500, batch_size=32" in code
+    exec(code.replace('"mini"', '"model"').replace("steps=1500, batch_size=32", "steps=3, batch_size=4"), names)
     assert names["vectors"].shape == (1, 24)
     assert "a man is playing a guitar in the morning." in capsys.readouterr().out
 

@@ -40,7 +40,7 @@ Name = Literal["paper", "small", "adapt"]
 RECIPES: dict[Name, Recipe] = {
     # Wang, Reimers and Gurevych 2021, section 4: batches of 8 at 3e-5, on 10,000 to 100,000 sentences.
     "paper": Recipe("a raw model of BERT-base's size", 8, 3e-5, 2000),
-    "small": Recipe("a small raw model", 32, 5e-4, 2000),
+    "small": Recipe("a small raw model", 32, 5e-4, 1500),
     "adapt": Recipe("a finished sentence model", 8, 3e-5, 1000, hold_on=100.0),
 }
 

@@ -242,6 +242,6 @@ def test_the_gain_is_paired() -> None:
 
 def test_the_dip_is_named() -> None:
     log = [{"step": step, "stsb_dev": value} for step, value in ((0, 56.18), (500, 49.0), (1000, 57.8))]
-    assert summary.over_the_steps(log) == "stsb_dev over the steps: 56.2 at 0, 49.0 at 500 (lowest), 57.8 at 1,000"
+    assert summary.over_the_steps(log) == "stsb_dev over the steps: 56.2 at 0, 49.0 at 500 (the dip), 57.8 at 1,000"
     assert "dip" not in str(summary.over_the_steps(log[1:])), "nothing fell"
     assert summary.over_the_steps([{"step": 0, "noisy_retrieval": 3.0}]) is None

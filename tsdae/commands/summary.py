@@ -68,7 +68,7 @@ def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:
     values = [float(row[name]) for row in rows]
     lowest = min(range(len(values)), key=values.__getitem__)
     parts = [
-        f"{value:.1f} at {row['step']:,}" + (" (lowest)" if k == lowest and 0 < k < len(rows) - 1 else "")
+        f"{value:.1f} at {row['step']:,}" + (" (the dip)" if k == lowest and 0 < k < len(rows) - 1 else "")
         for k, (row, value) in enumerate(zip(rows, values, strict=True))
     ]
     return f"{name} over the steps: {', '.join(parts)}"

@@ -688,7 +688,7 @@ MUTANTS = (
     Mutant("the-graph-does-not-normalise", "tsdae/commands/export.py", "if self.encoder.normalize else sentence_BD",
            "if False else sentence_BD", f"{EXPORT} -kpadded_rows"),
     Mutant("the-graph-has-one-length", "tsdae/commands/export.py", "dynamic_shapes=dict.fromkeys(INPUTS, axes)",
-           "dynamic_shapes=None", f"{EXPORT} -kscript"),
+           "dynamic_shapes=None", f"{EXPORT} -konnxruntime"),
     Mutant("the-exported-tokenizer-cuts-nothing", "tsdae/commands/export.py", "enable_truncation(encoder.max_length,",
            "enable_truncation(512,", f"{EXPORT} -kcuts_and_pads"),
     Mutant("the-exported-tokenizer-cuts-the-right", "tsdae/commands/export.py", '"left" if vocabulary.cut_left else "right"',

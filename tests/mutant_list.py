@@ -587,8 +587,9 @@ MUTANTS = (
     Mutant("late-parameters-pass", "tsdae/objectives/interface.py", "_parameters(tried) - _parameters(objective)",
            "_parameters(objective) - _parameters(tried)", f"{FIELD} -kfirst_call"),
     Mutant("heldout-at-64", "tsdae/training.py", "64 if alone else config.batch_size * distributed.world_size()", "64", f"{FIELD} -kheldout"),
-    Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine <= 0.99 and rank >= 2", "if cosine <= 1.99 and rank >= 2",
+    Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine <= 0.99 and", "if cosine <= 1.99 and",
            f"{FIELD} -kbecome"),
+    Mutant("two-sentences-have-collapsed", "tsdae/evaluation/validation.py", "rank >= 2 or sentences < 8", "rank >= 2", f"{FIELD} -kfew_sentences"),
     # killed at a file operation, and called again
     Mutant("half-a-run-is-no-empty-folder", "tsdae/run/folder.py", "name != LOCK and not LEFTOVER.fullmatch(name)", "name != LOCK", f"{KILLS} -mslow -kstate_is"),
     Mutant("half-a-pretraining-is-no-empty-folder", "tsdae/commands/pretrain.py", '{SETTINGS, f"{SETTINGS}.part", "start.part"}', '{SETTINGS, "start.part"}',

@@ -230,7 +230,7 @@ def test_a_port_in_use_and_no_gradio_are_said_before_anything_is_read(
     run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gradio" else name)
-    assert 'pip install "tsdae-torch[explore]"' in run("explore", "nothing").err
+    assert 'pip install -e ".[explore]"' in run("explore", "nothing").err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

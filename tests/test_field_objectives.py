@@ -19,7 +19,7 @@ from tests.runs import assert_same_run
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tests.twin import lists, twin_layer, twin_of
-from tsdae import TSDAE, Batch, LossSum, TrainConfig, train
+from tsdae import TSDAE, Batch, DenoisingDataset, LossSum, TrainConfig, train
 from tsdae.config import MethodConfig
 from tsdae.objectives import OBJECTIVES
 from tsdae.objectives.interface import build, step_counts, try_out, views_of
@@ -284,6 +284,14 @@ def test_the_heldout_loss_compares_as_many_sentences_as_training(capsys: pytest.
     expected = sum(objective.eval()(model, batch).mean.item() for batch in batches) / 4
     train(model, data, settings(batch_size=2, steps=1, eval_every=1), objective, heldout=tiny.dataset())
     assert f"step 0: heldout_loss {expected:.4g}" in capsys.readouterr().err
+
+
+def test_a_few_sentences_span_few_dimensions_and_have_not_collapsed(capsys: pytest.CaptureFixture[str]) -> None:
+    heldout = DenoisingDataset(["a man", "dogs and cats"], tiny.tokenizer())
+    train(tiny.model(dtype=torch.float32), tiny.dataset(), settings(steps=1, eval_every=1), heldout=heldout)
+    printed = capsys.readouterr().err
+    assert "effective_rank 1," in printed, "the premise: two vectors lie on a line"
+    assert "WARNING" not in printed
 
 
 def towards_one_vector(model: TSDAE, batch: Batch) -> LossSum:

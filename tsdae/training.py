@@ -148,6 +148,8 @@ def train(
             with paused(bar, "evaluating"):
                 metrics = validate(model, objective, evaluate, heldout, heldout_batch)
             _report(run, log, model, step, metrics, best, early_stop)
+            if heldout and (collapsed := collapse(metrics, len(heldout))):
+                print_note(collapsed)
             if early_stop and step < config.min_steps:
                 early_stop.since = 0
             window.restart_clock()
@@ -278,8 +280,6 @@ def _report(
         early_stop.update(metrics)
     if metrics:
         print_note(f"step {done:,}: " + ", ".join(f"{name} {metrics[name]:.4g}" for name in shown_names([metrics])))
-        if collapsed := collapse(metrics):
-            print_note(collapsed)
     is_best = best.update(metrics)
     if metrics:
         log({"step": done} | metrics)

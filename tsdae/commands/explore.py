@@ -55,7 +55,7 @@ def explore(run: str | None, config: ExploreConfig) -> None:
 def check_can_serve(port: int) -> None:
     """Raise ValueError if gradio is not installed, or if another program has the port."""
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError('the page needs gradio: python -m pip install "tsdae-torch[explore]"; --static needs nothing')
+        raise ValueError('the page needs gradio: python -m pip install -e ".[explore]"; --static needs nothing')
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

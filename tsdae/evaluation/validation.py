@@ -172,10 +172,13 @@ def check_names(wanted: dict[str, str | None], measured: list[str]) -> None:
             )
 
 
-def collapse(metrics: dict[str, float]) -> str | None:
-    """Return a warning if all sentences get nearly the same vector, or vectors along one line."""
+def collapse(metrics: dict[str, float], sentences: int) -> str | None:
+    """Return a warning if all sentences get nearly the same vector, or vectors along one line.
+
+    sentences: how many were measured. Of a few, centred vectors span few dimensions whatever the model: no verdict.
+    """
     cosine, rank = metrics.get("mean_cosine", 0.0), metrics.get("effective_rank", math.inf)
-    if cosine <= 0.99 and rank >= 2:
+    if cosine <= 0.99 and (rank >= 2 or sentences < 8):
         return None
     return (
         f"WARNING: the vectors of different sentences are nearly the same (mean_cosine {cosine:.4g}, effective_rank "

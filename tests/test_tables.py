@@ -261,7 +261,7 @@ def test_the_only_column_is_named_and_must_not_look_like_a_text(tmp_path: Path) 
         ("a.csv", "SENTENCE,TEXT\na,b\n", ["b"]),
         ("a.csv", ",body\n0,one\n1,two\n", ["one", "two"]),  # as pandas writes its index
         ("a.CSV", "id,text\n1,one\n   \n", ["one"]),
-        ("a.csv.GZ", gzip.compress(b"id,text\n1,one\n"), ["one"]),
+        ("a.csv.GZ", gzip.compress(b"id,text\n1,one\n", mtime=0), ["one"]),
         ("a.jsonl", '{"body": "one"}\n{"body": "two"}\n', ["one", "two"]),
     ],
 )

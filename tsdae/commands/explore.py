@@ -72,16 +72,15 @@ def load_explorer(name: str, config: ExploreConfig) -> tuple[Explorer, float]:
         raise ValueError(f"{name} has no config.json of a run, which says where it started; name that by --before")
     words, max_length = setting_of("words", config.words, stored), setting_of("max_length", None, stored)
     ratio = setting_of("noise_ratio", None, stored)
-    folder = encoder_folder(name)
     has_decoder = (Path(name) / "decoder.safetensors").is_file()
     untrained = untrained_decoder(name, stored) if has_decoder else f"{name} has no decoder.safetensors"
     with or_by("--before", config.before):
         start = SentenceEncoder.from_pretrained(encoder_folder(before), stored.get("pooling")).to(device)
+    model = load_model(name).to(device)
     with or_by("--corpus", config.corpus):
-        texts = texts_of_run(config, stored, SentenceEncoder.from_pretrained(folder).tokenizer)
+        texts = texts_of_run(config, stored, model.encoder.tokenizer)
     if len(texts) <= NEIGHBOURS:
         raise ValueError(f"the text needs at least {NEIGHBOURS + 1} different sentences; there are {len(texts)}")
-    model = load_model(name).to(device)
     sides = (Side(f"before: {before}", start, texts), Side(f"after: {name}", model.encoder, texts))
     return Explorer(texts, *sides, model, words, max_length, untrained), ratio
 

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,18 @@ from benchmarks.bench import OURS, REFERENCE, Bench, Blocks, NotEqual, alternate
 from benchmarks.rows import Row, ratios, spread
 from benchmarks.workers import Worker
 from tsdae.dataset import NOISED_AT_ONCE
+from tsdae.hub.model_folder import model_folder
 
 TRAINING = (("fp32", 8), ("bf16", 8), ("fp32", 64), ("bf16", 64))
 
 
 @contextlib.contextmanager
-def training_pair(bench: Bench, threads: int) -> Iterator[tuple[Worker, Worker]]:
-    """Both sides with the same weights, corpus and dropout."""
+def training_pair(bench: Bench, threads: int, model: Path | None = None) -> Iterator[tuple[Worker, Worker]]:
+    """Both sides with the same weights, corpus and dropout. model: its folder, by default the benchmark's."""
     check_reference()
     folder = tempfile.mkdtemp(dir=bench.scratch)
     with Worker("ours", threads) as ours, Worker("reference", threads) as theirs:
-        ours.call("write_training_folder", str(bench.model), folder)
+        ours.call("write_training_folder", str(model or bench.model), folder)
         theirs.call("load_training", folder)
         ours.call("load_training", folder, bench.sentences, theirs.call("weights"))
         dropout = [side.call("dropout") for side in (ours, theirs)]
@@ -113,6 +115,16 @@ def training(bench: Bench) -> Iterator[Row]:
         if bench.profile:
             for precision in ("fp32", "bf16"):
                 yield bench.add(profile(bench, *sides, precision))
+
+
+def default_run(bench: Bench) -> Iterator[Row]:
+    """Steps per second of the default run: the built-in raw model at batch 32."""
+    with training_pair(bench, bench.threads, model_folder("mini")) as sides:
+        errors = prove_equal(*sides)
+        for precision in ("fp32", "bf16"):
+            yield bench.add(
+                train_pair(bench, f"mini-{precision}-32", sides, precision, 32, bench.threads, errors=errors)
+            )
 
 
 def noise_and_tokens(bench: Bench, ours: Worker, theirs: Worker, batch_size: int = 8) -> Row:

@@ -26,7 +26,7 @@ import torch  # noqa: E402  # the root has to be on the path first
 from benchmarks import rows, tables  # noqa: E402
 from benchmarks.bench import Bench, NotEqual, NotRun  # noqa: E402
 from benchmarks.measure_rest import XLMR_LIKE, encode, memory, start  # noqa: E402
-from benchmarks.measure_training import slower, training  # noqa: E402
+from benchmarks.measure_training import default_run, slower, training  # noqa: E402
 from benchmarks.workers import WorkerFailed  # noqa: E402
 from tsdae import load_stsb  # noqa: E402
 from tsdae.commands.train import sample_sentences  # noqa: E402
@@ -34,6 +34,7 @@ from tsdae.hub.downloads import MINILM, fetch  # noqa: E402
 
 GROUPS: dict[str, Callable[[Bench], Iterator[rows.Row]]] = {
     "training": training,
+    "default": default_run,
     "slower": slower,
     "encode": encode,
     "memory": memory,

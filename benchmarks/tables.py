@@ -22,7 +22,8 @@ README, PAGE = ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "speed.m
 BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 NOT_RUN = "not yet run"
 INTRODUCTION = """Made by `python benchmarks/tables.py --write` from the rows in `benchmarks/rows/`, which
-`python -m pip install -e ".[benchmark]" && python benchmarks/speed.py --profile` takes.
+`python -m pip install -e ".[benchmark]" && python benchmarks/speed.py --profile` takes; those of a GPU
+by `benchmarks/gpu.sh`.
 
 Numbers are the median and, in brackets, the 20th and 80th percentile. The reference is sentence-transformers with the
 optimiser that its Trainer takes by default (fused AdamW) and features padded beforehand. First both sides get the same

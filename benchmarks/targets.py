@@ -49,6 +49,8 @@ LINES = (
     Line("train-bf16-8", "training, CPU bf16, batch 8", "2.0 x, aim 3 x; or 75 % of the limit", _training),
     Line("train-fp32-64", "training, CPU fp32, batch 64", "no smaller than at 8", _no_smaller_than("train-fp32-8")),
     Line("train-bf16-64", "training, CPU bf16, batch 64", "no smaller than at 8", _no_smaller_than("train-bf16-8")),
+    Line("mini-fp32-32", "the default run (`mini`, batch 32), CPU fp32", "none"),
+    Line("mini-bf16-32", "the default run (`mini`, batch 32), CPU bf16", "none"),
     Line(
         "noise-tokens",
         "noise and tokens of a batch of 8",

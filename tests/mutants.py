@@ -1,11 +1,12 @@
 """Plants named one-line bugs, one at a time, and shows that the tests notice each.
 
-    python tests/mutants.py [--list] [--jobs N] [--minutes N] [NAME ...]
+    python tests/mutants.py [--list] [--jobs N] [--minutes N] [--passed] [NAME ...]
 
 Each mutant is planted in a copy of the project, and the tests named with it are run there. It counts as killed only
-if those tests pass without it, its pattern stands exactly once in its file, the mutated package imports, and at least
-one test fails on an assertion. Prints `killed NAME by TEST` or `survived NAME` for each, with the seconds that it took,
-and last the two counts; exits with 0 only if none survived. See `mutant_list` for the bugs.
+if those tests pass without it (they are run first; not with --passed, for tests that have just passed), its pattern
+stands exactly once in its file, the mutated package imports, and at least one test fails on an assertion. Prints
+`killed NAME by TEST` or `survived NAME` for each, with the seconds that it took, and last the two counts; exits with 0
+only if none survived. See `mutant_list` for the bugs.
 
 Every copy is tested in a process forked from this one, which has imported PyTorch and all else that is not ours: that
 takes longer than most of the tests. A mutant whose tests run for ever is ended, and has survived.
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     parser.add_argument("--minutes", type=float, default=5.0, help="after which the tests of a mutant are ended")
+    parser.add_argument("--passed", action="store_true", help="do not run the tests without a bug first")
     arguments = parser.parse_args()
     if arguments.list:
         for mutant in MUTANTS:
@@ -81,7 +83,8 @@ def main() -> int:
         os.environ.pop(name, None)
     for name in NOT_OURS:
         importlib.import_module(name)
-    unmutated: list[Task] = [(None, tests) for tests in sorted({mutant.tests for mutant in chosen})]
+    alone = set() if arguments.passed else {mutant.tests for mutant in chosen}
+    unmutated: list[Task] = [(None, tests) for tests in sorted(alone)]
     for (_, tests), outcome in outcomes(unmutated, arguments.jobs, 60 * arguments.minutes):
         if outcome.killers or outcome.trouble:
             print(f"without any mutant, pytest {tests} does not pass: {outcome.trouble or outcome.killers}")

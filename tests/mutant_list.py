@@ -715,4 +715,6 @@ MUTANTS = (
            f"{TRACKERS} -kmissing"),
     Mutant("pretraining-reports-nothing", "tsdae/commands/pretrain.py", "        report_to=config.report_to,\n", "",
            f"{NEW_WORDS} -knothing_but_text"),
+    Mutant("the-rate-chosen-on-test", "benchmarks/objectives.py", 'row["sentences"]["dev"])["rate"]',
+           'row["sentences"]["test"])["rate"]', "tests/test_benchmarks.py -kobjectives"),
 )  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench, gpu, measure_training, parts, rows, tables
+from benchmarks import bench, gpu, measure_training, objectives, parts, rows, tables
 from benchmarks.limits import Shape, Tokens, flop
 from benchmarks.targets import LINES, PROFILES, SLOWER
 from benchmarks.workers import Worker, WorkerFailed
@@ -270,3 +270,39 @@ def test_every_line_of_the_gpu_script_but_its_kernels(tmp_path: Path, monkeypatc
     assert set(rows.read(tmp_path / "rows-of-no-commit")) == {
         f"gpu-{batch}{suffix}" for batch in (8, 256) for suffix in ("", "-no-attention-dropout")
     }
+
+
+def test_objectives_are_compared_at_the_rate_that_dev_of_one_seed_chose(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Test scores must not choose; equal time is that of TSDAE's 48,000 sentences; what is missing says so."""
+    monkeypatch.setattr(objectives, "ROWS", tmp_path)
+    (tmp_path / "objectives").mkdir()
+    tsdae, mean, mlm, *_ = objectives.ARMS
+    seconds = {arm.name: 0.1 for arm in objectives.ARMS} | {mlm.name: 0.04}
+    objectives.write("STS-B", "cost", {"seconds_per_step": seconds})
+    assert objectives.steps_in_time(tsdae, "STS-B") == tsdae.steps == 1500
+    assert objectives.steps_in_time(mlm, "STS-B") == 3750
+
+    def write_run(arm: objectives.Arm, rate: float, seed: int, dev: float, test: float) -> None:
+        name = f"{arm.name}-{rate}-{seed}.npy"
+        noise = np.random.default_rng(seed).normal(size=1000)  # of the pairs: the same for every model
+        np.save(tmp_path / "objectives" / name, (test + noise).astype(np.float32))
+        scores = {"dev": dev, "test": test, "resamples": name}
+        objectives.write(
+            "STS-B", "run", {"name": arm.name, "rate": rate, "seed": seed, "sentences": scores, "time": scores}
+        )
+
+    for seed in range(3):
+        write_run(tsdae, 5e-4, seed, 68 + seed, 58 + seed)
+        write_run(mean, 3e-4, seed, 70 + seed, 61.5 + seed + 0.1 * seed)
+    write_run(tsdae, 1e-3, 0, 67, 99)
+    write_run(mlm, 3e-4, 0, 50, 40)
+    assert objectives.best_rate(tsdae, "STS-B") == 5e-4
+    lines = {line[0]: line for line in objectives.arm_lines("STS-B")}
+    assert lines[tsdae.name][1:5] == ["0.0005", "3", "69.00 ± 1.00", "59.00 ± 1.00"]
+    assert lines[mean.name][5].startswith("+3.60 [")
+    assert lines[mean.name][6] == "better"
+    assert lines[mlm.name][6] == "not judged: fewer than 3 seeds"
+    assert lines["ct, mean"][3] == "not yet run"
+    assert len({len(line) for line in lines.values()}) == 1

@@ -349,7 +349,7 @@ def test_what_is_one_process_says_so_under_torchrun(
     script, flags = command.split(maxsplit=1)
     result = run(script, flags)
     assert result.code == 2
-    assert f"tsdae {script} does not run under torchrun: call it as tsdae {script}" in result.err
+    assert f"tsdae {script} does not run under torchrun; run tsdae {script}" in result.err
     assert contents(place) == before
 
 

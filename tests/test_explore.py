@@ -197,11 +197,14 @@ def test_sentences_to_start_with_are_short_where_there_are_some() -> None:
         ("--static none/page.html", "does not exist"),
         ("--column body", "--column is for --corpus"),
         ("runs/002 --sentence " + "a " * 13, "--sentence takes 12 sentences at most, got 13"),
-        ("./nowhere --static page.html", "./nowhere has no config.json of a run, which says where it started"),
+        (
+            "./nowhere --static page.html",
+            "./nowhere has no config.json of a run, so the model it started from is unknown",
+        ),
         ("--static page.html --before ./gone", "the model ./gone does not exist; give a model folder"),
-        ("runs/004 --static page.html", "no file gone.txt; name another by --corpus"),
-        ("runs/005 --static page.html", "the run's text came from standard input; name another by --corpus"),
-        ("runs/006 --static page.html", "the run's text was split by evil.py:f, which is code; name another by"),
+        ("runs/004 --static page.html", "no file gone.txt; give another with --corpus"),
+        ("runs/005 --static page.html", "the run's text came from standard input; give another with --corpus"),
+        ("runs/006 --static page.html", "the run's text was split by evil.py:f, which is code; give another with"),
         ("--static page.html --corpus few.txt", "the text needs at least 6 different sentences; there are 1"),
     ],
 )
@@ -230,7 +233,7 @@ def test_a_port_in_use_and_no_gradio_are_said_before_anything_is_read(
     run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gradio" else name)
-    assert 'pip install -e ".[explore]"' in run("explore", "nothing").err
+    assert "the page needs gradio: python -m pip install gradio;" in run("explore", "nothing").err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -243,7 +243,7 @@ def test_what_was_begun_otherwise_is_begun_again(run: Run, place: Path, monkeypa
     stop()
     changed = run("prepare", "text.txt --model model --output corpus --min-characters 4")
     assert changed.code == 0
-    assert "corpus.part is of other settings or another text; starting over" in changed.err
+    assert "corpus.part was made with other settings or another text; starting over" in changed.err
     assert len(Corpus.open(place / "corpus")) < len({line for line in LINES if line.strip("\u200d")})
     (place / "corpus").rename(place / "first")
     stop()
@@ -269,7 +269,7 @@ def test_held_out_sentences_or_code_that_changed_begin_it_again(
         (place / file).write_text(content)
         changed = run(*command)
         assert changed.code == 0, changed.err
-        assert "corpus.part is of other settings or another text; starting over" in changed.err
+        assert "corpus.part was made with other settings or another text; starting over" in changed.err
         (place / "corpus").rename(place / f"made without {file}")
 
 

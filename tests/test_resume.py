@@ -234,7 +234,7 @@ def test_without_a_whole_checkpoint_a_run_starts_again(
     for path in (tmp_path / "run").rglob("state.pt"):
         flip(path)
     trained(tmp_path / "run", resume=True)
-    assert "no whole checkpoint yet: starting again" in capsys.readouterr().err
+    assert "no complete checkpoint yet: starting from step 0" in capsys.readouterr().err
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -246,7 +246,7 @@ def test_without_a_whole_checkpoint_a_run_starts_again(
         ({"seed": 1}, "--seed is 1"),
         ({"precision": "bf16"}, "--precision is bf16"),
         ({"batch_size": 2}, "sentences per step is 2, and the run was started with 4"),
-        ({"steps": 4}, "--steps 4: the run has made 5 steps already"),
+        ({"steps": 4}, "--steps 4: the run has made 5 steps already; give a larger number"),
         ({"early_stop": None}, "--early-stop is None"),
     ],
     ids=str,
@@ -386,7 +386,10 @@ def test_a_stopped_script_prints_what_goes_on_with_it(run: Run, place: Path) -> 
     before = contents(place)
     refused = run("train", "--resume --output run")
     assert refused.code == 2
-    assert "the run's --objective is code; name it again: --objective mine.py:mine" in refused.err
+    assert (
+        "the run's --objective is code of your own, which is not run unasked; give --objective mine.py:mine"
+        in refused.err
+    )
     assert contents(place) == before
     assert run("train", command.split(" train ")[1]).code == 0
     assert run("train", f"{FLAGS} --output whole --objective mine.py:mine").code == 0
@@ -429,7 +432,7 @@ DISAGREES = [
     ("--batch-size 3", "sentences per step is 3, and the run was started with 2"),
     ("--steps 9 --corpus other.txt", "the corpus is not the one that the run was started with"),
     ("--overwrite", "--resume continues a run and --overwrite replaces it"),
-    ("--steps 3", "--steps 3: the run has made 7 steps already"),
+    ("--steps 3", "--steps 3: the run has made 7 steps already; give a larger number"),
 ]
 
 

@@ -180,7 +180,7 @@ def test_a_strangers_run_cannot_run_code(decoy: bool, stranger: Callable[[str, s
     for flag in NAMING:
         result = stranger(flag, "evil.py:Model")
         read = decoy and flag == "evaluate"  # as a file of pairs, which it is not
-        message = "is not a table" if read else f"the run's --{flag} is code; name it again"
+        message = "is not a table" if read else f"the run's --{flag} is code of your own, which is not run unasked"
         assert (result.code, message in result.err) == (2, True), flag
 
 

@@ -150,13 +150,13 @@ def test_memory_that_runs_out_is_one_line_and_loses_nothing(
         patch.setattr(place_of_it, empty)
         result = run("prepare", f"{prepare} corpus")
         assert result.code == 2
-        assert result.err.splitlines()[-1] == f"tsdae prepare: error: memory ran out while {step}"
+        assert result.err.splitlines()[-1] == f"tsdae prepare: error: out of memory while {step}"
         kept = "Work" not in place_of_it
         assert (place / "corpus.part").exists() == kept
         assert ("finished work is kept in corpus.part; the same command resumes from there" in result.err) == kept
         result = run("train", TRAIN)
         assert result.code == 2
-        assert f"memory ran out while {step}; `tsdae prepare` needs less memory" in result.err.splitlines()[-1]
+        assert f"out of memory while {step}; `tsdae prepare` needs less memory" in result.err.splitlines()[-1]
     result = run("prepare", f"{prepare} corpus")
     assert ("resuming after 8 texts" in result.err) == kept
     assert Corpus.open("corpus").fingerprint() == Corpus.open("expected").fingerprint()
@@ -172,6 +172,6 @@ def test_memory_that_runs_out_anywhere_else(error: Exception, capsys: pytest.Cap
 
     with pytest.raises(SystemExit, match="2"):
         Parser(PrepareConfig, description="").run(work)
-    assert "error: memory ran out: " in capsys.readouterr().err
+    assert "error: out of memory: " in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="a bug"):
         Parser(PrepareConfig, description="").run(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))

@@ -273,7 +273,7 @@ def test_scripts_are_those_of_unicode() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("cut.py:without_spaces", "the parts must give the sentence when they are joined, .* of 'a man is playing"),
+        ("cut.py:without_spaces", "joined, the parts must equal the sentence, .* for 'a man is playing"),
         ("cut.py:whole", "must return a list of strings, it returned 'a man"),
         ("cut.py:numbers", r"must return a list of strings, it returned \[\d+\]"),
         ("cut.py:nothing", "cut.py has no function nothing"),
@@ -393,7 +393,10 @@ def test_a_run_with_a_segmenter_names_it_again(run: Run, place: Path) -> None:
     assert run("train", f"{text} --output runs/a {STEPS}").code == 0
     assert json.loads((place / "runs" / "a" / "config.json").read_text())["words"] == "cut.py:with_spaces"
     refused = run("train", "--resume --output runs/a --steps 3")
-    assert (refused.code, "the run's --words is code; name it again: --words cut.py:with" in refused.err) == (2, True)
+    assert (
+        refused.code,
+        "the run's --words is code of your own, which is not run unasked; give --words cut.py:with" in refused.err,
+    ) == (2, True)
     resumed = run("train", "--resume --output runs/a --steps 3 --words cut.py:with_spaces")
     assert resumed.code == 0, resumed.err
     other = run("train", "--resume --output runs/a --steps 4 --words tokens")

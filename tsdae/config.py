@@ -19,7 +19,8 @@ FEWEST_SEEDS = 3  # of an interval over seeds: two give a t value of 12.7, which
 NOISES = "delete, mask, replace, swap, insert, or module:function"
 THREADS = "number of CPU threads; default: chosen by PyTorch"
 PRECISION = "training precision; bf16 and fp16 are mixed precision"
-REPORT_TO = "trackers that get the log, the settings and the final table too, one or several; none: resume without them"
+REPORT_TO = "experiment trackers to log to, one or several; none: resume a run without its trackers"
+BY_RECIPE = "by --recipe"
 SEEDS = "[0, 9223372036854775808)"  # 64 bits, signed
 TrackerName = Literal["tensorboard", "wandb", "trackio", "none"]
 NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
@@ -35,10 +36,13 @@ HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
 }
 
 
-def flag(default: Any, text: str, interval: str | None = None, hint: str = "") -> Any:
-    """Make a field of a configuration: ``text`` is the help of its command-line flag, ``interval`` its range."""
+def flag(default: Any, text: str, interval: str | None = None, hint: str = "", shown: str = "") -> Any:
+    """Make a field of a configuration: ``text`` is the help of its command-line flag, ``interval`` its range.
+
+    shown: the default as --help names it, where a command fills another one in.
+    """
     within = {} if interval is None else {"range": interval, "hint": hint}
-    return field(default=default, metadata={"help": text} | within)
+    return field(default=default, metadata={"help": text, "shown": shown} | within)
 
 
 def required(text: str) -> Any:
@@ -99,12 +103,14 @@ class ModelConfig:
     """Model: where training starts."""
 
     model: str | None = flag(
-        None, "mini (built in: small, English, pretrained), a model folder or a Hugging Face name; default: mini"
+        None,
+        "mini (built in: small, English, pretrained), a model folder or a Hugging Face name; default without --corpus: "
+        "mini",
     )
     recipe: Literal["auto", "paper", "small", "adapt"] = flag(
         "auto",
-        "batch size, learning rate and steps where no flag gives them, for a raw model of BERT-base's size (paper), a "
-        "small raw model (small) or a sentence model (adapt); auto: by the model",
+        "batch size, learning rate, steps and --hold-on where no flag gives them, for a raw model of BERT-base's size "
+        "(paper), a small raw model (small) or a sentence model (adapt); auto: by the model",
     )
     add_tokens: str | None = flag(None, ADD_TOKENS)
     pooling: Literal["cls", "mean", "max"] = flag("cls", "how token vectors become the sentence vector (paper: cls)")
@@ -178,7 +184,7 @@ class OutputConfig:
     keep: int = flag(2, "number of latest checkpoints to keep", "[1, inf)")
     log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50", "[1, 50]")
     report_to: list[TrackerName] | None = field(default=None, metadata={"help": REPORT_TO})
-    tensorboard: bool = flag(False, "the same as --report-to tensorboard, beside the others")
+    tensorboard: bool = flag(False, "same as --report-to tensorboard; can be combined with it")
 
     @property
     def trackers(self) -> list[str]:
@@ -209,14 +215,17 @@ class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
     313
     """
 
-    steps: int = flag(1000, "optimiser steps", "[1, inf)")
+    steps: int = flag(1000, "optimiser steps", "[1, inf)", shown=BY_RECIPE)
     epochs: float | None = flag(None, "passes over the corpus, instead of --steps", "(0, inf)")
     min_steps: int = flag(
-        0, "with --epochs: minimum number of steps; --early-stop ignores evaluations before it", "[0, inf)"
+        0,
+        "with --epochs: minimum number of steps; --early-stop ignores evaluations before it",
+        "[0, inf)",
+        shown=BY_RECIPE,
     )
-    batch_size: int = flag(8, "sentences per batch (paper: 8)", "[1, inf)")
+    batch_size: int = flag(8, "sentences per batch (paper: 8)", "[1, inf)", shown=BY_RECIPE)
     accumulate: int = flag(1, "batches per optimiser step; the loss is the mean over all their tokens", "[1, inf)")
-    learning_rate: float = flag(3e-5, "peak learning rate of AdamW (paper: 3e-5)", "(0, inf)")
+    learning_rate: float = flag(3e-5, "peak learning rate of AdamW (paper: 3e-5)", "(0, inf)", shown=BY_RECIPE)
     schedule: Literal["constant", "linear"] = flag("constant", "learning rate after warm-up; linear decays to 0")
     warmup_steps: int = flag(0, "steps of linear warm-up", "[0, inf)")
     weight_decay: float = flag(0.0, "weight decay of weight matrices; biases and layer norms have none", "[0, inf]")

@@ -55,7 +55,7 @@ def explore(run: str | None, config: ExploreConfig) -> None:
 def check_can_serve(port: int) -> None:
     """Raise ValueError if gradio is not installed, or if another program has the port."""
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError('the page needs gradio: python -m pip install -e ".[explore]"; --static needs nothing')
+        raise ValueError("the page needs gradio: python -m pip install gradio; --static needs nothing")
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -69,7 +69,9 @@ def load_explorer(name: str, config: ExploreConfig) -> tuple[Explorer, float]:
     stored, device = settings_of_run(Path(name)), choose_device(config.device)
     before = config.before or stored.get("model")
     if not isinstance(before, str):
-        raise ValueError(f"{name} has no config.json of a run, which says where it started; name that by --before")
+        raise ValueError(
+            f"{name} has no config.json of a run, so the model it started from is unknown; give it with --before"
+        )
     words, max_length = setting_of("words", config.words, stored), setting_of("max_length", None, stored)
     ratio = setting_of("noise_ratio", None, stored)
     has_decoder = (Path(name) / "decoder.safetensors").is_file()
@@ -93,7 +95,7 @@ def or_by(flag: str, given: str | None) -> Iterator[None]:
     except ValueError as error:
         if given is not None:
             raise
-        raise ValueError(f"{error}; name another by {flag}") from error
+        raise ValueError(f"{error}; give another with {flag}") from error
 
 
 def texts_of_run(config: ExploreConfig, stored: dict[str, Any], tokenizer: Any) -> list[str]:

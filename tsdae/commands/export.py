@@ -54,7 +54,7 @@ def export_onnx(model: str, config: ExportConfig) -> Path:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise ValueError(f'--onnx needs {package}: python -m pip install -e ".[onnx]"') from error
+            raise ValueError(f"--onnx needs {package}: python -m pip install onnx onnxscript onnxruntime") from error
     path = Path(config.onnx)
     check_can_write(path.parent, "--onnx: the folder")
     check_opset(config.opset)
@@ -62,7 +62,7 @@ def export_onnx(model: str, config: ExportConfig) -> Path:
     tokenizer = padding_tokenizer(encoder)
     beside = path.parent / "tokenizer.json"
     if tokenizer is not None and beside.is_file() and beside.read_text(encoding="utf-8") != tokenizer:
-        raise ValueError(f"{beside} is of another model or length; give --onnx a folder of its own")
+        raise ValueError(f"{beside} belongs to another model or maximum length; give --onnx in another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as work:
         made = Path(work) / path.name
@@ -100,7 +100,7 @@ def check_opset(opset: int) -> None:
     except Exception as error:  # it has kinds of its own, none of which is public
         highest = re.search(r"till (opset \d+)", str(error))
         why = f"its highest is {highest[1]}" if highest else first_line(error)
-        raise ValueError(f"--opset {opset} is not run by onnxruntime {onnxruntime.__version__}: {why}") from error
+        raise ValueError(f"onnxruntime {onnxruntime.__version__} does not support --opset {opset}: {why}") from error
 
 
 def padding_tokenizer(encoder: SentenceEncoder) -> str | None:
@@ -195,7 +195,7 @@ def _check(encoder: SentenceEncoder, exact: OnnxEncoder) -> None:
     expected_BD = encoder.encode(TRIED)
     off = float(np.abs(exact.encode(TRIED) - expected_BD).max())
     if off > ALLOWED * max(1.0, float(np.abs(expected_BD).max())):
-        raise ValueError(f"the graph's vectors are not those of encode: they differ by {off:.2g}; nothing was written")
+        raise ValueError(f"the ONNX model's vectors differ from those of encode by {off:.2g}; nothing was written")
     print_note(f"largest difference from encode in fp32: {off:.1e}")
 
 
@@ -217,7 +217,7 @@ def _print_loss(exact: OnnxEncoder, quantized: OnnxEncoder) -> None:
     try:
         stsb: dict[str, Any] = load_stsb()
     except ValueError as error:
-        print_note(f"{error}; what int8 costs was not measured")
+        print_note(f"{error}; the int8 model was not scored")
         return
     rows = [
         (name, {split: evaluate_sts(encoder, stsb[split]) for split in ("dev", "test")})

@@ -17,7 +17,9 @@ from tsdae.config import AblationConfig, DataConfig, MethodConfig, PrepareConfig
 
 Command = Callable[[list[str] | None], None]
 A_MODEL = "mini (built in), run folder, model folder, or Hugging Face name"
-A_TEXT = "text file, quoted pattern, jsonl, csv, tsv, parquet, arrow, folder of save_to_disk or hub:NAME[:CONFIG]"
+A_TEXT = (
+    "text file, quoted pattern, jsonl, csv, tsv, parquet, arrow, `datasets` folder (save_to_disk) or hub:NAME[:CONFIG]"
+)
 
 
 def train(arguments: list[str] | None = None) -> None:

@@ -109,7 +109,7 @@ class Parser(argparse.ArgumentParser):
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
                 raise
-            self.error(f"memory ran out: {str(error) or 'nothing more could be allocated'}")
+            self.error(f"out of memory: {str(error) or 'nothing more could be allocated'}")
         else:
             return
         distributed.destroy_process_group()  # only here: the error has held what was trained
@@ -147,7 +147,7 @@ def _add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hin
     if default is True:
         flags.append((f"--no_{field.name}", f"do not {text.partition(' (')[0]}", {"action": "store_false"}))
     elif default not in (None, dataclasses.MISSING) and hint is not bool:
-        shown = f"default: {f'{default:g}' if hint is float else default})"
+        shown = f"default: {field.metadata.get('shown') or (f'{default:g}' if hint is float else default)})"
         text = f"{text[:-1]}; {shown}" if text.endswith(")") else f"{text} ({shown}"
         flags = [(f"--{field.name}", text, kind)]
     for flag, text, kind in flags:

@@ -99,7 +99,7 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
         before = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else None
         if before != settings or source == "-":
             if before is not None:
-                print_note(f"unfinished work in {folder} is of other settings or another text; starting over")
+                print_note(f"unfinished work in {folder} was made with other settings or another text; starting over")
             remove(folder)
             folder.mkdir()
             write_json(folder / SETTINGS, settings)

@@ -66,7 +66,7 @@ def pretrain(source: str, config: PretrainConfig) -> Path:
         check_corpus_output(corpus, overwrite=False)
 
     if not start.is_dir():
-        print_note(f"training a {config.tokenizer} tokenizer of {config.shape.vocabulary_size:,} pieces")
+        print_note(f"training a {config.tokenizer} tokenizer of {config.shape.vocabulary_size:,} tokens")
         read = functools.partial(sentences_of, source, config, [output])
         tokenizer = train_tokenizer(read, config.tokenizer, config.shape.vocabulary_size, config.cased)
         output.mkdir(parents=True, exist_ok=True)

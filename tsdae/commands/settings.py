@@ -23,8 +23,8 @@ from tsdae.config import (
 from tsdae.utils.checks import check_fields
 
 A_TEXT = (
-    "text file (one sentence per line), jsonl, csv, tsv, parquet, arrow, a folder of save_to_disk, - (standard input) "
-    "or hub:NAME"
+    "text file (one sentence per line), jsonl, csv, tsv, parquet, arrow, a `datasets` folder (save_to_disk), - "
+    "(standard input) or hub:NAME"
 )
 POOLING = "default: that of the model's folder"
 LIMIT = "maximum number of sentences"
@@ -58,7 +58,8 @@ class CompareConfig:
         metadata={"help": "with --pairs: the two text columns for retrieval, if the file has more columns"},
     )
     retrieval: str | None = flag(
-        None, "search instead of STS-B: folder in BEIR's layout, corpus.jsonl, queries.jsonl and qrels/test.tsv"
+        None,
+        "evaluate retrieval instead of STS-B: a folder in BEIR format, corpus.jsonl, queries.jsonl and qrels/test.tsv",
     )
     rerank: str | None = flag(None, "re-ranking instead of STS-B: jsonl file with query, positive and negative")
     json: str | None = flag(None, "also write the scores to this file")
@@ -126,9 +127,9 @@ class ExportConfig:
 
     onnx: str = required("file to write (.onnx), in a folder of its own, beside tokenizer.json")
     quantize: Literal["int8"] | None = flag(
-        None, "int8: weights of 8 bits, a quarter of the size; what it costs on STS-B is printed"
+        None, "int8: 8-bit weights, a quarter of the size; also prints the change of the scores on STS-B"
     )
-    opset: int = flag(20, "version of ONNX's operators", "[18, inf)", "the exporter writes no older ones")
+    opset: int = flag(20, "ONNX opset version", "[18, inf)", "the exporter writes no older ones")
     pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of token vectors; {POOLING}")
 
     def __post_init__(self) -> None:
@@ -188,7 +189,7 @@ class ExploreConfig:
     """Exploring: the text, the model to compare with, and where the page is shown."""
 
     port: int = flag(7860, "port of 127.0.0.1 on which the page is served", "[1, 65535]")
-    static: str | None = flag(None, "write one .html file that needs no server instead, computed beforehand")
+    static: str | None = flag(None, "write one .html file that needs no server, instead of serving the page")
     sentence: list[str] | None = field(
         default=None,
         metadata={
@@ -212,7 +213,7 @@ class ExploreConfig:
         if self.static is not None and not self.static.endswith(".html"):
             raise ValueError(f"--static {self.static} must end in .html")
         if self.column is not None and self.corpus is None:
-            raise ValueError("--column is for --corpus; that of the run's own text is known")
+            raise ValueError("--column needs --corpus: the column of the run's own text is known")
         if self.sentence is not None and not all(text.strip() for text in self.sentence):
             raise ValueError("--sentence has an empty text")
         if len(self.sentence or []) > STATIC_SENTENCES:

@@ -56,7 +56,7 @@ def harm(rows: Sequence[Mapping[str, Any]], advice: str) -> str | None:
         return None
     moved = " and ".join(f"{name} fell from {rows[0][name]:.4g} to {rows[-1][name]:.4g}" for name in fell)
     if all(rows[-1][name] >= (1 - ALLOWED_FALL[name]) * rows[0][name] for name in fell):
-        return f"{moved}, a smaller fall than in runs that did harm"
+        return f"{moved}; runs that helped had falls this small as well"
     return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}"
 
 

@@ -55,16 +55,16 @@ def train_tokenizer(read: Callable[[], Iterable[str]], kind: str, vocabulary_siz
         raise
     except Exception as error:  # the library has one kind for all; for unigram it is a vocabulary below the letters
         raise ValueError(
-            f"cannot train a {kind} tokenizer of {vocabulary_size:,} pieces: {first_line(error)}"
+            f"cannot train a {kind} tokenizer of {vocabulary_size:,} tokens: {first_line(error)}"
         ) from error
     if backend.get_vocab_size() > vocabulary_size:
         raise ValueError(
             f"--vocabulary-size {vocabulary_size:,} is too small: the characters of the text alone need "
-            f"{backend.get_vocab_size():,} pieces"
+            f"{backend.get_vocab_size():,} tokens"
         )
     if backend.get_vocab_size() < vocabulary_size:
         raise ValueError(
-            f"--vocabulary-size {vocabulary_size:,} is too large: the text supports {backend.get_vocab_size():,} pieces"
+            f"--vocabulary-size {vocabulary_size:,} is too large: the text supports {backend.get_vocab_size():,} tokens"
             "; give a smaller one, or more text"
         )
     if kind == "wordpiece":  # once more, with its true special tokens only

@@ -167,9 +167,8 @@ def check_names(wanted: dict[str, str | None], measured: list[str]) -> None:
     """Raise ValueError if a flag names a metric that is not measured. wanted: {flag: name of the metric}."""
     for flag, name in wanted.items():
         if name is not None and name not in measured:
-            raise ValueError(
-                f"{flag} {name} is not measured in this run; choose from {', '.join(measured) or 'no metrics'}"
-            )
+            choose = f"choose from {', '.join(measured)}" if measured else "it computes no metrics: see --evaluate"
+            raise ValueError(f"{flag} {name} is not measured in this run; {choose}")
 
 
 def collapse(metrics: dict[str, float], sentences: int) -> str | None:

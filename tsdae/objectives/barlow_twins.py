@@ -14,7 +14,7 @@ from tsdae.packing import Batch
 
 
 class BarlowTwins:
-    """The dimensions of the vectors of two noisings shall agree, and not repeat each other:
+    """The dimensions of the vectors of two noisings should agree, and not repeat each other:
 
         J = sum_i (1 - C_ii)^2 + weight sum_{i != j} C_ij^2,    C_ij = corr over the batch of s_i and s'_j
 

@@ -13,7 +13,7 @@ from tsdae.packing import Batch
 
 
 class ContrastiveTension(nn.Module):
-    """Two encoders start from the same weights; the vectors of one sentence shall have the larger dot product.
+    """Two encoders start from the same weights; the vectors of one sentence should have the larger dot product.
 
         J = - sum_i log softmax_j(s_i . s'_j)_i
 

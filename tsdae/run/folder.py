@@ -166,7 +166,7 @@ class Checkpoints:
             remove(old)
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the newest whole checkpoint, or None; name damaged ones on stderr."""
+        """Return the newest complete checkpoint, or None; name damaged ones on stderr."""
         for folder in reversed(self._found()):
             try:
                 if (folder / DIGEST).read_text(encoding="ascii").strip() != sha256_of(folder / STATE):

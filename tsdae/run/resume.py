@@ -49,7 +49,8 @@ def resumed(
     check_same(stored, now)
     for name in NAMING:
         if name not in now and _is_code(name, stored.get(name)):
-            raise ValueError(f"the run's --{name} is code; name it again: --{name} {shlex.quote(stored[name])}")
+            unasked = f"the run's --{name} is code of your own, which is not run unasked"
+            raise ValueError(f"{unasked}; give --{name} {shlex.quote(stored[name])}")
     merged = {name: filled[name] for name in NEWER} | stored
     if "steps" in now:
         merged |= {"epochs": None, "min_steps": 0}
@@ -82,7 +83,7 @@ def open_run(
         check_same(stored, settings)
         saved = Checkpoints(folder).newest()
         if saved is None and "finished" in stored:
-            raise ValueError(f"{folder} is finished and holds no whole checkpoint to resume from")
+            raise ValueError(f"{folder} is finished and holds no complete checkpoint to resume from")
     done = saved["step"] if saved else 0
     distributed.check_equal(
         str(done), "the newest checkpoint; the run folder must be on a disk that all processes share"
@@ -90,7 +91,9 @@ def open_run(
     if saved:
         check_same(saved["settings"], settings)
         if done > settings["steps"]:
-            raise ValueError(f"--steps {settings['steps']:,}: the run has made {counted(done, 'step')} already")
+            raise ValueError(
+                f"--steps {settings['steps']:,}: the run has made {counted(done, 'step')} already; give a larger number"
+            )
         try:
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
@@ -101,7 +104,7 @@ def open_run(
     run = Run(folder, settings, config.overwrite, resume)
     print_note(f"run folder {folder}; if it is stopped, resume it with --resume --output {folder}")
     if resume:
-        print_note(f"resuming after step {done:,}" if done else "no whole checkpoint yet: starting again")
+        print_note(f"resuming after step {done:,}" if done else "no complete checkpoint yet: starting from step 0")
         run.rewind(saved)
     return run, done
 

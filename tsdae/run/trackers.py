@@ -144,7 +144,7 @@ def needed(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)  # W&B's own folder wandb/ has none
     except (ImportError, AttributeError) as error:
-        raise ValueError(f'--report-to {name} needs its package: python -m pip install -e ".[{name}]"') from error
+        raise ValueError(f"--report-to {name} needs its package: python -m pip install {name}") from error
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:

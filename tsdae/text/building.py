@@ -123,7 +123,7 @@ def within_memory(doing: str, advice: str = "") -> Iterator[None]:
     except (MemoryError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENOMEM:  # of a memory map
             raise
-        raise OSError(f"memory ran out while {doing}{advice}") from error
+        raise OSError(f"out of memory while {doing}{advice}") from error
 
 
 def hashes_of(sentences: Sequence[str]) -> np.ndarray:
@@ -155,7 +155,7 @@ def pieces(texts: Texts, work: Work, workers: int, missing: Callable[[], int | N
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise OSError(
-            "a worker process was killed, perhaps because memory ran out; tsdae prepare --workers 1 needs the least"
+            "a worker process was killed, perhaps for want of memory; try tsdae prepare --workers 1"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -84,7 +84,7 @@ def from_pieces(sentences: Sequence[str], tokenizer: Any, words: Words) -> list[
     name = type(tokenizer).__name__
     if words.name not in READ_FROM_PIECES:
         raise ValueError(
-            f"words {words.name!r} needs the place of each token in the text, and {name}, a slow tokenizer, does not "
+            f"words {words.name!r} needs the offset of each token in the text, and {name}, a slow tokenizer, does not "
             f"return it; with this model choose words {', '.join(READ_FROM_PIECES)}"
         )
     sign = _sign(tokenizer)

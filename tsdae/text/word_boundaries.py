@@ -153,8 +153,8 @@ class Words:
                 raise ValueError(f"words {self.name} must return a list of strings, it returned {parts!r:.200}")
             if "".join(parts) != sentence:
                 raise ValueError(
-                    f"words {self.name}: the parts must give the sentence when they are joined, white space included; "
-                    f"of {sentence!r:.200} it made {parts!r:.200}"
+                    f"words {self.name}: joined, the parts must equal the sentence, white space included; "
+                    f"for {sentence!r:.200} it returned {parts!r:.200}"
                 )
             borders_C[first + np.cumsum([len(part) for part in parts[:-1]], dtype=np.int64)] = True
         return borders_C

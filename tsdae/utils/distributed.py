@@ -171,4 +171,4 @@ def check_same_weights(module: nn.Module) -> None:
 def check_single_process(command: str) -> None:
     """Raise ValueError under torchrun, for a command that is one process, or starts others by itself."""
     if world_size() > 1:
-        raise ValueError(f"tsdae {command} does not run under torchrun: call it as tsdae {command}")
+        raise ValueError(f"tsdae {command} does not run under torchrun; run tsdae {command}")

@@ -36,7 +36,7 @@ def catch_signals(enabled: bool, several: bool = False) -> Iterator[list[int]]:
         caught.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(RuntimeError):  # stderr is being written to in this very moment
-            print_note("stopping after this step; Ctrl-C once more quits at once")
+            print_note("stopping after this step; press Ctrl-C again to quit at once")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""Batches of 8 on a GPU: filled up to few shapes (`tsdae.ops.buckets`), and whole steps captured as CUDA graphs.
+"""Batches of 8 on a GPU: filled up to few shapes (`buckets.py`), and whole steps captured as CUDA graphs.
 
 A trial that says whether capture pays and where it fails; `tsdae.train` does not use it.
 """
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.buckets import Bucket, bucket_of, fill, mean_without_filler
 from tsdae import TSDAE, Batch, DenoisingDataset
-from tsdae.ops.buckets import Bucket, bucket_of, fill, mean_without_filler
 from tsdae.training import clip_gradients, make_optimizer, step_if_finite
 
 STEP = 32  # rows between two buckets

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.buckets import SHORTEST, bucket_of, fill, mean_without_filler
 from tests import tiny
 from tests.test_cuda import META, Waits
 from tests.tolerances import FLOAT64
 from tsdae import ops
 from tsdae.autoencoder import TSDAE
-from tsdae.ops.buckets import SHORTEST, bucket_of, fill, mean_without_filler
 from tsdae.packing import Batch
 
 STEP, LONGEST, FILLER = 16, 40, 0

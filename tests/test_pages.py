@@ -54,7 +54,9 @@ def test_training_in_python(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_step_by_hand_is_the_models_own_loss(here: Path) -> None:
     names: dict[str, Any] = {}
     by_hand, step = blocks(CODE)[0].replace('"mini"', '"model"').split("loss.mean.backward()")
-    exec(by_hand.replace("TSDAE(encoder)", "TSDAE(encoder).eval()"), names)  # without dropout, to be compared
+    exec(by_hand, names)
+    assert all(part.training for part in names["model"].modules())  # with dropout, as `train` has it
+    exec(by_hand.replace(".train()", ".eval()"), names)  # without it, to be compared
     model, before = names["model"], {name: tensor.clone() for name, tensor in names["model"].state_dict().items()}
     own = model(names["batch"]).mean.detach()
     assert float(names["loss"].mean.detach()) == pytest.approx(float(own), abs=1e-6)

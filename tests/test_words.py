@@ -410,7 +410,7 @@ def test_a_run_with_a_segmenter_names_it_again(run: Run, place: Path) -> None:
         ("train", "--corpus text.txt --model ./nowhere --words syllables", "words must be one of auto, tokens"),
         ("train", "--corpus text.txt --model ./nowhere --words nowhere:cut", "nowhere cannot be imported"),
         ("train", "--corpus text.txt --model ./nowhere --words cut.py:nothing", "cut.py has no function nothing"),
-        ("train", "--corpus text.txt --model model --words cut.py:without_spaces", "of 'a man is playing"),
+        ("train", "--corpus text.txt --model model --words cut.py:without_spaces", "for 'a man is playing"),
         ("train", "--corpus prepared --model model --words auto", "--words applies when a text is prepared"),
         ("prepare", "text.txt --model ./nowhere --output new --words letters", "words must be one of auto, tokens"),
         ("prepare", "text.txt --model ./nowhere --output new --words cut.py:nothing", "has no function nothing"),

@@ -226,29 +226,6 @@ class Layout:
         return flat if self.is_full else flat.index_select(0, self.slot_T)
 
 
-class PaddedLayout(Layout):
-    """A layout of padded rows: T = B * L, the padding among them, on the right of each sentence.
-
-    The model computes the same with it as with packed rows, and more of it; an exported graph has no packed rows.
-
-    mask_BL: 1 for tokens, 0 for the padding. Works with the plain versions of `ops` alone.
-    """
-
-    def __init__(self, mask_BL: Tensor) -> None:
-        self.batch, self.longest = mask_BL.shape
-        self.rows = self.token_count = self.batch * self.longest
-        sentences, positions = (torch.arange(size, device=mask_BL.device) for size in mask_BL.shape)
-        self.boundaries = torch.arange(self.batch + 1, device=mask_BL.device) * self.longest
-        self.lengths_B = mask_BL.sum(1)
-        self.sentence_T = sentences[:, None].expand(mask_BL.shape).reshape(-1)
-        self.position_T = positions.expand(mask_BL.shape).reshape(-1)
-        self.cache, self.is_full, self.real_BL = {}, True, mask_BL.bool()
-
-    def pad(self, rows_TX: Tensor) -> Tensor:
-        rows_BLX = super().pad(rows_TX)
-        return rows_BLX.masked_fill(~self.real_BL.view(self.batch, self.longest, *[1] * (rows_BLX.ndim - 2)), 0)
-
-
 def _bias(allowed: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, float("-inf"))
 

@@ -30,7 +30,7 @@ from tsdae.evaluation.pairs import load_stsb
 from tsdae.evaluation.scores import table
 from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub.model_folder import encoder_folder
-from tsdae.packing import Packed, PaddedLayout
+from tsdae.packing import Layout, Packed
 from tsdae.text.tokenization import plain_backend, token_ids
 from tsdae.utils.files import atomic, check_can_write, first_line
 from tsdae.utils.progress import print_note
@@ -116,6 +116,29 @@ def padding_tokenizer(encoder: SentenceEncoder) -> str | None:
         return str(backend.to_str(pretty=True))
     finally:
         plain_backend(tokenizer)
+
+
+class PaddedLayout(Layout):
+    """A layout of padded rows: T = B * L, the padding among them, on the right of each sentence.
+
+    The model computes the same with it as with packed rows, and more of it; an exported graph has no packed rows.
+
+    mask_BL: 1 for tokens, 0 for the padding. Works with the plain versions of `ops` alone.
+    """
+
+    def __init__(self, mask_BL: Tensor) -> None:
+        self.batch, self.longest = mask_BL.shape
+        self.rows = self.token_count = self.batch * self.longest
+        sentences, positions = (torch.arange(size, device=mask_BL.device) for size in mask_BL.shape)
+        self.boundaries = torch.arange(self.batch + 1, device=mask_BL.device) * self.longest
+        self.lengths_B = mask_BL.sum(1)
+        self.sentence_T = sentences[:, None].expand(mask_BL.shape).reshape(-1)
+        self.position_T = positions.expand(mask_BL.shape).reshape(-1)
+        self.cache, self.is_full, self.real_BL = {}, True, mask_BL.bool()
+
+    def pad(self, rows_TX: Tensor) -> Tensor:
+        rows_BLX = super().pad(rows_TX)
+        return rows_BLX.masked_fill(~self.real_BL.view(self.batch, self.longest, *[1] * (rows_BLX.ndim - 2)), 0)
 
 
 class PaddedEncoder(nn.Module):

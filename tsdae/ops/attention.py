@@ -46,6 +46,7 @@ def attention(
 def plain_attention(
     hidden_TD: Tensor, project: nn.Linear, heads: int, layout: Layout, causal: bool, dropout: float
 ) -> Tensor:
+    """Do what `attention` says in PyTorch's own operations: pad, attend, drop the padding. Returns context_TD."""
     query, key, value = layout.pad(project(hidden_TD)).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     may_attend = layout.earlier_LL if causal else layout.real_BL[:, None, None, :]
     context_BNLH = F.scaled_dot_product_attention(query, key, value, may_attend, dropout)
@@ -113,6 +114,7 @@ def one_vector_attention(
 
 
 def plain_one_vector_attention(value_BD: Tensor, output: nn.Linear, weight_TN: Tensor, layout: Layout) -> Tensor:
+    """Return output(w_tn * v_n): each token's copy of its sentence's value, a head's part weighted by weight_TN."""
     value_TNH = value_BD.index_select(0, layout.sentence_T).unflatten(1, (weight_TN.shape[1], -1))
     return output((weight_TN[:, :, None] * value_TNH).flatten(1))
 

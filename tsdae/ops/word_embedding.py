@@ -47,6 +47,7 @@ def cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T
 
 
 def plain_cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T: Tensor) -> Tensor:
+    """Do what `cross_entropy` says with all logits in memory: [T, V], with E as the matrix of the last product."""
     logits_TV = head(hidden_TD, words.weight)
     return F.cross_entropy(at_least_fp32(logits_TV), target_T, reduction="none")
 

@@ -539,6 +539,8 @@ MUTANTS = (
     Mutant("plain-without-the-causal-mask", "tsdae/ops/attention.py", "layout.earlier_LL if causal else", "None if causal else", OPS),
     Mutant("plain-weight-kept-per-sentence", "tsdae/ops/attention.py", "F.dropout(ones_TN, dropout), layout)",
            "F.dropout(ones_TN[:1], dropout).expand_as(ones_TN), layout)", OPS),
+    Mutant("no-law-of-dropout-in-bf16", "tsdae/ops/dropout.py", "return (bits >= dropped - 2**15).to(dtype)",
+           "return (bits >= dropped // (2 if dtype == torch.bfloat16 else 1) - 2**15).to(dtype)", f"{OPS} -klaw"),
     Mutant("the-switch-stays-on", "tsdae/ops/common.py", "        _plain = before\n", "        pass\n", OPS),
     Mutant("the-switch-is-not-seen", "tsdae/ops/common.py", "before, _plain = _plain, True", "before, _plain = _plain, False", OPS),
     Mutant("plain-loss-without-the-head", "tsdae/ops/word_embedding.py", "logits_TV = head(hidden_TD, words.weight)",

@@ -131,8 +131,10 @@ def test_the_whole_model_computes_the_same_plainly(pooling: str, tie: bool) -> N
         loss = model(batch).mean
         return loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))
 
-    for fast, plain in both(found, torch.float64):
-        torch.testing.assert_close(fast, plain, **FLOAT64)
+    for dtype, tolerance in ((torch.float64, FLOAT64), (torch.float32, FLOAT32)):
+        model.to(dtype)
+        for fast, plain in both(found, dtype):
+            torch.testing.assert_close(fast, plain, **tolerance)
 
 
 def test_the_switch_is_seen_inside_and_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,25 +150,31 @@ def test_the_switch_is_seen_inside_and_ends_with_its_block(monkeypatch: pytest.M
     assert split.call_count > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", DROPPING)
-def test_dropout_has_the_same_law_in_both(name: str) -> None:
-    """Means and variances of every number, and of random sums over all, in 2,000 repetitions of two sentences."""
+def test_dropout_has_the_same_law_in_both(name: str, dtype: torch.dtype) -> None:
+    """Means and variances of every number, forward and backward, and of random sums over all, in 2,000 repetitions."""
     repeats, sentences = 2000, [RAGGED[0], RAGGED[3]]
     many = Packed.from_lists(sentences * repeats).to("cpu")
     generator = torch.Generator().manual_seed(4)
     tokens = sum(map(len, sentences))
-    hidden_TD = torch.randn(tokens, WIDTH, generator=generator, dtype=torch.float64).repeat(repeats, 1)
+    hidden_TD = torch.randn(tokens, WIDTH, generator=generator).to(dtype).repeat(repeats, 1).requires_grad_()
 
     def drawn(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        with torch.no_grad():
-            out_RX = DROPPING[name](hidden_TD, Layout.of(many)).reshape(repeats, -1)
         mixed = torch.Generator().manual_seed(5)
-        return torch.cat([out_RX, out_RX @ torch.randn(out_RX.shape[1], 20, generator=mixed, dtype=torch.float64)], 1)
+        out = DROPPING[name](hidden_TD, Layout.of(many))
+        weight = torch.randn(out[: len(out) // repeats].shape, generator=mixed).to(dtype).repeat(repeats, 1)
+        (gradient_TD,) = torch.autograd.grad((out * weight).sum(), hidden_TD)
+        both_RX = torch.cat([part.detach().double().reshape(repeats, -1) for part in (out, gradient_TD)], 1)
+        mix = torch.randn(both_RX.shape[1], 20, generator=mixed, dtype=torch.float64)
+        return torch.cat([both_RX, both_RX @ mix], 1)
 
     fast = drawn(0)
     with ops.plain():
         plain, again = drawn(1), drawn(2)
     assert fast.var(0).max() > 0.01, "the premise: it drops"
-    assert sigmas_apart(plain, again) < 5
-    assert sigmas_apart(fast, plain) < 5
+    moves_X = plain.var(0) > 0
+    torch.testing.assert_close(fast[:, ~moves_X], plain[:, ~moves_X])  # gradients that are zero whatever is dropped
+    assert sigmas_apart(plain[:, moves_X], again[:, moves_X]) < 5
+    assert sigmas_apart(fast[:, moves_X], plain[:, moves_X]) < 5

@@ -49,7 +49,7 @@ class TSDAE(nn.Module):
     decoder_layers: how many of the layers the decoder has, the first ones; None: all.
     decoder_input_noise: share of the tokens x_<t, the first aside, that the decoder reads as the mask token. A decoder
         that sees less of the prefix needs more of s (word dropout: Bowman et al. 2016, section 3.1). The paper: 0.
-    seed: draws the new weights (cross-attention; the language-model head where the checkpoint has none).
+    seed: draws the new weights (cross-attention; the language-model head where the pretrained weights have none).
 
     Is it not cheating that the decoder sees the clean prefix x_<t? It could model the language from that alone, but
     every word the prefix does not determine must come through s, and only s reaches it from the source sentence.

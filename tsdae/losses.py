@@ -81,6 +81,7 @@ class LossSum:
 
     @property
     def counts(self) -> dict[str, int]:
+        """Return {term: count}, what each term's sum is divided by."""
         return {name: term.count for name, term in self.terms.items()}
 
     @property

@@ -70,6 +70,7 @@ class Packed(Generic[Array]):
 
     @property
     def lengths_B(self) -> Array:
+        """Return the number of tokens of each sentence, [B]."""
         return self.boundaries[1:] - self.boundaries[:-1]
 
     def sentences(self) -> Iterator[list[int]]:

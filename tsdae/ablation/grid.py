@@ -37,13 +37,13 @@ class Arm:
 
     @property
     def id(self) -> str:
-        """The name of its files."""
+        """Return the name of its files."""
         whole = self.name if self.seed is None else f"{self.name},seed={self.seed}"
         return "".join(letter if letter.isalnum() or letter in "=,._-" else "_" for letter in whole)
 
     @property
     def flat(self) -> dict[str, Any]:
-        """All settings, {name: value}."""
+        """Return all settings, {name: value}."""
         return {name: value for config in self.configs for name, value in dataclasses.asdict(config).items()}
 
 

@@ -79,7 +79,7 @@ class Setting:
 
     @property
     def pooling(self) -> str:
-        """By which it is judged: its own; a baseline, which trained for none, by the better one on dev."""
+        """Return the pooling by which it is judged: its own; of a baseline, the better one on dev."""
         if self.is_trained and self.config["objective"] != "mlm":
             return self.config["pooling"]
         return max(self.poolings, key=lambda pooling: _mean(self.scores("dev", pooling)))
@@ -295,7 +295,7 @@ def _curve(name: str, setting: Setting, start: Setting) -> Line:
 
 
 def _chosen(folder: Path, trained: list[Setting], base: Setting, start: Setting) -> Section:
-    """The best on dev, and what test says of it: looked at once."""
+    """Return the section on the best setting on dev, and what test says of it: looked at once."""
     best = max(trained, key=lambda setting: _mean(setting.scores("dev")))
     section = Section("The setting that dev chooses")
     if "test" not in base.splits:

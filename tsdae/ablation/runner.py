@@ -202,7 +202,7 @@ def _run_all(
 
 
 def _run_arm(arm: Arm, about_it: dict[str, Any], folder: Path) -> None:
-    """In a process of its own: make one run, its scores, its row. What it prints goes to runs/ID.log.
+    """Make one run, its scores, its row, in a process of its own. What it prints goes to runs/ID.log.
 
     about_it: what a row holds beside settings and results. It is written before the run starts, so that a run which is
     stopped does not resume with other code or text.

@@ -285,7 +285,7 @@ class PretrainConfig(TextConfig):
 
     @property
     def shape(self) -> Preset:
-        """The preset, with what was given in its place."""
+        """Return the preset, with what was given in its place."""
         preset = PRESETS[self.preset]
         mlm = _with(preset.mlm, steps=self.mlm_steps, learning_rate=self.mlm_learning_rate)
         tsdae = _with(preset.tsdae, steps=self.tsdae_steps)
@@ -294,7 +294,7 @@ class PretrainConfig(TextConfig):
 
 
 def _with(config: Any, **changes: Any) -> Any:
-    """A copy of a dataclass with the ``changes`` that are not None."""
+    """Return a copy of a dataclass with the ``changes`` that are not None."""
     return dataclasses.replace(config, **{name: value for name, value in changes.items() if value is not None})
 
 

@@ -58,7 +58,7 @@ class Scores:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """The interval of the first metric."""
+        """Return the interval of the first metric."""
         return self.interval(next(iter(self.values)))
 
     def minus(self, other: Scores) -> Scores:

@@ -69,7 +69,7 @@ def evaluate_bm25(collection: Collection, seed: int = 0, show_progress: bool = F
 
 
 def _search_scores(score_BC: Iterable[np.ndarray], collection: Collection, seed: int, show_progress: bool) -> Scores:
-    """score_BC: the scores of all documents for each query in turn, [C]."""
+    """Return the scores of a search. score_BC: those of all documents for each query in turn, [C]."""
     column_of = {key: column for column, key in enumerate(collection.documents)}
     values = []
     with progress_bar(len(collection), "ranking", " queries", show_progress) as bar:

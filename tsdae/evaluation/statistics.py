@@ -77,7 +77,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """In words; it rests on the larger p value, that of the interval which reaches further towards 0."""
+        """Return it in words; it rests on the larger p value, that of the interval which reaches further towards 0."""
         if math.isnan(self.difference):
             return "not defined"
         if self.over_seeds is None:

@@ -154,7 +154,7 @@ class AutoModelEncoder:
         return vectors
 
     def _pool(self, hidden_BLD: torch.Tensor, real_BL: torch.Tensor) -> torch.Tensor:
-        """As `encoder.pool`, of padded rows. real_BL: True for tokens, False for padding, which may be on the left."""
+        """Pool padded rows as `encoder.pool` does packed ones. real_BL: True for tokens; padding may be on the left."""
         if self.pooling == "cls":
             first_B = real_BL.int().argmax(1)
             return hidden_BLD[torch.arange(len(first_B)), first_B]
@@ -176,7 +176,7 @@ def check_sizes(path: Path, raw: dict[str, Any]) -> None:
 
 
 def _auto_model(transformer: Path, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The model and transformers' report on its weights, which is not printed: `AutoModelEncoder` says what matters."""
+    """Return the model and transformers' report on its weights: `AutoModelEncoder` prints what matters of it."""
     from transformers import AutoModel
     from transformers.utils import logging
 
@@ -192,7 +192,7 @@ def _auto_model(transformer: Path, folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _positions(model: Any) -> int:
-    """The most tokens that have a position; some families leave those up to the padding's own unused."""
+    """Return the most tokens that have a position; some families leave those up to the padding's own unused."""
     positions = getattr(model.config, "max_position_embeddings", None) or -1
     tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
     paddings = [getattr(table, "padding_idx", None) for table in tables]

@@ -280,17 +280,17 @@ class Rows:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, int32 [R]."""
+        """Return the number of tokens of each row, int32 [R]."""
         return np.concatenate([np.zeros(0, np.int32), *self._lengths])
 
     @property
     def hashes(self) -> np.ndarray:
-        """Hash of each row's text, uint64 [R]; of rows on disk it is read from there."""
+        """Return the hash of each row's text, uint64 [R]; of rows on disk it is read from there."""
         return np.concatenate([np.zeros(0, np.uint64), *(piece.columns["hashes"] for piece in self)])
 
     @property
     def counts(self) -> WordCounts:
-        """Counts of all rows."""
+        """Return the counts of all rows."""
         return WordCounts(self.words, self.tokens, self.characters, self.unknown, dict(self.met))
 
 

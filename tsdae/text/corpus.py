@@ -217,7 +217,7 @@ class Corpus:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sentence, special ones included, [R]."""
+        """Return the number of tokens of each sentence, special ones included, [R]."""
         return np.diff(self.boundaries)
 
     def longer_than(self, length: int) -> int:

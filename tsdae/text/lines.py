@@ -56,7 +56,7 @@ class Meter:
 
     @property
     def done(self) -> int:
-        """Bytes read so far."""
+        """Return the bytes read so far."""
         return self.finished + (self.file.tell() if self.file else 0)
 
 

@@ -181,7 +181,7 @@ def _cluster_begins(text: str) -> np.ndarray:
 
 
 def _move_before_spaces(borders_C: np.ndarray, space_C: np.ndarray) -> None:
-    """White space belongs to the unit after it, as in tokens such as ▁dog: no unit is white space alone."""
+    """Move borders before white space: it belongs to the unit after it, as in ▁dog, and is no unit alone."""
     spaces_begin_C = np.maximum.accumulate(np.where(space_C, 0, np.arange(1, len(space_C) + 1)))
     behind = np.flatnonzero(borders_C & _shifted(space_C))
     borders_C[behind] = False

@@ -3,9 +3,11 @@
     benchmarks/gpu.sh                    on the CUDA device; results in runs/gpu/
     benchmarks/gpu.sh --cpu              the same on a CPU and a tiny model: tries every line but the kernels
     benchmarks/gpu.sh --only fp16 resume
+    benchmarks/gpu.sh --commit HASH      in a copy without .git, of that commit; else its rows name none
 
 Each part is a process of its own with a time limit, and writes its result at once, PART.json: a part that fails, hangs
-or dies stops no other, and what is stopped loses nothing. Rows of the speed table go to rows/ beside them:
+or dies stops no other, and what is stopped loses nothing. It needs the packages of the tests; without
+sentence-transformers its own numbers are taken alone. Rows of the speed table go to rows/ beside them:
 
     cp runs/gpu/rows/*.json benchmarks/rows/ && python benchmarks/tables.py --write
 """
@@ -30,16 +32,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of benchmarks/, see speed.py
 
 LIMITS_S: dict[str, float] = {  # of each part, in the order in which they run
-    "parity": 50,
+    "tests": 80,
+    "parity": 40,
     "fp16": 25,
-    "resume": 60,
-    "reference": 50,
+    "resume": 50,
+    "reference": 45,
     "batch-8": 100,
     "batch-256": 70,
-    "graphs": 60,
-    "profile": 35,
+    "graphs": 55,
+    "profile": 30,
     "memory": 30,
-    "tests": 90,
 }
 ALL_S = 530  # of all together: nine minutes, less the start of Python
 SHORTEST_S = 5  # a part is not started with less left
@@ -47,13 +49,14 @@ SHORTEST_S = 5  # a part is not started with less left
 
 def main(argv: list[str]) -> int:
     """Exit status: 0; 1 if a part did not pass; 2 without a CUDA device."""
-    arguments = parse(argv)
+    begun, arguments = time.monotonic(), parse(argv)
     if arguments.part:
         return run_part(arguments, argv)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the part is ended too
     if not arguments.cpu and not has_cuda():
         print("there is no CUDA device here; --cpu tries the script on a CPU", file=sys.stderr)
         return 2
-    begun, states = time.monotonic(), {}
+    states = {}
     arguments.output.mkdir(parents=True, exist_ok=True)
     for part in arguments.only or LIMITS_S:
         left = (arguments.minutes * 60 if arguments.minutes else ALL_S) - (time.monotonic() - begun)
@@ -99,9 +102,10 @@ def in_a_process(part: str, limit: float, arguments: argparse.Namespace, argv: l
             ended = f"died with exit code {process.returncode}"
         except subprocess.TimeoutExpired:
             ended = f"stopped after {limit:.0f} s"
-        with contextlib.suppress(ProcessLookupError):  # it, and whatever it has started
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it, and whatever it has started
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     if result.exists():
         return str(json.loads(result.read_text(encoding="utf-8"))["state"])
     return write(result, {"part": part, "state": ended, "seconds": time.monotonic() - begun})

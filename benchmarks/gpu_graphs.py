@@ -134,7 +134,7 @@ def compare_and_time(
     found["losses, uncaptured and captured"] = losses
     fall = losses[0][0] - losses[-1][0]
     if not max(abs(first - second) for first, second in losses) <= 0.1 * fall:  # bf16; kernels may sum in another order
-        raise AssertionError(f"captured steps have other losses: {losses}")
+        raise AssertionError(f"captured steps have other losses: {found}")
 
     eager, replayed = Steps(copy.deepcopy(model), device), Captured(Steps(model, device))
     for batch, bucket in filled:  # every shape is captured, before any is timed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,18 @@ class Place:
 
     def peak_gb(self) -> float:
         """The most memory since the last call: of tensors on a GPU, of the process on a CPU."""
+        gc.collect()
         if self.cpu:
             return memory_of_process("VmHWM") / GB
         peak = torch.cuda.max_memory_allocated() / GB
         torch.cuda.reset_peak_memory_stats()
         return peak
 
-    def side(self, **settings: Any) -> ours.Side:
-        """Our side with BERT-base's shape and random weights; ``settings`` of `BertConfig`."""
+    def side(self, count: int = 40_000, **settings: Any) -> ours.Side:
+        """Our side with BERT-base's shape, random weights and ``count`` sentences; ``settings`` of `BertConfig`."""
         side = ours.Side(torch.get_num_threads(), self.device.type)
         shape = {"vocabulary_size": WORDS_OF_BERT} | (SMALL if self.cpu else {}) | settings
-        side.load_random(shape, str(MINI), sentences(600 if self.cpu else 100_000))
+        side.load_random(shape, str(MINI), sentences(600 if self.cpu else count))
         return side
 
     def add(self, row: Row) -> dict[str, Any]:
@@ -77,10 +79,11 @@ class Place:
 
 def sentences(count: int) -> list[str]:
     """Words of mini's vocabulary at random; 5 to 40 in a sentence, 11 at the median, as in captions and news."""
-    words = sorted(w for w in load_tokenizer(MINI).get_vocab() if w.isascii() and w.isalpha() and len(w) > 1)
+    words = np.array(sorted(w for w in load_tokenizer(MINI).get_vocab() if w.isascii() and w.isalpha() and len(w) > 1))
     random = np.random.default_rng(0)
     lengths = np.clip(random.lognormal(2.4, 0.4, count), 5, 40).astype(int)
-    return [" ".join(random.choice(words, length)) for length in lengths]
+    drawn = np.split(random.choice(words, lengths.sum()), lengths.cumsum()[:-1])
+    return [" ".join(sentence) for sentence in drawn]
 
 
 def mini(pooling: str = "cls", tie: bool = True) -> TSDAE:

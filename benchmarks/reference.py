@@ -50,6 +50,7 @@ class Side:
         attention: as transformers calls it ("sdpa", "flash_attention_2"); None: its default.
         """
         self.loss = DenoisingAutoEncoderLoss(SentenceTransformer(folder, device=self.device))
+        self.loss.to(self.device)  # it makes its decoder on the CPU, and ties the encoder to that
         if attention is not None:
             for model in (self.loss.encoder.transformers_model, self.loss.decoder):
                 model.set_attn_implementation(attention)

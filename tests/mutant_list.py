@@ -717,6 +717,13 @@ MUTANTS = (
            f"{TRACKERS} -kmissing"),
     Mutant("pretraining-reports-nothing", "tsdae/commands/pretrain.py", "        report_to=config.report_to,\n", "",
            f"{NEW_WORDS} -knothing_but_text"),
+    Mutant("the-references-decoder-stays-on-the-cpu", "benchmarks/reference.py",
+           "        self.loss.to(self.device)  #", "        #", "tests/test_benchmarks.py -mreference -kone_device"),
+    Mutant("parity-to-the-bit", "benchmarks/gpu_checks.py", 'tolerance["atol"] + tolerance["rtol"] * loss', '0.0 * loss',
+           "tests/test_benchmarks.py -mslow -kparity_allows"),
+    Mutant("our-row-waits-for-theirs", "benchmarks/gpu_speed.py",
+           "        found[name] = place.add(row(place, name, unit, values, None, **details))\n", "",
+           "tests/test_benchmarks.py -koutlives"),
     Mutant("the-rate-chosen-on-test", "benchmarks/objectives.py", 'row["sentences"]["dev"])["rate"]',
            'row["sentences"]["test"])["rate"]', "tests/test_benchmarks.py -kobjectives"),
 )  # fmt: skip

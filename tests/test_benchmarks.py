@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,11 +16,24 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench, gpu, measure_training, objectives, parts, rows, tables
+from benchmarks import (
+    bench,
+    gpu,
+    gpu_checks,
+    gpu_place,
+    gpu_speed,
+    measure_training,
+    objectives,
+    ours,
+    parts,
+    rows,
+    tables,
+)
 from benchmarks.limits import Shape, Tokens, flop
 from benchmarks.targets import LINES, PROFILES, SLOWER
 from benchmarks.workers import Worker, WorkerFailed
 from tests import tiny
+from tsdae import ops
 from tsdae.hub.model_folder import write_sentence_settings
 
 ORIGIN = rows.Origin({"python": "3.11.7"}, "a processor", None, "c0ffee", True, "digest", "2026-11-23", "a command")
@@ -306,3 +320,47 @@ def test_objectives_are_compared_at_the_rate_that_dev_of_one_seed_chose(
     assert lines[mlm.name][6] == "not judged: fewer than 3 seeds"
     assert lines["ct, mean"][3] == "not yet run"
     assert len({len(line) for line in lines.values()}) == 1
+
+
+def test_what_was_measured_of_ours_outlives_a_reference_that_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(*arguments: Any) -> Any:
+        raise RuntimeError("tensors on two devices")
+
+    monkeypatch.setattr(gpu_speed, "seconds_of_theirs", fails)
+    place = gpu_place.Place(True, tmp_path, dataclasses.replace(ORIGIN, commit="unknown"))
+    with pytest.raises(RuntimeError, match="two devices"):
+        gpu_speed.batch_8(place)
+    found = rows.read(tmp_path / "rows-of-no-commit")
+    assert set(found) == {"gpu-8", "gpu-8-no-attention-dropout"}
+    assert all(set(row.values) == {"ours"} and row.batch == 8 for row in found.values())
+
+
+@pytest.mark.slow  # five passes of mini in fp64
+def test_parity_allows_what_another_order_of_sums_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A GPU never sums in a CPU's order: plain operations take its place."""
+    calls: list[str] = []
+    exact = ours.loss_and_gradients
+
+    def elsewhere(model: Any, batch: Any, precision: Any) -> Any:
+        calls.append(precision)
+        with ops.plain() if len(calls) % 5 == 2 else contextlib.nullcontext():  # the second of a case is "there"
+            return exact(model, batch, precision)
+
+    monkeypatch.setattr(ours, "loss_and_gradients", elsewhere)
+    found = gpu_checks.parity(gpu_place.Place(True, tmp_path, ORIGIN))
+    assert calls[:2] == ["fp64", "fp64"]
+    assert 0 < found["paper, fp64"] < 1e-9
+
+
+@pytest.mark.reference
+def test_the_reference_is_on_one_device(tmp_path: Path) -> None:
+    """Its loss makes a decoder on the CPU, wherever the encoder is."""
+    pytest.importorskip("sentence_transformers", reason="the extra [reference] is not installed")
+    from benchmarks import reference
+
+    ours.Side(1, "cpu").write_training_folder(str(gpu_place.MINI), str(tmp_path))
+    side = reference.Side(1, "meta")
+    side.load_training(str(tmp_path))
+    assert {parameter.device.type for parameter in side.loss.parameters()} == {"meta"}

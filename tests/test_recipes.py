@@ -84,6 +84,22 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     assert {name: settings_of(raw / "other")[name] for name in decided} == decided | {"steps": 4}
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--steps 2 --epochs 1", "--steps and --epochs are both lengths of a run; give only one of them"),
+        (
+            "--recipe adapt",
+            "--recipe adapt needs a sentence model, but raw is a raw model: its folder names no pooling; ",
+        ),
+    ],
+)
+def test_flags_that_contradict_are_refused(raw: Path, run: Run, flags: str, message: str) -> None:
+    result = run("train", f"{FLAGS} {flags} --output run")
+    assert (result.code, f"tsdae train: error: {message}" in result.err) == (2, True)
+    assert not (raw / "run").exists()
+
+
 def test_without_a_length_a_run_is_as_long_as_the_dip(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     short = {"small": recipes.Recipe("a small raw model", 2, 1e-3, min_steps=7)}
     monkeypatch.setattr(recipes, "RECIPES", short)

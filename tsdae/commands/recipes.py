@@ -66,6 +66,8 @@ def with_recipe(
         settings = read_sentence_settings(folder)
         name = recipe_for(read_config(folder / settings.model_folder)[0], settings.pooling is not None)
     recipe = RECIPES[name]
+    if {"steps", "epochs"} <= set(given):
+        raise ValueError("--steps and --epochs are both lengths of a run; give only one of them")
     values: dict[str, Any] = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
     if not {"steps", "epochs"} & set(given):
         values |= {"epochs": 1.0, "min_steps": recipe.min_steps}

@@ -267,9 +267,10 @@ def _objective(
     objective = build(objective_of(method), model, config.seed)
     if method.hold_on:
         if own_pooling is None:
-            raise ValueError(
-                f"--hold-on needs a sentence model, but {name} is a raw model: its folder names no pooling"
-            )
+            why = f"needs a sentence model, but {name} is a raw model: its folder names no pooling"
+            if method.recipe == "adapt":
+                raise ValueError(f"--recipe adapt {why}; choose another recipe, or give --hold-on 0")
+            raise ValueError(f"--hold-on {why}")
         start = copy.deepcopy(model.encoder)
         start.pooling = own_pooling
         objective = HoldOn(start, method.hold_on)

@@ -107,8 +107,8 @@ def built_in_model() -> Path:
     if damaged := _damaged(MINI_FOLDER):
         raise ValueError(
             f"the built-in model {MINI} is damaged: {MINI_FOLDER / damaged} is missing or not as it was released; "
-            "install tsdae again (python -m pip install --force-reinstall --no-deps), or in a clone: "
-            f"git checkout -- tsdae/hub/{MINI}"
+            "install tsdae again from its wheel or clone (python -m pip install --force-reinstall --no-deps PATH), "
+            f"or there: git checkout -- tsdae/hub/{MINI}"
         )
     return MINI_FOLDER
 

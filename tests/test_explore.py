@@ -195,7 +195,7 @@ def test_sentences_to_start_with_are_short_where_there_are_some() -> None:
         ("--port 0", "--port must be in [1, 65535], got 0"),
         ("--static page.pdf", "--static page.pdf must end in .html"),
         ("--static none/page.html", "does not exist"),
-        ("--column body", "--column is for --corpus"),
+        ("--column body", "--column needs --corpus"),
         ("runs/002 --sentence " + "a " * 13, "--sentence takes 12 sentences at most, got 13"),
         (
             "./nowhere --static page.html",

@@ -348,4 +348,4 @@ def test_training_with_a_slow_tokenizer(place: Path, run: Run) -> None:
     vectors = SentenceEncoder.from_pretrained(place / "one" / "encoder").encode(VIETNAMESE)
     assert np.isfinite(vectors).all()
     refused = run("train", f"--corpus vi.txt {flags} --words whitespace --output three")
-    assert (refused.code, "words 'whitespace' needs the place" in refused.err.splitlines()[-1]) == (2, True)
+    assert (refused.code, "words 'whitespace' needs the offset" in refused.err.splitlines()[-1]) == (2, True)

@@ -225,6 +225,8 @@ MUTANTS = (
     Mutant("decoder-beyond-the-positions", "tsdae/autoencoder.py", "        bert.check_length(prefix)\n", "", BOTTLENECK),
     Mutant("noise-lies-about-its-length", "tsdae/dataset.py", " or noisy.longest != noisy.lengths_B.max()", "", NOISE),
     Mutant("a-users-backup-is-removed", "tsdae/run/folder.py", "if LEFTOVER.fullmatch(path.name):", 'if path.suffix in (".part", ".old"):', RESUME),
+    Mutant("a-reader-of-a-sub-package-unpickles", "tsdae/text/saved.py", "from __future__ import annotations\n",
+           "from __future__ import annotations\n\nimport pickle\n", "tests/test_security.py -kno_way_to_run"),
     Mutant("asks-whether-code-may-run", "tsdae/hub/model_folder.py", ", trust_remote_code=False)  #", ")  #", "tests/test_security.py -kstrangers_model"),
     Mutant("a-file-without-its-neighbours", "tsdae/utils/imports.py", "        _search_here()\n", "", FUNCTIONS),
     Mutant("positions-of-the-padding-for-all", "tsdae/hub/auto_encoder.py", "return positions - unused if", "return positions - 2 if", "tests/test_inference.py"),

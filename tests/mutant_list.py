@@ -21,7 +21,7 @@ TWIN, PARITY, DROPOUT = "tests/test_twin.py", "tests/test_bert_parity.py", "test
 ENCODER, CORPUS, COMMANDS = "tests/test_encoder.py", "tests/test_corpus.py", "tests/test_commands.py"
 INVARIANCES, BOTTLENECK = "tests/test_invariances.py", "tests/test_bottleneck.py"
 OBJECTIVES, PACKING = "tests/test_objectives.py", "tests/test_packing.py"
-OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_tied.py"
+OPTIMISATION, TIED = "tests/test_optimisation.py", "tests/test_word_embedding.py"
 RESUME, DISTRIBUTED = "tests/test_resume.py", "tests/test_distributed.py"
 BUFFERS, TORCHRUN = f"{DISTRIBUTED} -mslow -kbuffers", f"{DISTRIBUTED} -mslow -ktorchrun"
 MLM, OPTIONS, PROBES = "tests/test_mlm.py", "tests/test_objective_options.py", "tests/test_validation.py"
@@ -30,18 +30,18 @@ COMPARISONS, REPORT, GUIDES = "tests/test_statistics.py", "tests/test_report.py"
 WORDS = "tests/test_words.py"
 DECODING = "tests/test_decoding.py"
 COMMAND_LINE = "tests/test_command_line.py"
-WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_new_words.py"
-EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_recipe.py"
+WALK, NEW_WORDS = "tests/test_walkthrough.py", "tests/test_pretrain_and_new_words.py"
+EVALUATION, RECIPE = "tests/test_evaluation.py", "tests/test_whole_runs.py"
 SEARCH, WHITENING = "tests/test_search.py", "tests/test_whitening.py"
-CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_intake.py"
+CLEANING, INTAKE = "tests/test_cleaning.py", "tests/test_building.py"
 SLOW, STRANGERS = "tests/test_slow_tokenizers.py", "tests/test_security.py -kstrangers_run"
-FOLDERS = "tests/test_model_folders_of_strangers.py"
-RESULTS, FUNCTIONS = "tests/test_rows.py", "tests/test_functions.py"
+FOLDERS = "tests/test_untrusted_model_folders.py"
+RESULTS, FUNCTIONS = "tests/test_rows.py", "tests/test_own_code.py"
 OPS = "tests/test_ops.py"
 FIELD, GATHERED = "tests/test_field_objectives.py", f"{DISTRIBUTED} -ksimcse"
-KILLS, IDEAS = "tests/test_kill_points.py", "tests/test_ideas.py"
-HOLDING, RECIPES = "tests/test_holding_on.py", "tests/test_recipes.py"
-FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests/test_surroundings.py"
+KILLS, IDEAS = "tests/test_kill_points.py", "tests/test_own_code_in_training.py"
+HOLDING, RECIPES = "tests/test_hold_on.py", "tests/test_recipes.py"
+FILES, INPUTS, MACHINES = "tests/test_tables.py", "tests/test_inputs.py", "tests/test_limits_of_machines.py"
 HUNT = "tests/test_bug_hunt.py"
 EXPORT, TRACKERS = "tests/test_export.py", "tests/test_trackers.py"
 EXPLORE = "tests/test_explore.py"
@@ -188,7 +188,7 @@ MUTANTS = (
     Mutant("other-ids-than-tokenizer-json", "tsdae/hub/tokenizer_check.py", "if ids not in (", "if ids == 0 and ids not in (", f"{FOLDERS} -kids"),
     Mutant("vectors-of-nan", "tsdae/encoder.py", "        check_finite(vectors, sentences)\n", "", f"{FOLDERS} -kfinite"),
     Mutant("pooling-of-ones-own-saved-as-cls", "tsdae/encoder.py", "        self.check_savable()\n", "", f"{FOLDERS} -kown"),
-    Mutant("a-part-of-a-hub-model-read-as-raw", "tsdae/hub/model_folder.py", "        if is_part:\n", "        if False:\n", "tests/test_folders.py -kpart"),
+    Mutant("a-part-of-a-hub-model-read-as-raw", "tsdae/hub/model_folder.py", "        if is_part:\n", "        if False:\n", "tests/test_model_folders.py -kpart"),
     Mutant("epsilon-without-a-range", "tsdae/hub/settings.py", '"layer_norm_epsilon": "number [0, 1]"', '"layer_norm_epsilon": "number"', "tests/test_checkpoints.py -kdoes_not_fit"),
     Mutant("pointers-read-as-weights", "tsdae/utils/files.py", "    for path in paths:\n        check_is_no_pointer(path)\n", "", "tests/test_checkpoints.py -kpointer"),
     Mutant("query-and-key-biases-not-loaded", "tsdae/hub/conversion.py",
@@ -229,7 +229,7 @@ MUTANTS = (
            "from __future__ import annotations\n\nimport pickle\n", "tests/test_security.py -kno_way_to_run"),
     Mutant("asks-whether-code-may-run", "tsdae/hub/model_folder.py", ", trust_remote_code=False)  #", ")  #", "tests/test_security.py -kstrangers_model"),
     Mutant("a-file-without-its-neighbours", "tsdae/utils/imports.py", "        _search_here()\n", "", FUNCTIONS),
-    Mutant("positions-of-the-padding-for-all", "tsdae/hub/auto_encoder.py", "return positions - unused if", "return positions - 2 if", "tests/test_inference.py"),
+    Mutant("positions-of-the-padding-for-all", "tsdae/hub/auto_encoder.py", "return positions - unused if", "return positions - 2 if", "tests/test_auto_encoder.py"),
     Mutant("words-without-their-spaces", "tsdae/text/tokenization.py", "[space, number] if number in took and place", "[number] if number in took and place", NEW_WORDS),
     Mutant("evaluation-in-train-mode", "tsdae/evaluation/validation.py", "    model.eval()\n", "    model.train()\n", TRAINING),
     Mutant("training-in-evaluation-mode", "tsdae/training.py",
@@ -394,9 +394,9 @@ MUTANTS = (
     Mutant("any-of-the-equally-near", "tsdae/evaluation/retrieval.py", "np.flatnonzero(~(farness_C > last))",
            "np.argpartition(farness_C, count - 1)[:count]", "tests/test_retrieval.py"),
     Mutant("a-sheet-of-agreement", "tsdae/commands/sheet.py", "np.argsort(-above_MP, axis=1", "np.argsort(above_MP, axis=1",
-           "tests/test_trust.py"),
+           "tests/test_neighbours.py"),
     Mutant("a-sheet-that-betrays", "tsdae/commands/sheet.py", "chosen[drawn(count, count, SHUFFLE)]", "chosen",
-           "tests/test_trust.py"),
+           "tests/test_neighbours.py"),
     Mutant("verdict-without-interval", "tsdae/evaluation/scores.py", 'return "better" if low > 0 else',
            'return "better" if self.values[metric] > 0 else', EVALUATION),
     # search, re-ranking, whitening
@@ -463,7 +463,7 @@ MUTANTS = (
     Mutant("warm-up-counted-twice", "tsdae/config.py", "max(1, steps - self.warmup_steps)", "steps", TRAINING),
     Mutant("batches-that-do-not-divide", "tsdae/run/resume.py", "if each % size == 0", "if size", RESUME),
     Mutant("padding-as-the-first-token", "tsdae/hub/auto_encoder.py", "hidden_BLD[torch.arange(len(first_B)), first_B]",
-           "hidden_BLD[:, 0]", "tests/test_inference.py"),
+           "hidden_BLD[:, 0]", "tests/test_auto_encoder.py"),
     Mutant("the-default-ratio-for-mlm", "tsdae/commands/train.py", "method.check_used(given)", "pass", MLM),
     Mutant("a-full-disk-ends-the-process", "tsdae/text/corpus.py", "os.posix_fallocate(file.fileno(), 0, path.stat().st_size)",
            "pass", CORPUS),
@@ -630,7 +630,7 @@ MUTANTS = (
            "tests/test_card.py"),
     Mutant("pieces-left-beside-a-corpus", "tsdae/commands/prepare.py", "        complete.touch()", "        pass", KILLS),
     Mutant("ties-between-pieces-by-chance", "tsdae/commands/tokenizer.py", "for letter in _letters_inside(read(), backend)]", "for letter in ()]",
-           "tests/test_new_words.py -kwordpiece"),
+           "tests/test_pretrain_and_new_words.py -kwordpiece"),
     Mutant("tags-of-a-page-as-text", "tsdae/text/lines.py", "if start.startswith(HTML) or", "if", FILES),
     Mutant("json-lines-as-text", "tsdae/text/reading.py", "if number == 1 and is_json_object(line):", "if False:", FILES),
     Mutant("one-of-many", "tsdae/utils/plural.py", "one if count == 1 else", "", MACHINES),

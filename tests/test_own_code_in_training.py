@@ -109,7 +109,7 @@ def test_a_noise_is_made_from_the_corpus(noise: Any) -> None:
 
 
 def test_the_held_out_sentences_get_the_noise_of_the_text(place: Path, run: Run) -> None:
-    code = "from tests.test_ideas import Rare\n\n\nclass Mine(Rare):\n    def __init__(self, dataset):\n"
+    code = "from tests.test_own_code_in_training import Rare\n\n\nclass Mine(Rare):\n    def __init__(self, dataset):\n"
     (place / "mine.py").write_text(
         f"{code}        print(f'of {{len(dataset)}} sentences')\n        super().__init__(dataset)\n"
     )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import doctest
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import tsdae
 from tests.test_evaluation import layout
+from tsdae.evaluation.scores import Scores
+from tsdae.packing import Layout, Packed
+from tsdae.text.corpus import Corpus
 
-PUBLIC = {name: getattr(tsdae, name) for name in tsdae.__all__}
+PUBLIC: dict[str, Any] = {name: getattr(tsdae, name) for name in tsdae.__all__}
+PUBLIC |= {"Packed": Packed, "Layout": Layout, "Corpus": Corpus, "Scores": Scores}
 
 
 def examples(name: str) -> list[doctest.DocTest]:

@@ -26,6 +26,10 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 class Packed(Generic[Array]):
     """Token ids of B sentences laid end to end: numpy arrays where text is noised, tensors where models run.
 
+    >>> packed = Packed.from_lists([[2, 10, 11, 3], [2, 12, 3]])
+    >>> packed.token_ids_T.tolist(), packed.boundaries.tolist(), packed.longest
+    ([2, 10, 11, 3, 2, 12, 3], [0, 4, 7], 4)
+
     token_ids_T: int64, the ids of all sentences, special tokens included.
     boundaries: int64 [B + 1]; sentence b is ``token_ids_T[boundaries[b]:boundaries[b + 1]]``.
     longest: length of the longest sentence, known on the host, so that no layer has to ask the device for it.
@@ -150,6 +154,10 @@ class Layout:
     """The sentence and place of each packed row, and the way to the padded tensor [B, L, X] and back.
 
     Built once a batch and handed to every layer. Nothing in it waits for the device.
+
+    >>> layout = Layout.of(Packed.from_lists([[2, 10, 3], [2, 3]]).to("cpu"))
+    >>> layout.pad(torch.ones(5)).tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
 
     batch: B. longest: L. sentence_T, position_T: the sentence of each row, and its place in it from 0.
     rows: of a packed tensor, T, or more by a few spare ones after those of the tokens (see `ops.layout_of`). They are

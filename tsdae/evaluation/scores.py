@@ -23,9 +23,10 @@ LABELS |= {"ndcg_at_10": "nDCG@10", "mrr_at_10": "MRR@10", "recall_at_100": "rec
 class Scores:
     """Metrics x 100 of one model on one set of pairs, or the differences between two models (see `minus`).
 
-        scores = evaluate_sts(encoder, load_stsb()["dev"])
-        print(scores.spearman, scores.interval("spearman"), scores.n)
-        print(scores.minus(evaluate_sts(other, load_stsb()["dev"])).verdict("spearman"))
+    >>> mean, cls = (SentenceEncoder.from_pretrained("mini", pooling) for pooling in ("mean", "cls"))
+    >>> first, second = (evaluate_sts(encoder, load_stsb("stsb")["dev"]) for encoder in (mean, cls))
+    >>> first.n, second.minus(first).verdict("spearman")  # and .spearman, .interval("spearman")
+    (4, 'no difference shown')
 
     values: {metric: value} in the order of the table, NaN where it is not defined. Each is an attribute as well, and so
         is its interval, METRIC_ci95.

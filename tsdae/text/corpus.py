@@ -66,9 +66,11 @@ class Corpus:
     made_from: text, model and settings, kept in corpus.json.
     stored_fingerprint: of a corpus on disk, computed when it was written.
 
-        corpus = Corpus.build(["A man plays the guitar.", "A dog runs."], encoder.tokenizer)
-        corpus.write("corpus")
-        dataset = DenoisingDataset(Corpus.open("corpus"), encoder.tokenizer)
+    >>> tokenizer = SentenceEncoder.from_pretrained("mini").tokenizer
+    >>> corpus = Corpus.build(["A man plays the guitar.", "A dog runs."], tokenizer)
+    >>> corpus.write("corpus")
+    >>> len(Corpus.open("corpus"))
+    2
     """
 
     token_ids: np.ndarray

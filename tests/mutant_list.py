@@ -551,6 +551,8 @@ MUTANTS = (
     Mutant("the-recipe-wins-over-flags", "tsdae/commands/recipes.py", "for key, value in values.items() if key not in given",
            "for key, value in values.items()", RECIPES),
     Mutant("a-small-model-by-its-vocabulary", "tsdae/commands/recipes.py", '"small" if in_layers < SMALL', '"small" if config.layers < SMALL', RECIPES),
+    Mutant("the-shortest-run-for-every-small-model", "tsdae/commands/recipes.py", 'if (start, name) == (MINI, "small")',
+           'if name == "small"', RECIPES),
     Mutant("a-sentence-model-as-a-raw-one", "tsdae/commands/recipes.py", "    if is_sentence_model:\n", "    if False:\n", RECIPES),
     Mutant("shorter-than-the-dip", "tsdae/config.py", "max(1, self.min_steps, ", "max(1, ", RECIPES),
     Mutant("a-recipe-on-resuming", "tsdae/commands/train.py", "if given is not None and not (config.resume and holds_run(Path(str(config.output)))):", "if given is not None:", RECIPES),

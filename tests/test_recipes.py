@@ -159,11 +159,13 @@ def test_an_ablation_compares_with_what_train_makes_of_the_same_flags(
 def test_who_is_told_that_a_run_may_end_in_the_dip() -> None:
     small = RECIPES["small"]
     needed = small.min_steps * small.batch_size
-    assert cut_in_the_dip("small", small.min_steps, 32) is None
-    line = cut_in_the_dip("small", 1000, 8)
+    assert cut_in_the_dip("raw", "small", small.min_steps, 32) is None
+    line = cut_in_the_dip("raw", "small", 1000, 8)
     assert line is not None
     assert f"at least {needed // 8:,} steps" in line
-    assert cut_in_the_dip("adapt", 1, 8) is None, "a finished model is not lifted by training longer"
+    assert cut_in_the_dip("mini", "small", 1500, 32) is None, "it has no dip: the default run is long enough"
+    assert cut_in_the_dip("raw", "small", 1500, 32) is not None
+    assert cut_in_the_dip("model", "adapt", 1, 8) is None, "a finished model is not lifted by training longer"
 
 
 def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def _print_plan(
     for line in dataset.corpus.notes():
         print_note(line)
     is_tsdae = method.objective == "tsdae"
-    if is_tsdae and method.recipe != "auto" and (few := cut_in_the_dip(method.recipe, steps, size)):
+    if is_tsdae and method.recipe != "auto" and (few := cut_in_the_dip(name, method.recipe, steps, size)):
         print_note(few)
     if own_pooling is not None:
         advice = "; --hold-on 100 loses less" if is_tsdae and not method.hold_on else ""

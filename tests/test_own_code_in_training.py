@@ -170,7 +170,7 @@ def test_an_objective_is_tried_in_the_precision_of_training(place: Path) -> None
     with pytest.raises(RuntimeError, match="dtypes match"):
         try_out(copied, model, tiny.batch(), "bf16")
     data = DataConfig(corpus="text.txt", heldout="2", evaluate="none")
-    method = MethodConfig(model="model", objective="tests.test_ideas:copied")
+    method = MethodConfig(model="model", objective="tests.test_own_code_in_training:copied")
     for precision, fails in (("bf16", True), ("fp32", False)):
         config = TrainConfig(steps=1, batch_size=2, precision=precision, device="cpu", output="run", threads=1)
         with pytest.raises(RuntimeError) if fails else contextlib.nullcontext():

@@ -52,7 +52,6 @@ def main(argv: list[str]) -> int:
     begun, arguments = time.monotonic(), parse(argv)
     if arguments.part:
         return run_part(arguments, argv)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the part is ended too
     if not arguments.cpu and not has_cuda():
         print("there is no CUDA device here; --cpu tries the script on a CPU", file=sys.stderr)
         return 2
@@ -135,4 +134,5 @@ def write(path: Path, record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the part is ended too
     sys.exit(main(sys.argv[1:]))

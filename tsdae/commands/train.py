@@ -93,6 +93,9 @@ def run_training(
         texts.look()  # for the errors that it can have, before anything is downloaded
         with distributed.rank_zero_first():
             folder, stsb = model_folder(name), _stsb(data)
+        lines: list[str] = []
+        if given is not None and not (config.resume and holds_run(Path(str(config.output)))):
+            method, config, lines = with_recipe(name, method, config, given)  # here: flags may contradict each other
         encoder = _encoder(folder, method)
         model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
         if data.corpus is None:
@@ -101,10 +104,7 @@ def run_training(
     corpus.check_tokenizer(encoder.tokenizer, model_in_words(name, method.add_tokens))
     own_pooling = read_sentence_settings(folder).pooling  # None: it is no sentence model
 
-    # recipe and datasets
-    lines: list[str] = []
-    if given is not None and not (config.resume and holds_run(Path(str(config.output)))):
-        method, config, lines = with_recipe(name, method, config, given)
+    # datasets
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0, dataset.noise) if heldout_corpus else None
     for line in lines:

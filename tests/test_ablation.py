@@ -360,7 +360,8 @@ def test_twenty_steps_are_timed_without_the_start_and_the_evaluations(
 @pytest.mark.slow  # two trials
 def test_epochs_are_counted_in_the_steps_of_the_text(place: Path, run: Run) -> None:
     """8 sentences, 2 of them held out, in batches of 2; --limit 5 leaves 3."""
-    result = run("ablate", f"{FLAGS} --epochs 1 --no-intervals --seeds 1 --output ablation --grid limit=5 --dry-run")
+    flags = FLAGS.replace("--steps 3", "--epochs 1")
+    result = run("ablate", f"{flags} --no-intervals --seeds 1 --output ablation --grid limit=5 --dry-run")
     assert result.code == 0, result.err
     train = TrainConfig(epochs=1, batch_size=2, precision="fp32", threads=1, device="cpu")
     base = (DataConfig(corpus="text.txt", heldout="2", evaluate="pairs.tsv"), MethodConfig(model="model"), train)

@@ -11,6 +11,10 @@ settings=(--model mini --evaluate stsb --batch-size 32 --learning-rate 5e-4 --sa
 short=(--steps 1500 --eval-every 500)
 arms=(--seeds 5 --grid noise_ratio=0.3,0.6,0.9 pooling=cls,mean objective=tsdae,mlm)
 if [ "${1:-}" = five ]; then
+  if [ ! -e ablation/mini-five ] && [ -e ablation/mini/results.jsonl ]; then # 15 of its 25 runs are the same
+    mkdir ablation/mini-five
+    cp -r ablation/mini/results.jsonl ablation/mini/resamples ablation/mini-five/
+  fi
   python scripts/ablate.py "${settings[@]}" "${short[@]}" "${arms[@]}" --output ablation/mini-five
 elif [ "${1:-}" = open ]; then
   [ -e corpora/open ] || python scripts/prepare.py "$2" --model mini --output corpora/open

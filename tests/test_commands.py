@@ -536,6 +536,19 @@ def test_exit_codes(error: BaseException, code: int, printed: str, capsys: pytes
     assert capsys.readouterr().err == printed
 
 
+def test_a_reader_that_closes_the_pipe_ends_it_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as stop:
+            Parser(description="").run(lambda: print("a line"))
+    assert stop.value.code == 141
+    assert capsys.readouterr().err == ""
+
+
 def test_sigterm_runs_what_cleans_up() -> None:
     cleaned = []
 

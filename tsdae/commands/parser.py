@@ -95,6 +95,10 @@ class Parser(argparse.ArgumentParser):
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             command()
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it exits
+            sys.exit(128 + signal.SIGPIPE)
         except (ValueError, OSError) as error:  # OSError: no right to read or write, a full disk
             self.error(str(error) or type(error).__name__)
         except NonFiniteLoss as error:

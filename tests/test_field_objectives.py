@@ -263,6 +263,14 @@ def test_a_class_is_made_from_the_model_and_the_seed() -> None:
     assert any(not torch.equal(weight, ends[2][name]) for name, weight in ends[0].items())
 
 
+@pytest.mark.parametrize("name", ["simcse", "retromae"])
+def test_its_new_weights_differ_from_seed_to_seed(name: str) -> None:
+    first, again, other = (build(OBJECTIVES[name], tiny.model(), seed).state_dict() for seed in (1, 1, 2))
+    matrices = [key for key, weight in first.items() if weight.dim() == 2]
+    assert matrices
+    assert all(torch.equal(first[key], again[key]) and not torch.equal(first[key], other[key]) for key in matrices)
+
+
 class Late(nn.Module):
     """An objective whose parameters come too late for the optimiser."""
 

@@ -29,12 +29,12 @@ class RetroMAE(nn.Module):
     Recipe: batch 64, 1e-4 in pretraining, CLS; the paper reports retrieval, no STS-B.
     """
 
-    def __init__(self, model: TSDAE, masked: float = 0.3, hidden: float = 0.5, seed: int = 0) -> None:
+    def __init__(self, model: TSDAE, masked: float = 0.3, hidden: float = 0.5) -> None:
         super().__init__()
         config = model.encoder.bert.config
         self.mlm, self.hidden = MaskedLanguageModel(masked), hidden
         self.layer = Layer(config)
-        initialise(self.layer, config.initializer_range, seed)
+        initialise(self.layer, config.initializer_range, torch.initial_seed())
 
     def forward(self, model: TSDAE, batch: Batch) -> LossSum:
         clean = batch.target

@@ -32,11 +32,11 @@ class SimCSE(nn.Module):
 
     smallest_batch = 2
 
-    def __init__(self, model: TSDAE, temperature: float = 0.05, seed: int = 0) -> None:
+    def __init__(self, model: TSDAE, temperature: float = 0.05) -> None:
         super().__init__()
         width = model.encoder.bert.config.width
         self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh())
-        initialise(self.head, model.encoder.bert.config.initializer_range, seed)
+        initialise(self.head, model.encoder.bert.config.initializer_range, torch.initial_seed())
         self.temperature = temperature
 
     def forward(self, model: TSDAE, batch: Batch) -> LossSum:

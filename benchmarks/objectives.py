@@ -1,28 +1,36 @@
-"""TSDAE beside what the field compares it with: one start, one corpus, one loop; equal sentences seen, and equal time.
+"""TSDAE beside what the field compares it with: one start, one text, one loop; equal sentences seen, and equal time.
 
-    python benchmarks/objectives.py                  # the STS-B sentences: a row a run, resumes where it was stopped
-    python benchmarks/objectives.py --text TEXT      # the first 200,000 sentences of a text
+    python benchmarks/objectives.py                  # the STS-B sentences; resumes where it was stopped
+    python benchmarks/objectives.py --text TEXT      # then 200,000 sentences of a text, by the rates chosen there
     python benchmarks/objectives.py --table > benchmarks/objectives.md
 
-Every objective starts from `mini`, in bf16 where the processor multiplies it. Seed 0 tries the rates of its recipe,
-scaled to this model; the rate with the best dev after 48,000 sentences is run in two more seeds. The rate is constant,
-so one run gives both comparisons: it is scored after 48,000 sentences, and after the time that TSDAE takes for them.
-Seconds a step are measured beforehand, all objectives in turn. Training reads no label; dev chooses the rate; test is
-in the table.
+Every objective starts from `mini`, with its recipe's batch size, in bf16 where the processor multiplies it. On the
+STS-B sentences seed 0 tries learning rates half a decade apart, until the best one has a worse one on either side; all
+seeds then use it. Training reads no label. Dev chooses the rate, for each of the two comparisons; test is read for the
+chosen rates alone.
+
+The rate is constant, so one run serves both comparisons: it is scored after 48,000 sentences, and after the time that
+TSDAE with the [CLS] vector takes for them. Seconds a sentence are measured beforehand, all objectives in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -31,25 +39,37 @@ from benchmarks.rows import tree_state  # noqa: E402
 from tsdae import TSDAE, DenoisingDataset, SentenceEncoder, TrainConfig, evaluate_sts, load_stsb, train  # noqa: E402
 from tsdae.ablation.render import Section, Table, markdown  # noqa: E402
 from tsdae.commands.train import sample_sentences  # noqa: E402
-from tsdae.evaluation.scores import Scores, bracketed  # noqa: E402
-from tsdae.evaluation.statistics import compare, holm  # noqa: E402
+from tsdae.config import DataConfig  # noqa: E402
+from tsdae.evaluation.pairs import Pairs  # noqa: E402
+from tsdae.evaluation.scores import bracketed  # noqa: E402
+from tsdae.evaluation.statistics import RESAMPLES, Comparison, compare, detectable, holm  # noqa: E402
 from tsdae.evaluation.whitening import Whitening  # noqa: E402
-from tsdae.hub.auto_encoder import Encoder, load_encoder  # noqa: E402
+from tsdae.hub.auto_encoder import load_encoder  # noqa: E402
 from tsdae.objectives import OBJECTIVES  # noqa: E402
-from tsdae.text.reading import load_sentences  # noqa: E402
-from tsdae.utils.device import machine_name  # noqa: E402  # the root has to be on the path first
+from tsdae.run.step_metrics import NonFiniteLoss  # noqa: E402
+from tsdae.text.corpus import Corpus  # noqa: E402
+from tsdae.text.preparation import build_corpora  # noqa: E402
+from tsdae.text.reading import Texts, load_sentences  # noqa: E402
+from tsdae.utils.device import machine_name  # noqa: E402
+from tsdae.utils.files import locked  # noqa: E402  # the root has to be on the path first
 
 ROWS = ROOT / "benchmarks" / "rows"
+STSB = "STS-B"
 SENTENCES, SEEDS, OF_A_TEXT = 48_000, 3, 200_000
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+FIRST_RATES = RATES[1:4]
+ROUNDS, SENTENCES_OF_A_ROUND = 5, 1024  # of the time of a sentence
+SENTENCES_WAY, TIME_WAY = WAYS = ("sentences", "time")  # the two comparisons
+Row = dict[str, Any]
+Encode = Callable[[list[str]], np.ndarray]
 
 
 class Arm(NamedTuple):
-    """An objective with pooling, batch size and the learning rates that are tried."""
+    """An objective with pooling and batch size."""
 
     objective: str
     pooling: str
     batch: int
-    rates: tuple[float, ...]
 
     @property
     def name(self) -> str:
@@ -60,140 +80,227 @@ class Arm(NamedTuple):
         return SENTENCES // self.batch
 
 
+TSDAE_CLS, TSDAE_MEAN = Arm("tsdae", "cls", 32), Arm("tsdae", "mean", 32)
 ARMS = (
-    Arm("tsdae", "cls", 32, (3e-4, 5e-4, 1e-3)),
-    Arm("tsdae", "mean", 32, (3e-4, 5e-4, 1e-3)),
-    Arm("mlm", "mean", 32, (3e-4, 5e-4, 1e-3)),
-    Arm("tsdae_mlm", "cls", 32, (3e-4, 5e-4, 1e-3)),
-    Arm("bag_of_words", "cls", 32, (3e-4, 5e-4, 1e-3)),
-    Arm("retromae", "cls", 64, (3e-4, 1e-3)),
-    Arm("simcse", "cls", 64, (1e-4, 3e-4)),
-    Arm("ct", "mean", 128, (1e-4, 3e-4)),
-    Arm("barlow_twins", "mean", 64, (1e-4, 3e-4)),
+    TSDAE_CLS,
+    TSDAE_MEAN,
+    Arm("mlm", "mean", 32),
+    Arm("tsdae_mlm", "cls", 32),
+    Arm("bag_of_words", "cls", 32),
+    Arm("retromae", "cls", 64),
+    Arm("simcse", "cls", 64),
+    Arm("ct", "mean", 128),
+    Arm("barlow_twins", "mean", 64),
 )
-WAYS = {"sentences": "48,000 sentences", "time": "the time of TSDAE's 48,000"}  # the two comparisons
-POOLINGS = ("cls", "mean", "first-last-mean")
-ROUNDS, STEPS_OF_A_ROUND = 5, 8  # of the time of a step
-Row = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compares TSDAE with other objectives on one corpus.")
-    parser.add_argument("--text", help=f"a text, of which the first {OF_A_TEXT:,} sentences are read; default: STS-B's")
+    parser = argparse.ArgumentParser(description="Compares TSDAE with other objectives on one text.")
+    parser.add_argument("--text", help=f"a text of {OF_A_TEXT:,} sentences or more; default: the sentences of STS-B")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time; default: one a core")
     parser.add_argument("--table", action="store_true", help="print the page of the rows instead")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of the best rate; default: {SEEDS}")
     arguments = parser.parse_args()
     if arguments.table:
         print(page(), end="")
         return
-    name = "text" if arguments.text else "STS-B"
-    stsb = load_stsb()
-    splits = {split: stsb[split] for split in ("dev", "test")}
-    sentences = load_sentences(arguments.text, limit=OF_A_TEXT) if arguments.text else sample_sentences(stsb)
-    if not of("baseline", name):
-        for baseline, encode in baselines(sentences):
-            write(name, "baseline", {"name": baseline} | scores_of(encode, splits, f"{name}-{baseline}"))
-    if not of("cost", name):
-        write(name, "cost", {"seconds_per_step": costs(sentences)})
-    for arm in ARMS:
-        for rate in arm.rates:
-            run(arm, rate, 0, name, sentences, splits)
-    for seed in range(1, arguments.seeds):
-        for arm in ARMS:
-            run(arm, best_rate(arm, name), seed, name, sentences, splits)
+    if origin()["commit"] is None:
+        parser.error("the tree differs from its commit; commit first, so that the rows can name the code")
+    name = Path(arguments.text).name.split(".")[0] if arguments.text else STSB
+    text = Text(name, arguments.text, max(1, (os.cpu_count() or 1) // arguments.jobs))
+    if arguments.text and (missing := [arm.name for arm in ARMS if not runs_of(arm, STSB)]):
+        parser.error(f"run the STS-B sentences first, which choose the rates: there is no run of {'; '.join(missing)}")
+    with locked(ROWS / "objectives.lock", "another process is writing these rows; wait for it"):
+        begin(text.threads)
+        write_baselines(text)
+        if not of("cost", name):
+            write(name, "cost", {"seconds_per_sentence": costs(text)})
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(arguments.jobs, spawn, begin, (text.threads,)) as pool:
+            if not arguments.text:
+                list(pool.map(functools.partial(search, text), ARMS))
+            list(pool.map(functools.partial(repeat, text), ARMS))
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Measuring
 
 
-def run(arm: Arm, rate: float, seed: int, text: str, sentences: list[str], splits: dict[str, Any]) -> None:
+class Text(NamedTuple):
+    """What is trained on. source: a file; None: the sentences of STS-B. threads: of each run."""
+
+    name: str
+    source: str | None
+    threads: int
+
+
+@functools.cache
+def load(text: Text) -> tuple[list[str], Corpus, dict[str, Pairs]]:
+    """Return all sentences, those to train on (1,000 are held out, as by `tsdae train`), and STS-B's dev and test."""
+    stsb = load_stsb()
+    sentences = load_sentences(text.source, limit=OF_A_TEXT) if text.source else sample_sentences(stsb)
+    if text.source and len(sentences) < OF_A_TEXT:
+        raise SystemExit(f"{text.source} has {len(sentences):,} sentences, fewer than {OF_A_TEXT:,}")
+    tokenizer = SentenceEncoder.from_pretrained("mini").tokenizer
+    corpus, _ = build_corpora(Texts(sentences), "", DataConfig(), tokenizer, workers=1)
+    return sentences, corpus, {split: stsb[split] for split in ("dev", "test")}
+
+
+def search(text: Text, arm: Arm) -> None:
+    """Run seed 0 by the first rates, and by further ones while the best one is at the edge, for either comparison."""
+    for rate in FIRST_RATES:
+        run(text, arm, rate, 0)
+    for way in WAYS:
+        tried: set[float] = set()
+        while (best := best_rate(arm, way)) not in tried:
+            tried.add(best)
+            place = RATES.index(best)
+            for rate in RATES[max(0, place - 1) : place + 2]:
+                run(text, arm, rate, 0)
+
+
+def repeat(text: Text, arm: Arm) -> None:
+    """Run the chosen rates in all seeds."""
+    for seed in range(SEEDS):
+        for rate in sorted({best_rate(arm, way) for way in WAYS}):
+            run(text, arm, rate, seed)
+
+
+def run(text: Text, arm: Arm, rate: float, seed: int) -> None:
     """Train for the longer of the two comparisons, and write a row with the scores at both; or do nothing: done."""
-    key = {"name": arm.name, "rate": rate, "seed": seed}
-    if any(row.items() >= key.items() for row in of("run", text)):
+    if any((row["rate"], row["seed"]) == (rate, seed) for row in runs_of(arm, text.name)):
         return
-    steps = {"sentences": arm.steps, "time": steps_in_time(arm, text)}
-    found: Row = {}
+    splits = load(text)[2]
+    steps = {SENTENCES_WAY: arm.steps, TIME_WAY: steps_in_time(arm, text.name)}
+    found: dict[str, Row] = {}
+    since, scoring = time.perf_counter(), 0.0
 
     def score(model: TSDAE, done: int) -> None:
+        nonlocal scoring
         for way in [way for way, wanted in steps.items() if wanted == done]:
-            found[way] = scores_of(model.encoder.encode, splits, f"{text}-{arm.name}-{rate:g}-{seed}-{way}")
+            before = time.perf_counter()
+            name = f"{text.name}-{arm.name}-{rate:g}-{seed}-{way}"
+            found[way] = {"seconds": round(before - since - scoring)} | scores_of(model.encoder.encode, splits, name)
+            scoring += time.perf_counter() - before
 
-    since = time.perf_counter()
-    train_arm(arm, rate, seed, sentences, max(steps.values()), score)
-    write(text, "run", key | {"steps": steps, "minutes": round((time.perf_counter() - since) / 60, 1)} | found)
+    try:
+        train_arm(text, arm, rate, seed, max(steps.values()), score)
+    except NonFiniteLoss as error:
+        print(f"{arm.name}, rate {rate:g}, seed {seed}: {error}", flush=True)
+    found = {way: found.get(way, {"dev": math.nan, "test": math.nan, "resamples": None}) for way in WAYS}
+    write(text.name, "run", {"name": arm.name, "rate": rate, "seed": seed, "steps": steps} | found)
+    shown = ", ".join(f"dev {found[way]['dev']:.2f} at equal {way}" for way in WAYS)
+    print(f"{text.name}: {arm.name}, rate {rate:g}, seed {seed}: {shown}", flush=True)
 
 
 def train_arm(
-    arm: Arm, rate: float, seed: int, sentences: list[str], steps: int, after_step: Callable[[TSDAE, int], object]
+    text: Text, arm: Arm, rate: float, seed: int, steps: int, after_step: Callable[[TSDAE, int], object]
 ) -> None:
     encoder = SentenceEncoder.from_pretrained("mini", arm.pooling)
-    dataset = DenoisingDataset(sentences, encoder.tokenizer, seed=seed)
+    dataset = DenoisingDataset(load(text)[1], encoder.tokenizer, seed=seed)
     config = TrainConfig(steps=steps, batch_size=arm.batch, learning_rate=rate, seed=seed, eval_every=0, save_every=0)
     train(TSDAE(encoder, seed=seed), dataset, config, OBJECTIVES[arm.objective], after_step=after_step)
 
 
-def costs(sentences: list[str]) -> dict[str, float]:
-    """Return each arm's seconds per step, median of rounds in which all take their turn."""
+def costs(text: Text) -> dict[str, list[float]]:
+    """Return each arm's seconds per sentence in each round; a round takes all arms through the same sentences."""
     seconds: dict[str, list[float]] = {arm.name: [] for arm in ARMS}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         for arm in ARMS:
             ends: list[float] = []
 
             def note(model: TSDAE, done: int, ends: list[float] = ends) -> None:
                 ends.append(time.perf_counter())
 
-            train_arm(arm, 1e-4, 0, sentences, STEPS_OF_A_ROUND, note)
-            seconds[arm.name] += np.diff(ends[1:]).tolist()  # two steps to warm up
-    return {name: round(median(taken), 5) for name, taken in seconds.items()}
+            train_arm(text, arm, 1e-4, number, 1 + SENTENCES_OF_A_ROUND // arm.batch, note)  # the first warms up
+            seconds[arm.name].append(round((ends[-1] - ends[0]) / SENTENCES_OF_A_ROUND, 7))
+    return seconds
 
 
 def steps_in_time(arm: Arm, text: str) -> int:
-    """Return how many steps of this arm take as long as TSDAE's 48,000 sentences."""
+    """Return how many steps of this arm take as long as TSDAE's 48,000 sentences: the median ratio of the rounds."""
     (cost,) = of("cost", text)
-    seconds = cost["seconds_per_step"]
-    return round(ARMS[0].steps * seconds[ARMS[0].name] / seconds[arm.name])
+    seconds = cost["seconds_per_sentence"]
+    faster = median(tsdae / own for tsdae, own in zip(seconds[TSDAE_CLS.name], seconds[arm.name], strict=True))
+    return round(arm.steps * faster)
 
 
-def best_rate(arm: Arm, text: str) -> float:
-    """Return the rate with the best dev of seed 0 after 48,000 sentences."""
-    tried = [row for row in of("run", text) if row["name"] == arm.name and row["seed"] == 0]
-    return float(max(tried, key=lambda row: row["sentences"]["dev"])["rate"])
+def best_rate(arm: Arm, way: str) -> float:
+    """Return the rate with the best dev of seed 0 on the STS-B sentences."""
+    tried = [row for row in runs_of(arm, STSB) if row["seed"] == 0]
+    return float(max(tried, key=lambda row: np.nan_to_num(row[way]["dev"], nan=-math.inf))["rate"])
 
 
-def baselines(sentences: list[str]) -> list[tuple[str, Callable[[list[str]], np.ndarray]]]:
-    """Return what needs no training: the start in its poolings, means also whitened on the text; mean word vectors."""
-    made: list[tuple[str, Callable[[list[str]], np.ndarray]]] = []
-    for pooling in POOLINGS:
-        encoder = load_encoder("mini", pooling)
-        made.append((f"untrained, {pooling}", encoder.encode))
+def write_baselines(text: Text) -> None:
+    """Write a row of each baseline that has none."""
+    done = {row["name"] for row in of("baseline", text.name)}
+    for name, pooling, encode in baselines(text):
+        if name not in done:
+            scores = scores_of(encode(), load(text)[2], f"{text.name}-{name}")
+            write(text.name, "baseline", {"name": name, "pooling": pooling} | scores)
+
+
+def baselines(text: Text) -> Iterator[tuple[str, str, Callable[[], Encode]]]:
+    """Yield what needs no training, as (name, pooling of the TSDAE that it is compared with, what makes its encode).
+
+    Whitening is fitted on the text. Word vectors: of `mini` itself, and WordLlama's (PyPI, 256 numbers a token), which
+    were trained on labelled pairs; its row is left out where the package is not installed.
+    """
+    for pooling in ("cls", "mean", "first-last-mean"):
+        encode = load_encoder("mini", pooling).encode
+        like = "cls" if pooling == "cls" else "mean"
+        yield f"untrained, {pooling}", like, functools.partial(lambda encode: encode, encode)
         if pooling != "cls":
-            made.append((f"untrained, {pooling}, whitened", whitened(encoder, Whitening(encoder.encode(sentences)))))
+            yield f"untrained, {pooling}, whitened", like, functools.partial(whitened, encode, text)
+    yield "mean of mini's word embeddings", "mean", mean_of_words
+    try:
+        from wordllama import WordLlama
+    except ImportError:
+        print("python -m pip install wordllama, for a row of word vectors", flush=True)
+    else:
+        yield "mean of WordLlama's word vectors (labels)", "mean", lambda: WordLlama.load().embed
+
+
+def whitened(encode: Encode, text: Text) -> Encode:
+    whitening = Whitening(encode(load(text)[0]))
+    return lambda texts: whitening(encode(texts))
+
+
+def mean_of_words() -> Encode:
     encoder = SentenceEncoder.from_pretrained("mini")
     words_VD, tokenizer = encoder.bert.embeddings.words.weight.detach().numpy(), encoder.tokenizer
 
-    def mean_word_vector(texts: list[str]) -> np.ndarray:
+    def encode(texts: list[str]) -> np.ndarray:
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
         return np.stack([words_VD[one or [tokenizer.unk_token_id]].mean(0) for one in ids])
 
-    return [*made, ("mean of mini's word embeddings", mean_word_vector)]
+    return encode
 
 
-def whitened(encoder: Encoder, whitening: Whitening) -> Callable[[list[str]], np.ndarray]:
-    return lambda texts: whitening(encoder.encode(texts))
-
-
-def scores_of(encode: Callable[[list[str]], np.ndarray], splits: dict[str, Any], name: str) -> Row:
+def scores_of(encode: Encode, splits: dict[str, Pairs], name: str) -> Row:
     """Return {split: Spearman x 100} and keep test's resamples in a file."""
-    scores: dict[str, Scores] = {split: evaluate_sts(encode, pairs) for split, pairs in splits.items()}
+    dev = evaluate_sts(encode, splits["dev"], intervals=False)
+    test = evaluate_sts(encode, splits["test"])
     path = ROWS / "objectives" / f"{name.replace(', ', '-').replace(' ', '-')}.npy"
     path.parent.mkdir(exist_ok=True)
-    np.save(path, scores["test"].values_S["spearman"].astype(np.float32))
-    return {split: round(found.spearman, 3) for split, found in scores.items()} | {"resamples": path.name}
+    np.save(path, test.values_S.get("spearman", np.full(RESAMPLES, math.nan)).astype(np.float32))
+    return {"dev": round(dev.spearman, 3), "test": round(test.spearman, 3), "resamples": path.name}
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Rows and page
+# Rows
+
+
+def begin(threads: int) -> None:
+    """Do first in every process."""
+    torch.set_num_threads(threads)
+    origin()
+
+
+@functools.cache
+def origin() -> Row:
+    """Return where rows come from; the commit is None where the tree differs from it. Read once, as the code is."""
+    commit, clean = tree_state()
+    return {"commit": commit if clean else None, "machine": machine_name(), "threads": torch.get_num_threads()}
 
 
 def rows() -> list[Row]:
@@ -205,73 +312,111 @@ def of(kind: str, text: str) -> list[Row]:
     return [row for row in rows() if row["kind"] == kind and row["text"] == text]
 
 
+def runs_of(arm: Arm, text: str) -> list[Row]:
+    return [row for row in of("run", text) if row["name"] == arm.name]
+
+
 def write(text: str, kind: str, values: Row) -> None:
-    origin = {"commit": tree_state()[0], "machine": machine_name()}
-    with (ROWS / "objectives.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"text": text, "kind": kind} | values | origin) + "\n")
+    with (ROWS / "objectives.jsonl").open("a", encoding="utf-8") as file:  # one short write: processes do not mix
+        file.write(json.dumps({"text": text, "kind": kind} | values | origin()) + "\n")
 
 
-def resampled(found: Row) -> np.ndarray:
-    return np.load(ROWS / "objectives" / found["resamples"])
+# ---------------------------------------------------------------------------------------------------------------
+# The page
+
+
+HOW_TO_READ = """Spearman x 100 on STS-B at the last step, mean and standard deviation over the seeds (seed 0 has also
+chosen the rate). Differences are of test, against TSDAE with the same pooling (TSDAE's mean: against its [CLS]), with
+95 % intervals over the pairs and over the seeds; the verdict rests on the less certain of the two, corrected for the
+lines of its table (Holm)."""
 
 
 def page() -> str:
-    """Return a table a corpus: dev and test of each way to compare, mean over the seeds, and the verdict on test."""
-    sections = [Section("TSDAE beside other objectives", [(__doc__ or "").split("\n\n")[2], READING])]
+    """Return the page: two tables a text."""
+    sections = [Section("TSDAE beside other objectives", [*(__doc__ or "").split("\n\n")[1:], HOW_TO_READ])]
     for text in dict.fromkeys(row["text"] for row in rows() if row["kind"] == "cost"):
-        title = "The STS-B sentences" if text == "STS-B" else f"{OF_A_TEXT:,} sentences of open text"
-        header = ["setting", "rate", "seeds"]
-        for way in WAYS.values():
-            header += [f"dev after {way}", "test", "test against TSDAE, [CLS]", "verdict"]
-        header.append("steps in that time")
-        sections.append(Section(title, table=Table(header, [*baseline_lines(text), *arm_lines(text)])))
-    origin = sorted({f"{row['machine']}, commit {row['commit'][:7]}" for row in rows()})
-    return markdown([*sections, Section("Origin", ["; ".join(origin)])])
+        name = "The STS-B sentences" if text == STSB else f"{OF_A_TEXT:,} sentences of {text}"
+        for way in WAYS:
+            what = f"{SENTENCES:,} sentences seen" if way == SENTENCES_WAY else "equal time"
+            sections.append(Section(f"{name}, {what}", [power(way, text)], Table(HEADER, lines(way, text))))
+    origins = [f"{row['machine']}, {row['threads']} a run, commit {row['commit'][:7]}" for row in rows()]
+    return markdown([*sections, Section("Origin", ["; ".join(dict.fromkeys(origins))])])
 
 
-READING = """Spearman x 100 on STS-B, mean and standard deviation over the seeds; differences on test are paired over
-seeds and pairs, with the wider of the two 95 % intervals' verdict, corrected for the number of rows (Holm)."""
+HEADER = [
+    "setting",
+    "rate",
+    "steps",
+    "seeds",
+    "dev",
+    "test",
+    "difference",
+    "over the pairs",
+    "over the seeds",
+    "verdict",
+]
 
 
-def baseline_lines(text: str) -> list[list[str]]:
-    return [[row["name"], "", "", f"{row['dev']:.2f}", f"{row['test']:.2f}", *[""] * 7] for row in of("baseline", text)]
+def lines(way: str, text: str) -> list[list[str]]:
+    """Return a line a baseline and an objective; those whose seeds are missing show what is there."""
+    found = compared(way, text)
+    arms = {arm.name: arm for arm in ARMS}
+    made = []
+    for name, settings in settings_of(way, text).items():
+        line = [name, "", "", ""]
+        if name in arms:
+            steps = arms[name].steps if way == SENTENCES_WAY else steps_in_time(arms[name], text)
+            line = [name, f"{settings[0]['rate']:g}" if settings else "", f"{steps:,}", str(len(settings))]
+        line += [spread([row[split] for row in settings]) for split in ("dev", "test")]
+        if one := found.get(name):
+            over_seeds = bracketed(one.over_seeds, "+") if one.over_seeds else ""
+            line += [f"{one.difference:+.2f}", bracketed(one.over_pairs, "+"), over_seeds, one.verdict]
+        made.append(line + [""] * (len(HEADER) - len(line)))
+    return made
 
 
-def arm_lines(text: str) -> list[list[str]]:
-    """Return a line an objective; those whose seeds are missing are shown with those that are there."""
-    lines = {arm.name: [arm.name] for arm in ARMS}
-    chosen = {arm.name: chosen_runs(arm, text) for arm in ARMS}
-    for number, way in enumerate(WAYS):
-        compared = []
-        theirs = chosen[ARMS[0].name]
-        for arm in ARMS[1:]:
-            pairs = list(zip(chosen[arm.name], theirs, strict=False))  # of the same seed
-            if pairs:
-                ours_K, theirs_K = (np.array([pair[side][way]["test"] for pair in pairs]) for side in (0, 1))
-                resampled_KS = np.stack([resampled(one[way]) - resampled(other[way]) for one, other in pairs])
-                compared.append(compare(arm.name, ours_K, theirs_K, resampled_KS))
-        verdicts = {one.name: one for one in holm(compared)}
-        for arm in ARMS:
-            runs = chosen[arm.name]
-            if number == 0:
-                lines[arm.name] += [f"{runs[0]['rate']:g}" if runs else "", str(len(runs))]
-            for split in ("dev", "test"):
-                lines[arm.name].append(spread([row[way][split] for row in runs]))
-            verdict = verdicts.get(arm.name)
-            shown = f"{verdict.difference:+.2f} {bracketed(verdict.over_pairs, '+')}" if verdict else ""
-            lines[arm.name] += [shown, verdict.verdict if verdict else ""]
+def settings_of(way: str, text: str) -> dict[str, list[Row]]:
+    """Return the scores of each line: of a baseline, or of the chosen rate's runs by seed."""
+    found = {row["name"]: [row] for row in of("baseline", text)}
     for arm in ARMS:
-        lines[arm.name].append(f"{steps_in_time(arm, text):,}")
-    return list(lines.values())
+        runs = runs_of(arm, text)
+        chosen = [row for row in runs if row["rate"] == best_rate(arm, way)] if runs else []
+        found[arm.name] = [row | row[way] for row in sorted(chosen, key=lambda row: row["seed"])]
+    return found
 
 
-def chosen_runs(arm: Arm, text: str) -> list[Row]:
-    """Return the runs of the best rate, by seed."""
-    found = [row for row in of("run", text) if row["name"] == arm.name]
-    return sorted((row for row in found if row["rate"] == best_rate(arm, text)), key=lambda row: row["seed"])
+def compared(way: str, text: str) -> dict[str, Comparison]:
+    """Return each line against TSDAE with the same pooling, in the seeds that both have."""
+    settings = settings_of(way, text)
+    against = {row["name"]: row["pooling"] for row in of("baseline", text)} | {arm.name: arm.pooling for arm in ARMS}
+    against[TSDAE_MEAN.name] = "cls"
+    made = []
+    for name, ours in settings.items():
+        theirs = settings[TSDAE_MEAN.name if against[name] == "mean" else TSDAE_CLS.name]
+        pairs = [(one, other) for one in ours for other in theirs if one.get("seed", other["seed"]) == other["seed"]]
+        if name != TSDAE_CLS.name and pairs:
+            tests_KP = np.array([[one["test"], other["test"]] for one, other in pairs])
+            ours_K = tests_KP[:, 0] if "seed" in ours[0] else tests_KP[:1, 0]
+            resampled_KS = np.stack([resampled(one) - resampled(other) for one, other in pairs])
+            made.append(compare(name, ours_K, tests_KP[:, 1], resampled_KS))
+    return {one.name: one for one in holm(made)} if made else {}
 
 
-def spread(values: list[float]) -> str:
+def power(way: str, text: str) -> str:
+    """Say how large a difference has to be to show."""
+    count, seeds = len(compared(way, text)), len(settings_of(way, text)[TSDAE_CLS.name])
+    if seeds < 2 or not count:
+        return "Not yet run with several seeds."
+    reach = f"{detectable(seeds, count):.1f} standard deviations of the paired differences"
+    return f"With {seeds} seeds and {count} lines to correct for, the clearest difference has to exceed {reach}."
+
+
+def resampled(found: Row) -> np.ndarray:
+    name = found["resamples"]
+    return np.full(RESAMPLES, math.nan) if name is None else np.load(ROWS / "objectives" / name)
+
+
+def spread(values: Sequence[float]) -> str:
     if not values:
         return "not yet run"
     return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")

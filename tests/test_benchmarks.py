@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -33,8 +34,10 @@ from benchmarks.limits import Shape, Tokens, flop
 from benchmarks.targets import LINES, PROFILES, SLOWER
 from benchmarks.workers import Worker, WorkerFailed
 from tests import tiny
-from tsdae import ops
+from tsdae import SentenceEncoder, ops
+from tsdae.evaluation.pairs import Pairs
 from tsdae.hub.model_folder import write_sentence_settings
+from tsdae.text.corpus import Corpus
 
 ORIGIN = rows.Origin({"python": "3.11.7"}, "a processor", None, "c0ffee", True, "digest", "2026-11-23", "a command")
 LIMIT = {
@@ -286,40 +289,99 @@ def test_every_line_of_the_gpu_script_but_its_kernels(tmp_path: Path, monkeypatc
     }
 
 
-def test_objectives_are_compared_at_the_rate_that_dev_of_one_seed_chose(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Test scores must not choose; equal time is that of TSDAE's 48,000 sentences; what is missing says so."""
+@pytest.fixture
+def compared_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of the rows of objectives.py: empty."""
     monkeypatch.setattr(objectives, "ROWS", tmp_path)
     (tmp_path / "objectives").mkdir()
+    return tmp_path
+
+
+def write_run(arm: objectives.Arm, rate: float, seed: int, dev: float, test: float, later: float = 0.0) -> None:
+    """A run that scores so after equal sentences, and ``later`` more on dev after equal time."""
+    name = f"{arm.name}-{rate}-{seed}.npy"
+    noise = np.random.default_rng(seed).normal(size=1000)  # of the pairs: the same for every model
+    np.save(objectives.ROWS / "objectives" / name, (test + noise).astype(np.float32))
+    scores = {"dev": dev, "test": test, "resamples": name}
+    ways = {"sentences": scores, "time": scores | {"dev": dev + later}}
+    objectives.write("STS-B", "run", {"name": arm.name, "rate": rate, "seed": seed} | ways)
+
+
+def test_objectives_are_compared_at_the_rate_that_dev_of_one_seed_chose(compared_in: Path) -> None:
+    """Test scores must not choose; equal time is that of TSDAE's 48,000 sentences; what is missing says so."""
     tsdae, mean, mlm, *_ = objectives.ARMS
-    seconds = {arm.name: 0.1 for arm in objectives.ARMS} | {mlm.name: 0.04}
-    objectives.write("STS-B", "cost", {"seconds_per_step": seconds})
+    seconds = {arm.name: [0.1, 0.2, 0.4] for arm in objectives.ARMS} | {mlm.name: [0.04, 0.08, 0.1]}
+    objectives.write("STS-B", "cost", {"seconds_per_sentence": seconds})
     assert objectives.steps_in_time(tsdae, "STS-B") == tsdae.steps == 1500
     assert objectives.steps_in_time(mlm, "STS-B") == 3750
-
-    def write_run(arm: objectives.Arm, rate: float, seed: int, dev: float, test: float) -> None:
-        name = f"{arm.name}-{rate}-{seed}.npy"
-        noise = np.random.default_rng(seed).normal(size=1000)  # of the pairs: the same for every model
-        np.save(tmp_path / "objectives" / name, (test + noise).astype(np.float32))
-        scores = {"dev": dev, "test": test, "resamples": name}
-        objectives.write(
-            "STS-B", "run", {"name": arm.name, "rate": rate, "seed": seed, "sentences": scores, "time": scores}
-        )
-
     for seed in range(3):
-        write_run(tsdae, 5e-4, seed, 68 + seed, 58 + seed)
+        write_run(tsdae, 3e-4, seed, 68 + seed, 58 + seed)
         write_run(mean, 3e-4, seed, 70 + seed, 61.5 + seed + 0.1 * seed)
-    write_run(tsdae, 1e-3, 0, 67, 99)
+    write_run(tsdae, 1e-3, 0, 67, 99, later=2)
+    write_run(tsdae, 1e-4, 0, math.nan, math.nan)
     write_run(mlm, 3e-4, 0, 50, 40)
-    assert objectives.best_rate(tsdae, "STS-B") == 5e-4
-    lines = {line[0]: line for line in objectives.arm_lines("STS-B")}
-    assert lines[tsdae.name][1:5] == ["0.0005", "3", "69.00 ± 1.00", "59.00 ± 1.00"]
-    assert lines[mean.name][5].startswith("+3.60 [")
-    assert lines[mean.name][6] == "better"
-    assert lines[mlm.name][6] == "not judged: fewer than 3 seeds"
-    assert lines["ct, mean"][3] == "not yet run"
-    assert len({len(line) for line in lines.values()}) == 1
+    assert objectives.best_rate(tsdae, "sentences") == 3e-4
+    assert objectives.best_rate(tsdae, "time") == 1e-3
+    untrained = {"name": "untrained", "pooling": "mean", "dev": 30, "test": 20.0}
+    np.save(compared_in / "objectives" / "untrained.npy", np.random.default_rng(5).normal(20, 1, 1000))
+    objectives.write("STS-B", "baseline", untrained | {"resamples": "untrained.npy"})
+    lines = {
+        line[0]: dict(zip(objectives.HEADER, line, strict=True)) for line in objectives.lines("sentences", "STS-B")
+    }
+    assert list(lines[tsdae.name].values())[1:7] == ["0.0003", "1,500", "3", "69.00 ± 1.00", "59.00 ± 1.00", ""]
+    assert lines[mean.name]["difference"] == "+3.60"
+    assert lines[mean.name]["verdict"] == "better"
+    assert lines["untrained"]["difference"] == "-42.60"
+    assert lines["untrained"]["verdict"] == "worse"
+    assert lines[mlm.name]["difference"] == "-21.50", "against the mean of TSDAE, in the seed that both have"
+    assert lines[mlm.name]["verdict"] == "not judged: fewer than 3 seeds"
+    assert lines["ct, mean"]["dev"] == "not yet run"
+
+
+def test_rates_are_tried_until_the_best_is_at_no_edge(compared_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {3e-5: (40.0, 0.0), 1e-4: (50.0, 0.0), 3e-4: (60.0, 0.0), 1e-3: (61.0, 0.0), 3e-3: (52.0, 0.0)}
+
+    def run(text: objectives.Text, arm: objectives.Arm, rate: float, seed: int) -> None:
+        if not any(row["rate"] == rate for row in objectives.runs_of(arm, "STS-B")):
+            write_run(arm, rate, seed, scores[rate][0], 50)
+
+    monkeypatch.setattr(objectives, "run", run)
+    objectives.search(objectives.Text("STS-B", None, 1), objectives.TSDAE_CLS)
+    assert [row["rate"] for row in objectives.rows()] == [1e-4, 3e-4, 1e-3, 3e-3]
+
+
+@pytest.mark.slow  # mini is trained for 14 steps and scored nine times
+def test_objectives_are_trained_scored_and_resumed(compared_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TSDAE with two poolings in small batches, from mini, on forty sentences."""
+    sentences = [f"{sentence} {number}" for number, sentence in enumerate(tiny.SENTENCES * 5)][:40]
+    pairs = Pairs(sentences[:20], sentences[20:], np.arange(20.0))
+    corpus = Corpus.build(sentences, SentenceEncoder.from_pretrained("mini").tokenizer)
+    monkeypatch.setattr(objectives, "load", lambda text: (sentences, corpus, {"dev": pairs, "test": pairs}))
+    arms = (objectives.TSDAE_CLS._replace(batch=4), objectives.TSDAE_MEAN._replace(batch=8))
+    for name, value in {"ARMS": arms, "TSDAE_CLS": arms[0], "SENTENCES": 16, "SEEDS": 2}.items():
+        monkeypatch.setattr(objectives, name, value)
+    monkeypatch.setattr(objectives, "FIRST_RATES", (3e-4,))
+    monkeypatch.setattr(objectives, "RATES", (3e-4,))
+    monkeypatch.setattr(objectives, "ROUNDS", 1)
+    monkeypatch.setattr(objectives, "SENTENCES_OF_A_ROUND", 16)
+    text = objectives.Text("STS-B", None, 1)
+    for _ in range(2):  # the second time everything is there
+        objectives.write_baselines(text)
+        if not objectives.of("cost", "STS-B"):
+            objectives.write("STS-B", "cost", {"seconds_per_sentence": objectives.costs(text)})
+        for arm in arms:
+            objectives.search(text, arm)
+            objectives.repeat(text, arm)
+    found = objectives.rows()
+    assert [row["kind"] for row in found].count("run") == 4
+    assert {row["seed"] for row in found if row["kind"] == "run"} == {0, 1}
+    assert len({row["name"] for row in found if row["kind"] == "baseline"}) >= 6
+    for row in found[-4:]:
+        assert row["sentences"]["seconds"] <= row["time"]["seconds"] or row["steps"]["time"] < row["steps"]["sentences"]
+        assert all(math.isfinite(row[way][split]) for way in ("sentences", "time") for split in ("dev", "test"))
+    written = objectives.page()
+    assert "not yet run" not in written
+    assert "| tsdae, cls | 0.0003 | 4 | 2 |" in written
 
 
 def test_what_was_measured_of_ours_outlives_a_reference_that_fails(

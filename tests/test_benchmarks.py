@@ -377,7 +377,6 @@ def test_objectives_are_trained_scored_and_resumed(compared_in: Path, monkeypatc
     assert {row["seed"] for row in found if row["kind"] == "run"} == {0, 1}
     assert len({row["name"] for row in found if row["kind"] == "baseline"}) >= 6
     for row in found[-4:]:
-        assert row["sentences"]["seconds"] <= row["time"]["seconds"] or row["steps"]["time"] < row["steps"]["sentences"]
         assert all(math.isfinite(row[way][split]) for way in ("sentences", "time") for split in ("dev", "test"))
     written = objectives.page()
     assert "not yet run" not in written

@@ -339,7 +339,7 @@ def page() -> str:
         for way in WAYS:
             what = f"{SENTENCES:,} sentences seen" if way == SENTENCES_WAY else "equal time"
             sections.append(Section(f"{name}, {what}", [power(way, text)], Table(HEADER, lines(way, text))))
-    origins = [f"{row['machine']}, {row['threads']} a run, commit {row['commit'][:7]}" for row in rows()]
+    origins = [f"{row['machine']}, {row['threads']} a run, commit {str(row['commit'])[:7]}" for row in rows()]
     return markdown([*sections, Section("Origin", ["; ".join(dict.fromkeys(origins))])])
 
 

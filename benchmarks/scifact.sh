@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Search in SciFact by `mini`, adapted to its sentences without labels: nDCG@10 and others with intervals, BM25 beside it.
+# Search in SciFact by `mini`, adapted to its sentences without labels: nDCG@10 and others with intervals, BM25 beside it
+# (extra [retrieval]). One epoch for each objective; it goes on where it was stopped.
 #     benchmarks/scifact.sh FOLDER SENTENCES
-# FOLDER: in BEIR's layout. SENTENCES: of its abstracts, one a line. It goes on where it was stopped.
+# FOLDER: in BEIR's layout. SENTENCES: of its abstracts, one a line.
 set -euo pipefail
+folder=$(realpath "$1") sentences=$(realpath "$2")
 cd "$(dirname "$0")/.."
-runs=()
+[ -e runs/scifact/untrained-mean ] || python -c '
+from tsdae import SentenceEncoder
+SentenceEncoder.from_pretrained("mini", pooling="mean").save_pretrained("runs/scifact/untrained-mean")'
+models=(runs/scifact/untrained-mean mini)
 train() { # NAME, then flags
-  local run="runs/scifact/$1"
-  runs+=("$run")
-  if [ ! -e "$run/encoder" ]; then
-    python scripts/train.py --model mini --corpus "$sentences" --seed 0 --output "$run" "${@:2}" \
-      $([ -e "$run/config.json" ] && echo --resume)
-  fi
+  models+=("runs/scifact/$1")
+  python scripts/train.py --model mini --corpus "$sentences" --epochs 1 --output "runs/scifact/$1" --resume "${@:2}"
 }
-folder=$1 sentences=$2
 train mlm-mean --objective mlm --pooling mean
 train tsdae-cls
 train tsdae-mean --pooling mean
 train simcse-cls --objective simcse --batch-size 64 --learning-rate 3e-4
 train ct-mean --objective ct --pooling mean --batch-size 128 --learning-rate 3e-4
-python scripts/evaluate.py mini "${runs[@]}" --retrieval "$folder" --json benchmarks/rows/scifact.json
-python scripts/evaluate.py mini --pooling mean --retrieval "$folder"
+mkdir -p benchmarks/rows/scifact
+python scripts/evaluate.py "${models[@]}" --retrieval "$folder" --json benchmarks/rows/scifact/scores.json

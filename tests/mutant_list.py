@@ -728,6 +728,11 @@ MUTANTS = (
     Mutant("our-row-waits-for-theirs", "benchmarks/gpu_speed.py",
            "        found[name] = place.add(row(place, name, unit, values, None, **details))\n", "",
            "tests/test_benchmarks.py -koutlives"),
-    Mutant("the-rate-chosen-on-test", "benchmarks/objectives.py", 'row["sentences"]["dev"])["rate"]',
-           'row["sentences"]["test"])["rate"]', "tests/test_benchmarks.py -kobjectives"),
+    Mutant("the-rate-chosen-on-test", "benchmarks/objectives.py", 'nan_to_num(row[way]["dev"]',
+           'nan_to_num(row[way]["test"]', "tests/test_benchmarks.py -kobjectives_are_compared"),
+    Mutant("equal-sentences-choose-for-equal-time", "benchmarks/objectives.py", 'nan_to_num(row[way]["dev"]',
+           'nan_to_num(row["sentences"]["dev"]', "tests/test_benchmarks.py -kobjectives_are_compared"),
+    Mutant("an-edge-of-the-rates-is-the-best", "benchmarks/objectives.py", "max(0, place - 1) : place + 2", "place : place + 1",
+           "tests/test_benchmarks.py -krates_are_tried"),
+    Mutant("seeds-do-not-change-the-head", "tsdae/objectives/simcse.py", "torch.initial_seed()", "0", "tests/test_field_objectives.py -kseed_to_seed"),
 )  # fmt: skip

@@ -172,7 +172,7 @@ class Side:
     def write_random_xlm_roberta(self, settings: dict[str, Any], folder: str) -> None:
         """An XLM-R of random weights with a small tokenizer. settings: of `tsdae.bert.BertConfig`."""
         from tests import tiny
-        from tsdae.hub.model_folder import write_sentence_settings
+        from tsdae.hub.model_folder import SentenceSettings, write_sentence_settings
 
         config = transformers.XLMRobertaConfig(
             vocab_size=settings["vocabulary_size"],
@@ -187,7 +187,7 @@ class Side:
         transformers.XLMRobertaForMaskedLM(config).save_pretrained(folder)
         tiny.tokenizer().save_pretrained(folder)
         longest = settings["positions"] - settings["position_offset"]
-        write_sentence_settings(Path(folder), settings["width"], "cls", False, longest, lowercase=False)
+        write_sentence_settings(Path(folder), settings["width"], SentenceSettings("cls", max_length=longest))
 
     def memory_of_step(self, folder: str, ids_BL: np.ndarray) -> dict[str, int]:
         """Bytes in memory after the imports, and at most, until two fp32 training steps are done."""

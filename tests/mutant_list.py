@@ -184,7 +184,7 @@ MUTANTS = (
            "rows_TX.index_select(0, self.boundaries[:-1])", "rows_TX[self.boundaries[:-1]]", INVARIANCES),
     Mutant("layers-that-no-weights-have", "tsdae/hub/conversion.py", "if config.layers > len(theirs):", "if False:", "tests/test_checkpoints.py -knever_allocated"),
     Mutant("sizes-allocated-before-they-are-checked", "tsdae/hub/conversion.py", 'torch.device("meta")', 'torch.device("cpu")', "tests/test_checkpoints.py -knever_allocated"),
-    Mutant("prompts-not-written-back", "tsdae/encoder.py", "description=self.described", "description={0: 0}", f"{FOLDERS} -kprompts"),
+    Mutant("prompts-not-written-back", "tsdae/encoder.py", "self.include_prompt, self.described)", "self.include_prompt, {0: 0})", f"{FOLDERS} -kprompts"),
     Mutant("other-ids-than-tokenizer-json", "tsdae/hub/tokenizer_check.py", "if ids not in (", "if ids == 0 and ids not in (", f"{FOLDERS} -kids"),
     Mutant("vectors-of-nan", "tsdae/encoder.py", "        check_finite(vectors, sentences)\n", "", f"{FOLDERS} -kfinite"),
     Mutant("pooling-of-ones-own-saved-as-cls", "tsdae/encoder.py", "        self.check_savable()\n", "", f"{FOLDERS} -kown"),

@@ -36,7 +36,7 @@ from benchmarks.workers import Worker, WorkerFailed
 from tests import tiny
 from tsdae import SentenceEncoder, ops
 from tsdae.evaluation.pairs import Pairs
-from tsdae.hub.model_folder import write_sentence_settings
+from tsdae.hub.model_folder import SentenceSettings, write_sentence_settings
 from tsdae.text.corpus import Corpus
 
 ORIGIN = rows.Origin({"python": "3.11.7"}, "a processor", None, "c0ffee", True, "digest", "2026-11-23", "a command")
@@ -223,7 +223,7 @@ def test_equal_sides_are_found_equal_and_others_are_named(tmp_path: Path) -> Non
 
     families.save(tmp_path, "bert", pad_token_id=0, max_position_embeddings=40)
     tiny.tokenizer().save_pretrained(tmp_path)
-    write_sentence_settings(tmp_path, 24, "cls", normalize=False, max_length=39, lowercase=False)
+    write_sentence_settings(tmp_path, 24, SentenceSettings("cls", max_length=39))
     with Worker("ours", 1) as ours, Worker("reference", 1) as theirs:
         theirs.call("load_training", str(tmp_path))
         weights = theirs.call("weights")

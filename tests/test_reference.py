@@ -22,7 +22,7 @@ from tests import families, tiny
 from tests.hf_names import as_ours
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, SentenceEncoder, TrainConfig, train
-from tsdae.hub.model_folder import write_sentence_settings
+from tsdae.hub.model_folder import SentenceSettings, write_sentence_settings
 
 pytestmark = pytest.mark.reference
 
@@ -44,7 +44,7 @@ def write_folder(folder: Path, family: str = "bert", pooling: str = "cls", token
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     families.save(folder, family, AutoModelForMaskedLM, pad_token_id=0, max_position_embeddings=40, **off)
     (tokenizer or tiny.tokenizer()).save_pretrained(folder)
-    write_sentence_settings(folder, 24, pooling, normalize=False, max_length=39, lowercase=False)
+    write_sentence_settings(folder, 24, SentenceSettings(pooling, max_length=39))
     return folder
 
 

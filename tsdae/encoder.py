@@ -181,23 +181,16 @@ class SentenceEncoder(nn.Module):
         ValueError for a class of one's own that such a folder cannot hold (see `check_savable`).
         """
         from tsdae.hub.conversion import write_pretrained
-        from tsdae.hub.model_folder import lowers_text, write_sentence_settings
+        from tsdae.hub.model_folder import SentenceSettings, lowers_text, write_sentence_settings
 
         self.check_savable()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_pretrained(folder, self.pretrained)
         self.tokenizer.save_pretrained(str(folder))
-        write_sentence_settings(
-            folder,
-            self.bert.config.width,
-            self.pooling,
-            self.normalize,
-            self.max_length,
-            lowercase=lowers_text(self.tokenizer),
-            include_prompt=self.include_prompt,
-            description=self.described,
-        )
+        lowercase = lowers_text(self.tokenizer)
+        read_back = (self.pooling, self.normalize, self.max_length, lowercase, self.include_prompt, self.described)
+        write_sentence_settings(folder, self.bert.config.width, SentenceSettings(*read_back))
 
     def add_tokens(self, words: Iterable[str]) -> list[str]:
         """Add words of a domain to tokenizer and vocabulary, before a `TSDAE` is built; return those that are new.

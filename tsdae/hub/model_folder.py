@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,35 +94,28 @@ def _pooling_of(path: Path) -> tuple[str, bool]:
     return str(modes[0]), read.get("include_prompt") is not False
 
 
-def write_sentence_settings(
-    folder: Path,
-    width: int,
-    pooling: str,
-    normalize: bool,
-    max_length: int,
-    lowercase: bool,
-    include_prompt: bool = True,
-    description: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the files of sentence-transformers into a model folder, under names that old and new versions load.
+def write_sentence_settings(folder: Path, width: int, settings: SentenceSettings) -> None:
+    """Write what `read_sentence_settings` reads, under names that old and new versions of sentence-transformers load.
 
-    description: config_sentence_transformers.json (prompts, similarity), as it was read; if empty, it is not written.
+    width: of the sentence vector. The transformer's own folder is ``folder`` itself.
     """
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalize else [])
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules += [("2_Normalize", "Normalize")] if settings.normalize else []
     described = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(modules)
     ]
     write_json(folder / "modules.json", described)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": lowercase})
+    read_by = {"max_seq_length": settings.max_length, "do_lower_case": settings.lowercase}
+    write_json(folder / "sentence_bert_config.json", read_by)
     for path, _ in modules[1:]:
         (folder / path).mkdir(exist_ok=True)
-    modes = {name: pooling == mode for name, mode in OLD_POOLINGS.items()}
-    settings = {"word_embedding_dimension": width, **modes, "pooling_mode_mean_sqrt_len_tokens": False}
-    settings |= {} if include_prompt else {"include_prompt": False}
-    write_json(folder / "1_Pooling" / "config.json", settings)
-    if description:
-        write_json(folder / DESCRIPTION, dict(description))
+    modes = {name: settings.pooling == mode for name, mode in OLD_POOLINGS.items()}
+    pooling = {"word_embedding_dimension": width, **modes, "pooling_mode_mean_sqrt_len_tokens": False}
+    pooling |= {} if settings.include_prompt else {"include_prompt": False}
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    if settings.described:
+        write_json(folder / DESCRIPTION, settings.described)
 
 
 def load_tokenizer(folder: Path, lowercase: bool = False) -> Any:

@@ -33,7 +33,7 @@ from tsdae.utils.device import choose_device
 from tsdae.utils.files import write_json
 from tsdae.utils.progress import print_note
 
-Judged = Pairs | TextPairs | Collection | Reranking
+Judged = TextPairs | Collection | Reranking
 
 
 def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[str, Scores]]]:
@@ -68,7 +68,7 @@ def compare(models: list[str], config: CompareConfig) -> list[tuple[str, dict[st
         for how, encode in _ways(encoder, text):
             scores = {}
             for split, data in splits.items():
-                what = "pairs" if isinstance(data, Pairs | TextPairs) else "queries"
+                what = "pairs" if isinstance(data, TextPairs) else "queries"
                 print(f"{name} ({how}): {split}, {len(data):,} {what}", file=sys.stderr)
                 scores[split] = _score(encode, data)
             add(name, how, scores)
@@ -90,7 +90,7 @@ def _splits(config: CompareConfig) -> Mapping[str, Judged]:
         return {"retrieval": load_beir(config.retrieval, print_note)}
     if config.rerank is not None:
         return {"rerank": load_reranking(config.rerank, print_note)}
-    splits: dict[str, Pairs | TextPairs]
+    splits: dict[str, TextPairs]
     if config.pairs is not None:
         splits = _pairs(config.pairs, config.columns)
     else:
@@ -102,13 +102,13 @@ def _splits(config: CompareConfig) -> Mapping[str, Judged]:
     return splits
 
 
-def _pairs(files: list[str], columns: list[str] | None) -> dict[str, Pairs | TextPairs]:
+def _pairs(files: list[str], columns: list[str] | None) -> dict[str, TextPairs]:
     """Load a file of pairs, {"pairs": pairs}; or several with scores, {name of the file: pairs}."""
     if len(files) == 1:
         if texts := columns_without_score(Path(files[0]), columns):
             return {"retrieval": load_text_pairs(Path(files[0]), texts, print_note)}
         return {"pairs": load_pairs(files[0], print_note)}
-    splits: dict[str, Pairs | TextPairs] = {}
+    splits: dict[str, TextPairs] = {}
     for file in files:
         name = Path(file).name.partition(".")[0]
         if name in splits or name == "mean":
@@ -118,7 +118,7 @@ def _pairs(files: list[str], columns: list[str] | None) -> dict[str, Pairs | Tex
 
 
 def _texts(data: Judged) -> list[str]:
-    return data.first + data.second if isinstance(data, Pairs | TextPairs) else data.texts
+    return data.first + data.second if isinstance(data, TextPairs) else data.texts
 
 
 def _ways(encoder: Encoder, text: list[str] | None) -> Iterator[tuple[str, Encode]]:
@@ -146,7 +146,7 @@ def _compared(scores: dict[str, Scores]) -> dict[str, Scores]:
     return {split: of_split.by_compared() for split, of_split in scores.items()} if "mean" in scores else scores
 
 
-def score(encoder: Encoder, pairs: Pairs | TextPairs) -> Scores:
+def score(encoder: Encoder, pairs: TextPairs) -> Scores:
     """Score a model with a progress bar: correlations, or retrieval where the pairs have no scores."""
     return _score(functools.partial(encoder.encode, show_progress=True), pairs)
 
@@ -156,7 +156,7 @@ def _score(encode: Encode, data: Judged) -> Scores:
         return evaluate_search(encode, data, show_progress=True)
     if isinstance(data, Reranking):
         return evaluate_reranking(encode, data)
-    return evaluate_retrieval(encode, data) if isinstance(data, TextPairs) else evaluate_sts(encode, data)
+    return evaluate_sts(encode, data) if isinstance(data, Pairs) else evaluate_retrieval(encode, data)
 
 
 def entry(name: str, pooling: str | None, scores: Mapping[str, Scores]) -> dict[str, Any]:

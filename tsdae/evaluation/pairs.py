@@ -35,27 +35,6 @@ SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Sentence pairs with gold scores; the scale of the scores does not matter.
-
-    pairs = Pairs(["a dog runs", "a cat"], ["the dog ran", "a guitar"], np.array([4.5, 0.2]))
-    print(len(pairs), pairs.scores.mean())
-    evaluate_sts(encoder, load_pairs("mine.tsv"))
-    """
-
-    first: list[str]
-    second: list[str]
-    scores: np.ndarray
-
-    def __post_init__(self) -> None:
-        _as_lists(self)
-        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64))
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-
-@dataclass(frozen=True)
 class TextPairs:
     """Pairs without a score (title and body, question and answer): ``second`` is what ``first`` should find."""
 
@@ -63,16 +42,28 @@ class TextPairs:
     second: list[str]
 
     def __post_init__(self) -> None:
-        _as_lists(self)
+        """Take columns of tables as lists; sums of them are something else. ValueError for what holds no texts."""
+        for side in ("first", "second"):
+            object.__setattr__(self, side, list(texts_of(getattr(self, side), side)))
 
     def __len__(self) -> int:
         return len(self.first)
 
 
-def _as_lists(pairs: Pairs | TextPairs) -> None:
-    """Take columns of tables as lists; sums of them are something else. ValueError for what holds no texts."""
-    for side in ("first", "second"):
-        object.__setattr__(pairs, side, list(texts_of(getattr(pairs, side), side)))
+@dataclass(frozen=True)
+class Pairs(TextPairs):
+    """Sentence pairs with gold scores; the scale of the scores does not matter.
+
+    pairs = Pairs(["a dog runs", "a cat"], ["the dog ran", "a guitar"], np.array([4.5, 0.2]))
+    print(len(pairs), pairs.scores.mean())
+    evaluate_sts(encoder, load_pairs("mine.tsv"))
+    """
+
+    scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64))
 
 
 def check_labels(pairs: Pairs) -> None:

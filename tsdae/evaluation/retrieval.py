@@ -14,13 +14,11 @@ import numpy as np
 import torch
 
 from tsdae.evaluation.pairs import TextPairs
-from tsdae.evaluation.scores import Scores
-from tsdae.evaluation.statistics import resamples
+from tsdae.evaluation.scores import Scores, over_queries
 from tsdae.evaluation.sts import Encode, unit
 
 BLOCK = 2**23  # cosines held in memory at a time: 32 MB
 TIE = 1e-6  # cosines of float32 vectors that differ by less are equal but for rounding
-METRICS = ("accuracy_at_1", "mrr")
 CAPTION = "Retrieval x 100: accuracy@1 (the nearest text is an answer) and mean reciprocal rank of the best answer"
 
 
@@ -49,15 +47,8 @@ def evaluate_retrieval(encode: Encode, pairs: TextPairs, seed: int = 0) -> Score
         np.array(sorted(answers)),
         np.array([column_of.get(text, -1) for text in queries]),
     )
-    values_2B = 100.0 * np.stack([rank_B == 1, 1.0 / rank_B])
-    values_2S = np.concatenate([values_2B[:, rows_SB].mean(-1) for rows_SB in resamples(len(queries), seed)], axis=1)
-    return Scores(
-        values=dict(zip(METRICS, values_2B.mean(-1).tolist(), strict=True)),
-        values_S=dict(zip(METRICS, values_2S, strict=True)),
-        sizes={"n": len(queries), "candidates": len(candidates)},
-        compared=METRICS,
-        caption=CAPTION,
-    )
+    values = [{"accuracy_at_1": float(rank == 1), "mrr": 1.0 / rank} for rank in rank_B.tolist()]
+    return over_queries(values, {"candidates": len(candidates)}, CAPTION, seed)
 
 
 def best_ranks(query_BD: np.ndarray, candidate_CD: np.ndarray, answer_P2: np.ndarray, own_B: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Scores of a model on a set of pairs: metrics with intervals, differences between models, and the table of both.
 
-# S resamples
+# B queries, M metrics, S resamples
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tsdae.evaluation.statistics import UNDEFINED, interval
+from tsdae.evaluation.statistics import UNDEFINED, interval, resamples
 
 LABELS = {"spearman": "Spearman", "pearson": "Pearson", "accuracy_at_1": "accuracy@1", "mrr": "MRR", "map": "MAP"}
 LABELS |= {"ndcg_at_10": "nDCG@10", "mrr_at_10": "MRR@10", "recall_at_100": "recall@100"}
@@ -103,6 +103,21 @@ def mean_of(sets: Sequence[Scores]) -> Scores:
     drawn = [name for name in metrics if all(name in scores.values_S for scores in sets)]
     values_S = {name: np.mean([scores.values_S[name] for scores in sets], axis=0) for name in drawn}
     return dataclasses.replace(sets[0], values=values, values_S=values_S, sizes={"sets": len(sets)})
+
+
+def over_queries(values: list[dict[str, float]], sizes: dict[str, int], caption: str, seed: int) -> Scores:
+    """Return the means over the queries x 100, and those of resampled queries."""
+    metrics = tuple(values[0])
+    values_MB = 100.0 * np.array([[of_query[metric] for of_query in values] for metric in metrics])
+    values_MS = np.concatenate([values_MB[:, rows_SB].mean(-1) for rows_SB in resamples(len(values), seed)], axis=1)
+    return Scores(
+        values=dict(zip(metrics, values_MB.mean(-1).tolist(), strict=True)),
+        values_S=dict(zip(metrics, values_MS, strict=True)),
+        sizes={"n": len(values)} | sizes,
+        compared=metrics,
+        caption=caption,
+        over="queries",
+    )
 
 
 def table(rows: Sequence[tuple[str, Mapping[str, Scores]]], differences: bool = False) -> str:

@@ -15,8 +15,7 @@ import numpy as np
 
 from tsdae.evaluation.beir import Collection, Reranking
 from tsdae.evaluation.retrieval import TIE, cosine_blocks
-from tsdae.evaluation.scores import Scores
-from tsdae.evaluation.statistics import resamples
+from tsdae.evaluation.scores import Scores, over_queries
 from tsdae.evaluation.sts import Encode, unit
 from tsdae.utils.progress import progress_bar
 
@@ -88,7 +87,7 @@ def _search_scores(score_BC: Iterable[np.ndarray], collection: Collection, seed:
                 }
             )
             bar.update()
-    return _over_queries(values, {"documents": len(column_of)}, SEARCH, seed)
+    return over_queries(values, {"documents": len(column_of)}, SEARCH, seed)
 
 
 def evaluate_reranking(encode: Encode, reranking: Reranking, seed: int = 0) -> Scores:
@@ -110,7 +109,7 @@ def evaluate_reranking(encode: Encode, reranking: Reranking, seed: int = 0) -> S
         rank_R = ranks(cosine_C, np.arange(len(positive)), np.ones(len(positive)))
         values.append({"map": average_precision(rank_R), "mrr": reciprocal_rank(rank_R)})
     candidates = sum(map(len, reranking.positive)) + sum(map(len, reranking.negative))
-    return _over_queries(values, {"candidates": candidates}, RERANKING, seed)
+    return over_queries(values, {"candidates": candidates}, RERANKING, seed)
 
 
 def unit_vectors(encode: Encode, texts: list[str]) -> np.ndarray:
@@ -156,18 +155,3 @@ def reciprocal_rank(rank_R: np.ndarray, top: int | None = None) -> float:
     """Return 1 / the rank of the first relevant one; 0 if that is beyond ``top``."""
     best = int(rank_R.min())
     return 0.0 if top is not None and best > top else 1.0 / best
-
-
-def _over_queries(values: list[dict[str, float]], sizes: dict[str, int], caption: str, seed: int) -> Scores:
-    """Return the means over the queries x 100, and those of resampled queries."""
-    metrics = tuple(values[0])
-    values_MB = 100.0 * np.array([[of_query[metric] for of_query in values] for metric in metrics])
-    values_MS = np.concatenate([values_MB[:, rows_SB].mean(-1) for rows_SB in resamples(len(values), seed)], axis=1)
-    return Scores(
-        values=dict(zip(metrics, values_MB.mean(-1).tolist(), strict=True)),
-        values_S=dict(zip(metrics, values_MS, strict=True)),
-        sizes={"n": len(values)} | sizes,
-        compared=metrics,
-        caption=caption,
-        over="queries",
-    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tsdae.evaluation.pairs import score_of
 from tsdae.text.lines import numbered_lines
 from tsdae.text.reading import check_file
 from tsdae.text.tables import numbered_json
@@ -154,17 +154,7 @@ def _judgements(path: Path, queries: dict[str, str], documents: dict[str, str]) 
             before = first_line[query, document]
             raise ValueError(f"{where}: query {query!r} and document {document!r} are on line {before} already")
         first_line[query, document] = number
-        yield query, document, _gain(score, where)
-
-
-def _gain(cell: str, where: str) -> float:
-    try:
-        gain = float(cell)
-    except ValueError:
-        gain = math.nan
-    if not math.isfinite(gain):
-        raise ValueError(f"{where}: the score {cell!r} is not a number")
-    return gain
+        yield query, document, score_of(score, where)
 
 
 def load_reranking(path: str | Path, notes: Callable[[str], None] | None = None) -> Reranking:

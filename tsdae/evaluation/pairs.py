@@ -136,7 +136,7 @@ def _original_pairs(path: Path) -> Pairs:
             continue
         if len(cells) < 7:
             raise ValueError(f"{path}, line {number}: {counted(len(cells), 'column')}, STS-B has at least 7")
-        rows.append((cells[5], cells[6], _number(cells[4], f"{path}, row {number}")))
+        rows.append((cells[5], cells[6], score_of(cells[4], f"{path}, row {number}")))
     return _checked(rows, str(path))
 
 
@@ -186,7 +186,7 @@ def _pairs(
             continue
         where = f"{name}, row {number}"
         first, second = (_text(record, column, where) for column in columns.texts or ())
-        rows.append((first, second, _number(score, where)))
+        rows.append((first, second, score_of(score, where)))
     if notes and columns.score not in (None, "score"):
         notes(f"{name}: scores are those of the column {columns.score!r}")
     if empty and not rows:
@@ -280,7 +280,8 @@ def _text(record: dict[str, Any], column: str, where: str) -> str:
     return text
 
 
-def _number(cell: Any, where: str) -> float:
+def score_of(cell: Any, where: str) -> float:
+    """Return the number of a cell; ValueError, with its place, if it holds none."""
     try:
         value = float(cell)
     except (TypeError, ValueError):

@@ -24,8 +24,8 @@ from tests.tolerances import FLOAT64
 from tsdae import TSDAE, SentenceEncoder
 from tsdae.bert import Bert
 from tsdae.ops import common as switch
-from tsdae.ops.dropout import DRAWN_AT_ONCE, Masks
-from tsdae.packing import Packed
+from tsdae.ops.dropout import DRAWN_AT_ONCE, dropout_mask
+from tsdae.packing import Layout, Packed
 
 REPEATS = 3000
 SENTENCES = [[2, 10, 11, 12, 13, 3], [2, 20, 21, 3]]
@@ -227,8 +227,8 @@ def test_only_distilbert_has_none_after_the_attention_output(family: str) -> Non
 def test_the_mask_on_cpus_drops_with_its_probability_and_keeps_the_mean(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     for p in (0.1, 0.5, 0.9):
-        masks = Masks()
-        drawn = [masks.take(torch.empty(shape), p) for _ in range(-(-1_000_000 // (shape[0] * shape[1])))]
+        layout = Layout.of(Packed.from_lists([[2, 3]]).to("cpu"))
+        drawn = [dropout_mask(torch.empty(shape), p, layout) for _ in range(-(-1_000_000 // (shape[0] * shape[1])))]
         assert {mask.shape for mask in drawn} == {torch.Size(shape)}
         mask = torch.cat(drawn)
         dropped = (mask == 0).double().mean().item()
@@ -244,8 +244,10 @@ def test_masks_follow_the_seed_and_differ_from_site_to_site() -> None:
     draws = []
     for _ in range(2):
         torch.manual_seed(3)
-        masks = Masks()
-        draws.append([masks.take(torch.empty(size), p) for size in (40, DRAWN_AT_ONCE) for p in (0.5, 0.5, 0.2)])
+        layout = Layout.of(Packed.from_lists([[2, 3]]).to("cpu"))
+        draws.append(
+            [dropout_mask(torch.empty(size), p, layout) for size in (40, DRAWN_AT_ONCE) for p in (0.5, 0.5, 0.2)]
+        )
     assert all(torch.equal(first, second) for first, second in zip(*draws, strict=True))
     kept = [(mask != 0)[:40].tolist() for mask in draws[0]]
     assert len({tuple(each) for each in kept}) == len(kept)

@@ -33,24 +33,13 @@ def dropout_mask(like: Tensor, p: float, layout: Layout) -> Tensor:
     """
     if not on_cpu(like):
         return F.dropout(torch.ones_like(like), p)
-    masks: Masks = layout.cache.setdefault("masks", Masks())
-    return masks.take(like, p)
-
-
-class Masks:
-    """The masks of one batch that are drawn already: ``take`` cuts the next one off."""
-
-    def __init__(self) -> None:
-        self._left: dict[tuple[float, torch.dtype], Tensor] = {}
-
-    def take(self, like: Tensor, p: float) -> Tensor:
-        count, kind = like.numel(), (p, like.dtype)
-        if count >= DRAWN_AT_ONCE:
-            return _draw(count, p, like.dtype).view(like.shape)
-        if kind not in self._left or len(self._left[kind]) < count:
-            self._left[kind] = _draw(DRAWN_AT_ONCE, p, like.dtype)
-        drawn, self._left[kind] = self._left[kind].tensor_split([count])
-        return drawn.view(like.shape)
+    count, key = like.numel(), f"masks of {p} in {like.dtype}"
+    if count >= DRAWN_AT_ONCE:
+        return _draw(count, p, like.dtype).view(like.shape)
+    if key not in layout.cache or len(layout.cache[key]) < count:
+        layout.cache[key] = _draw(DRAWN_AT_ONCE, p, like.dtype)
+    drawn, layout.cache[key] = layout.cache[key].tensor_split([count])
+    return drawn.view(like.shape)
 
 
 def _draw(count: int, p: float, dtype: torch.dtype) -> Tensor:

@@ -260,4 +260,4 @@ def test_a_full_disk_is_an_error_before_a_mapped_array_is_written(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        corpus_module.in_folder(tmp_path)("token_ids", 10)
+        corpus_module.new_array("token_ids", 10, tmp_path)

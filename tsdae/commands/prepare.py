@@ -25,7 +25,7 @@ from tsdae.config import PrepareConfig, TextConfig
 from tsdae.hub.model_folder import load_tokenizer, model_folder, read_sentence_settings
 from tsdae.text.added_tokens import add_words
 from tsdae.text.building import Rows
-from tsdae.text.corpus import FILES, HELDOUT, REPORT, check_corpus_output, in_folder, is_corpus
+from tsdae.text.corpus import FILES, HELDOUT, REPORT, check_corpus_output, is_corpus
 from tsdae.text.preparation import build_corpora, check_text, names_file
 from tsdae.text.reading import check_file, files_of, limit_for, load_sentences, open_texts
 from tsdae.text.tokenization import fingerprint_of, vocabulary_of
@@ -160,8 +160,7 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
         complete.unlink(missing_ok=True)
         remove(staged)
         staged.mkdir()
-        new = in_folder(staged)
-        training, heldout = build_corpora(texts, source, config, tokenizer, rows, new, config.workers)
+        training, heldout = build_corpora(texts, source, config, tokenizer, rows, staged, config.workers)
         held_out = len(heldout) if heldout else 0
         made_from = {"source": source, "model": config.model, "add_tokens": config.add_tokens}
         made_from |= {"heldout_sentences": held_out} | config.of_text

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,23 +33,16 @@ TYPES = {"token_ids": np.int32, "marks": np.uint8, "boundaries": np.int64}  # th
 FILES = {DESCRIPTION, HELDOUT, REPORT, *(f"{name}.npy" for name in TYPES)}  # all that the folder of a corpus holds
 
 
-def in_memory(name: str, size: int) -> np.ndarray:
-    """Return an empty array for one of ``TYPES``."""
-    return np.empty(size, TYPES[name])
-
-
-def in_folder(folder: Path) -> Callable[[str, int], np.ndarray]:
-    """Return a function that makes such arrays as memory-mapped files; it raises OSError if the disk is full."""
-
-    def mapped(name: str, size: int) -> np.ndarray:
-        path = folder / f"{name}.npy"
-        array = np.lib.format.open_memmap(path, "w+", TYPES[name], (size,))
-        if hasattr(os, "posix_fallocate"):  # else a full disk ends the process by SIGBUS
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        return array
-
-    return mapped
+def new_array(name: str, size: int, folder: Path | None) -> np.ndarray:
+    """Return one of the arrays, to be filled: in memory, or a memory-mapped file; OSError if the disk is full."""
+    if folder is None:
+        return np.empty(size, TYPES[name])
+    path = folder / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, "w+", TYPES[name], (size,))
+    if hasattr(os, "posix_fallocate"):  # else a full disk ends the process by SIGBUS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 @dataclass(frozen=True)
@@ -100,25 +93,18 @@ class Corpus:
         return cls.of(rows, work)
 
     @classmethod
-    def of(
-        cls,
-        rows: Rows,
-        work: Work,
-        row_K: np.ndarray | None = None,
-        new: Callable[[str, int], np.ndarray] = in_memory,
-    ) -> Corpus:
+    def of(cls, rows: Rows, work: Work, row_K: np.ndarray | None = None, folder: Path | None = None) -> Corpus:
         """Return a corpus of the K different rows ``row_K`` in this order; None: all rows.
 
-        new: makes the arrays that are filled, from name and size, in memory or on disk.
-        ValueError if there are no rows.
+        folder: takes the arrays as memory-mapped files; None: they are in memory. ValueError if there are no rows.
         """
         rows.check()
         if row_K is None:
             row_K = np.arange(len(rows))
-        boundaries = new("boundaries", len(row_K) + 1)
+        boundaries = new_array("boundaries", len(row_K) + 1, folder)
         boundaries[0] = 0
         np.cumsum(rows.lengths[row_K], out=boundaries[1:])
-        columns = {name: new(name, int(boundaries[-1])) for name in OF_TOKENS}
+        columns = {name: new_array(name, int(boundaries[-1]), folder) for name in OF_TOKENS}
         place_R = np.full(len(rows), -1)  # of each row in the corpus; -1: left out
         place_R[row_K] = np.arange(len(row_K))
         first = 0

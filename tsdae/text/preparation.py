@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,7 +13,7 @@ import numpy as np
 from tsdae.config import TextConfig
 from tsdae.text.building import APART, WORDLESS, Rows, Work, collect, hashes_of, within_memory
 from tsdae.text.cleaning import Cleaning
-from tsdae.text.corpus import HELDOUT, Corpus, in_memory
+from tsdae.text.corpus import HELDOUT, Corpus
 from tsdae.text.lines import suffix_of
 from tsdae.text.reading import (
     Texts,
@@ -101,14 +101,14 @@ def build_corpora(
     text: TextConfig,
     tokenizer: Any,
     rows: Rows | None = None,
-    new: Callable[[str, int], np.ndarray] = in_memory,
+    folder: Path | None = None,
     workers: int | None = None,
 ) -> tuple[Corpus, Corpus | None]:
     """Clean, choose and tokenise texts as ``text`` says; return (corpus to train on, held-out corpus or None).
 
     source: name of the texts in notes; empty: they are sentences already, and no note is printed.
-    rows: takes what is kept, and may hold the first rows already; None: in memory. new: makes the arrays to train on,
-    see `Corpus.of`. workers: number of processes; None: one for each core.
+    rows: takes what is kept, and may hold the first rows already; None: in memory. folder: takes the arrays to train
+    on, see `Corpus.of`. workers: number of processes; None: one for each core.
     """
     work = Work(tokenizer, text.words or AUTO, cleaning_of(source, text) if source else None)
     rows = Rows(tokenizer.unk_token_id) if rows is None else rows
@@ -139,16 +139,11 @@ def build_corpora(
         print_note(what_was_read(source, len(rows), limit, rows.dropped, texts.meter.column))
 
     with within_memory("the rows were divided into those to train on and those held out", less):
-        return _divided(rows, work, text, limit, apart, new)
+        return _divided(rows, work, text, limit, apart, folder)
 
 
 def _divided(
-    rows: Rows,
-    work: Work,
-    text: TextConfig,
-    limit: int | None,
-    apart: list[str] | None,
-    new: Callable[[str, int], np.ndarray],
+    rows: Rows, work: Work, text: TextConfig, limit: int | None, apart: list[str] | None, folder: Path | None
 ) -> tuple[Corpus, Corpus | None]:
     """Draw, hold out and order the rows as ``text`` says. apart: sentences of the file that --heldout names."""
     hash_R, order = rows.hashes, None
@@ -167,7 +162,7 @@ def _divided(
         training, held_out = split_heldout(hash_R, None if text.heldout is None else int(text.heldout))
         if len(held_out):
             heldout = Corpus.of(rows, work, held_out if order is None else order[held_out])
-    return Corpus.of(rows, work, training if order is None else order[training], new), heldout
+    return Corpus.of(rows, work, training if order is None else order[training], folder), heldout
 
 
 def default_workers() -> int:

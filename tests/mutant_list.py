@@ -99,8 +99,6 @@ MUTANTS = (
     Mutant("tokenizers-told-apart-by-size", "tsdae/text/tokenization.py", "plain_backend(tokenizer).to_str()",
            "str(len(tokenizer))", CORPUS),
     Mutant("another-tokenizers-ids", "tsdae/dataset.py", "        self.corpus.check_tokenizer(tokenizer)\n", "", CORPUS),
-    Mutant("half-a-corpus-left-behind", "tsdae/text/corpus.py", "            shutil.rmtree(staged, ignore_errors=True)\n",
-           "            pass\n", CORPUS),
     Mutant("what-stood-there-is-lost", "tsdae/utils/files.py", "            replaced.rename(path)\n", "            pass\n", CORPUS),
     Mutant("a-row-lost-at-each-seam", "tsdae/text/corpus.py", "self.boundaries[start : start + STRETCH + 1]",
            "self.boundaries[start : start + STRETCH]", CORPUS),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from tsdae.text.building import OF_TOKENS, WORDLESS, Rows, Work
 from tsdae.text.marks import BEGINS_WORD, SPECIAL
 from tsdae.text.tokenization import fingerprint_of, texts_of
 from tsdae.text.word_boundaries import WordCounts, notes
-from tsdae.utils.files import check_can_write, read_json, replace_folder, write_json
+from tsdae.utils.files import atomic, check_can_write, read_json, write_json
 from tsdae.utils.progress import progress_bar
 
 CHUNK = 2048  # sentences tokenised in one call
@@ -169,14 +168,10 @@ class Corpus:
         folder = Path(folder)
         check_corpus_output(folder, overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staged = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        try:
+        with atomic(folder, unique=True) as staged:
             self.save(staged)
             if heldout is not None:
                 dataclasses.replace(heldout, made_from=self.made_from).save(staged / HELDOUT)
-            replace_folder(staged, folder)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
 
     def save(self, folder: Path) -> None:
         """Write arrays and corpus.json into a new folder; `write` does it so that it is never there in part."""

@@ -21,7 +21,6 @@ from tsdae.text.marks import BEGINS_WORD, SPECIAL
 from tsdae.text.tokenization import fingerprint_of, texts_of
 from tsdae.text.word_boundaries import WordCounts, notes
 from tsdae.utils.files import atomic, check_can_write, read_json, write_json
-from tsdae.utils.progress import progress_bar
 
 CHUNK = 2048  # sentences tokenised in one call
 STRETCH = 2**20  # rows whose lengths are computed at a time
@@ -76,19 +75,15 @@ class Corpus:
     stored_fingerprint: str | None = None
 
     @classmethod
-    def build(
-        cls, sentences: Iterable[str], tokenizer: Any, words: str = "auto", show_progress: bool = False
-    ) -> Corpus:
+    def build(cls, sentences: Iterable[str], tokenizer: Any, words: str = "auto") -> Corpus:
         """Tokenise sentences in memory; ValueError if none has a word, or for a segmenter ``words`` that fails.
 
         sentences: a list, a column of a table or a generator, see `tokenization.texts_of`.
         """
         sentences = texts_of(sentences)
         work, rows = Work(tokenizer, words), Rows(tokenizer.unk_token_id)
-        with progress_bar(len(sentences), "tokenising", " sentences", show_progress) as bar:
-            for start in range(0, len(sentences), CHUNK):
-                rows.append(work(sentences[start : start + CHUNK]))
-                bar.update(rows.texts - start)
+        for start in range(0, len(sentences), CHUNK):
+            rows.append(work(sentences[start : start + CHUNK]))
         return cls.of(rows, work)
 
     @classmethod

@@ -54,7 +54,7 @@ def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
     """
     if not grid:
         raise ValueError("--grid is empty; give axes such as noise=delete,mask noise_ratio=0.1:0.9:0.1")
-    hints = _hints(DataConfig) | _hints(MethodConfig) | _hints(TrainConfig)
+    hints = get_type_hints(DataConfig) | get_type_hints(MethodConfig) | get_type_hints(TrainConfig)
     axes: dict[str, list[Any]] = {}
     for axis in grid:
         name, equals, text = axis.partition("=")
@@ -70,12 +70,6 @@ def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
         values = _range(axis, text) if text.count(":") == 2 and "," not in text else text.split(",")
         axes[name] = list(dict.fromkeys(_value(name, value, hints[name]) for value in values))
     return axes
-
-
-def _hints(config: Any) -> dict[str, Any]:
-    """Return the type of each field, by name."""
-    kinds = get_type_hints(config if isinstance(config, type) else type(config))
-    return {field.name: kinds[field.name] for field in dataclasses.fields(config)}
 
 
 def _range(axis: str, text: str) -> list[str]:
@@ -142,7 +136,7 @@ def arms_of(
 
 def _with(configs: Configs, settings: dict[str, Any]) -> Configs:
     data, method, train = configs
-    own = [{name: value for name, value in settings.items() if name in _hints(config)} for config in configs]
+    own = [{name: value for name, value in settings.items() if name in vars(config)} for config in configs]
     replace = dataclasses.replace
     return replace(data, **own[0]), replace(method, **own[1]), replace(train, **own[2])
 

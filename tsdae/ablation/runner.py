@@ -34,6 +34,7 @@ from tsdae.ablation.rows import GRID, ROWS, about, config_of, finished_rows, oth
 from tsdae.ablation.trials import estimate
 from tsdae.commands.preflight import check
 from tsdae.commands.recipes import with_recipe
+from tsdae.commands.summary import measured
 from tsdae.commands.train import run_training
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
 from tsdae.evaluation.pairs import load_pairs, load_stsb
@@ -52,11 +53,7 @@ from tsdae.utils.signals import Interrupted
 
 
 def ablate(
-    data: DataConfig,
-    method: MethodConfig,
-    train: TrainConfig,
-    config: AblationConfig,
-    given: Collection[str] | None = None,
+    data: DataConfig, method: MethodConfig, train: TrainConfig, config: AblationConfig, given: Collection[str]
 ) -> Path:
     """Run what is missing of the grid, and return the folder with its rows.
 
@@ -77,8 +74,6 @@ def ablate(
     notes: list[str] = []
 
     def completed(configs: Configs, by_axes: Collection[str]) -> Configs:
-        if given is None:
-            return configs
         data, method, train = configs
         method, train, lines = with_recipe(method.model or MINI, method, train, {*given, *by_axes})
         notes.append("; ".join(lines))
@@ -232,8 +227,7 @@ def _results(arm: Arm, folder: Path, place: Path) -> dict[str, Any]:
         if not (resume and "finished" in stored_settings(place)):  # else: stopped before its scores were written
             run_training(data, method, dataclasses.replace(train, output=str(place), resume=resume), table=False)
         stored, model = stored_settings(place), str(place)
-        rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        curve = [row for row in rows if "loss" not in row]
+        curve = measured(place)
     seconds = time.perf_counter() - started
     scores, resamples = scored(model, data, sorted({"cls", "mean", method.pooling}), train.device)
     np.save(folder / "resamples" / f"{arm.id}.npy", resamples)

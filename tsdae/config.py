@@ -183,7 +183,7 @@ class OutputConfig:
     save_every: int = flag(500, "steps between checkpoints; 0: only when stopped by a signal", "[0, inf)")
     keep: int = flag(2, "number of latest checkpoints to keep", "[1, inf)")
     log_every: int = flag(10, "steps between rows of metrics.jsonl, at most 50", "[1, 50]")
-    report_to: list[TrackerName] | None = field(default=None, metadata={"help": REPORT_TO})
+    report_to: list[TrackerName] | None = flag(None, REPORT_TO)
     tensorboard: bool = flag(False, "same as --report-to tensorboard; can be combined with it")
 
     @property
@@ -285,9 +285,7 @@ class PrepareConfig(TextConfig):
 class AblationConfig:
     """Which settings to compare. --output is the folder of all runs, --seed the first of the seeds."""
 
-    grid: list[str] = field(
-        metadata={"help": "axes, as field=value,value or field=first:last:step; fields are flags of `tsdae train`"}
-    )
+    grid: list[str] = required("axes, as field=value,value or field=first:last:step; fields are flags of `tsdae train`")
     seeds: int = flag(5, "runs per setting; intervals need at least 3", "[1, inf)")
     intervals: bool = flag(True, "compute confidence intervals over seeds")
     product: bool = flag(False, "run all combinations of the axes instead of one axis at a time")

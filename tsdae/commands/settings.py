@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tsdae.config import (
@@ -28,6 +28,7 @@ A_TEXT = (
 )
 POOLING = "default: that of the model's folder"
 LIMIT = "maximum number of sentences"
+WORDS = "what counts as a word: auto, tokens, characters, whitespace, or module:function; default: the run's, else auto"
 SAMPLED = 2000  # sentences of a text among which --make-pairs looks, so that there are no more pairs
 STATIC_SENTENCES = 12  # of the page of `tsdae explore`
 FEWEST_PIECES = 100  # of a tokenizer: with fewer there are hardly enough for the letters
@@ -45,17 +46,14 @@ class CompareConfig:
     )
     split: Literal["dev", "test", "both"] | None = flag(None, "split of STS-B; default: both")
     stsb: str | None = flag(None, "folder with STS-B; default: downloaded once")
-    pairs: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with the columns sentence1, sentence2 "
-            "and score (after the models); several files: also their mean; without score: retrieval, how often "
-            "sentence1 finds its sentence2"
-        },
+    pairs: list[str] | None = flag(
+        None,
+        "your own pairs instead of STS-B: tsv, csv, jsonl or parquet with the columns sentence1, sentence2 and score "
+        "(after the models); several files: also their mean; without score: retrieval, how often sentence1 finds its "
+        "sentence2",
     )
-    columns: list[str] | None = field(
-        default=None,
-        metadata={"help": "with --pairs: the two text columns for retrieval, if the file has more columns"},
+    columns: list[str] | None = flag(
+        None, "with --pairs: the two text columns for retrieval, if the file has more columns"
     )
     retrieval: str | None = flag(
         None,
@@ -148,7 +146,7 @@ class NeighboursConfig:
     queries: int | None = flag(
         None, "number of random sentences of the text to use as queries; default: 10", "[1, inf)"
     )
-    query: list[str] | None = field(default=None, metadata={"help": "your own queries, each in quotes"})
+    query: list[str] | None = flag(None, "your own queries, each in quotes")
     neighbours: int = flag(3, "nearest neighbours per query", "[1, inf)")
     pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of both models; {POOLING}")
     device: str = flag("auto", DEVICE)
@@ -172,11 +170,7 @@ class ReconstructConfig:
     )
     pooling: Literal["cls", "mean", "max"] | None = flag(None, f"pooling of token vectors; {POOLING}")
     seed: int = flag(0, "random seed of the noise, and of a new decoder where the model has none", SEEDS)
-    words: str | None = flag(
-        None,
-        "what counts as a word: auto, tokens, characters, whitespace, or module:function; default: the run's, else "
-        "auto",
-    )
+    words: str | None = flag(None, WORDS)
     max_length: int | None = flag(None, "maximum tokens per sentence; default: the run's, else 75")
     device: str = flag("auto", DEVICE)
 
@@ -190,22 +184,16 @@ class ExploreConfig:
 
     port: int = flag(7860, "port of 127.0.0.1 on which the page is served", "[1, 65535]")
     static: str | None = flag(None, "write one .html file that needs no server, instead of serving the page")
-    sentence: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "sentences to start with, each in quotes (after RUN), those of the static page; default: "
-            f"{STATIC_SENTENCES} drawn from the text"
-        },
+    sentence: list[str] | None = flag(
+        None,
+        "sentences to start with, each in quotes (after RUN), those of the static page; default: "
+        f"{STATIC_SENTENCES} drawn from the text",
     )
     before: str | None = flag(None, "model to compare with; default: the one from which the run started")
     corpus: str | None = flag(None, f"text in which neighbours are searched: {A_TEXT}; default: the run's")
     column: str | None = flag(None, COLUMN)
     limit: int = flag(2000, "number of sentences to draw from the text", "[10, inf)")
-    words: str | None = flag(
-        None,
-        "what counts as a word: auto, tokens, characters, whitespace, or module:function; default: the run's, else "
-        "auto",
-    )
+    words: str | None = flag(None, WORDS)
     device: str = flag("auto", DEVICE)
 
     def __post_init__(self) -> None:
@@ -273,7 +261,7 @@ class PretrainConfig(TextConfig):
     pooling: Literal["cls", "mean", "max"] = flag("cls", "pooling of the sentence encoder")
     evaluate: str | None = flag(None, "as for `tsdae train`: stsb, heldout, FILE or none; default: heldout")
     seed: int = flag(0, "random seed of weights, noise and data order", SEEDS)
-    report_to: list[TrackerName] | None = field(default=None, metadata={"help": REPORT_TO})
+    report_to: list[TrackerName] | None = flag(None, REPORT_TO)
     precision: Literal["auto", "fp64", "fp32", "bf16", "fp16"] = flag("auto", PRECISION)
     device: str = flag("auto", DEVICE)
     threads: int | None = flag(None, THREADS)

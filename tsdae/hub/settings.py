@@ -16,16 +16,11 @@ from tsdae.utils.files import read_json
 Schema = Mapping[str, str]  # {key: kind}; after the kind of a number follows its range, as in "integer [1, 512]"
 
 MODULE: Schema = {"type": "text", "path": "text"}  # of each entry of modules.json
+MODES = "cls_token mean_tokens max_tokens mean_sqrt_len_tokens weightedmean_tokens lasttoken".split()
 POOLING: Schema = {
     "pooling_mode": "text or texts",
-    **{
-        f"pooling_mode_{mode}": "flag"
-        for mode in (
-            *("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens"),
-            *("weightedmean_tokens", "lasttoken"),
-        )
-    },
     "include_prompt": "flag",
+    **{f"pooling_mode_{mode}": "flag" for mode in MODES},
 }
 TRANSFORMER: Schema = {"max_seq_length": "integer [3, inf)", "do_lower_case": "flag"}  # sentence_bert_config.json
 SENTENCE_TRANSFORMERS: Schema = {"prompts": "table", "default_prompt_name": "text", "similarity_fn_name": "text"}

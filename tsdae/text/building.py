@@ -236,11 +236,6 @@ class Rows:
             for path in sorted(folder.glob("*.npz"))[len(self._lengths) :]:
                 path.unlink()
 
-    @property
-    def on_disk(self) -> bool:
-        """True if what was appended is kept on disk."""
-        return self._folder is not None
-
     def _path(self, number: int) -> Path:
         assert self._folder is not None
         return self._folder / f"{number:08}.npz"

@@ -111,10 +111,10 @@ def build_corpora(
     on, see `Corpus.of`. workers: number of processes; None: one for each core.
     """
     work = Work(tokenizer, text.words or AUTO, cleaning_of(source, text) if source else None)
+    less = LESS if rows is None else ""
     rows = Rows(tokenizer.unk_token_id) if rows is None else rows
     apart = _read_apart(text)
     limit, size = limit_for(source, text.limit), texts.meter.size
-    less = "" if rows.on_disk else LESS
     with (
         within_memory("the text was read and tokenised", less),
         progress_bar(size, "preparing", "B" if size else " sentences", scaled=True, delay=1) as bar,

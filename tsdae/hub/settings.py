@@ -80,18 +80,13 @@ def read_settings(path: Path, schema: Schema) -> dict[str, Any]:
 def checked(where: str, settings: Any, schema: Schema) -> dict[str, Any]:
     """Return ``settings`` without those that are null; ValueError, which starts with ``where``."""
     if not isinstance(settings, dict):
-        raise ValueError(f"{where} must be a table of settings, got {_shown(settings)}")
+        raise ValueError(f"{where} must be a table of settings, got {settings!r:.80}")
     given = {key: value for key, value in settings.items() if value is not None}
     for key in schema.keys() & given.keys():
         kind, _, interval = schema[key].partition(" [")
         wanted, fits = KINDS[kind]
         if not fits(given[key]):
-            raise ValueError(f"{where}: {key} must be {wanted}, got {_shown(given[key])}")
+            raise ValueError(f"{where}: {key} must be {wanted}, got {given[key]!r:.80}")
         if interval:
             check_range(f"{where}: {key}", given[key], f"[{interval}")
     return given
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -86,15 +86,16 @@ def numbered_lines(source: str, meter: Meter | None = None) -> Generator[tuple[i
 
 def _lines(file: Any, source: str) -> Iterator[bytes]:
     """Yield lines with their ends."""
-    size_limit = SizeLimit(Path(source)) if source.lower().endswith(COMPRESSED) else None
+    is_packed, size = source.lower().endswith(COMPRESSED), 0
     rest, number = b"", 0  # of a line without its end yet; lines before it
     block = file.read1(BLOCK)
     while block and len(block) < FIRST and (more := file.read1(BLOCK)):  # a pipe gives as little as it likes
         block += more
     check_content(source, block[:FIRST])
     while block:
-        if size_limit is not None:
-            size_limit.add(len(block))
+        size += len(block)
+        if is_packed:
+            check_unpacked(Path(source), size)
         lines = (rest + block).splitlines(keepends=True)  # of bytes: at LF, CR LF and CR
         rest = lines.pop() if not lines[-1].endswith(b"\n") else b""  # CR may be the first half of CR LF
         for line in lines:
@@ -129,19 +130,12 @@ def check_content(source: str, first: bytes) -> None:
         raise ValueError(f"{name_of(source)} is binary, not text: it has a NUL byte at {first.index(0):,}")
 
 
-class SizeLimit:
-    """Refuses a compressed file that unpacks to more than text can: a few bytes could fill the memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._left = path, max(UNPACKED_FREELY, PACKED_AT_MOST * path.stat().st_size)
-
-    def add(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise ValueError(
-                f"{self._path} unpacks to more than {PACKED_AT_MOST} times its size; if that is intended, unpack it "
-                "beforehand"
-            )
+def check_unpacked(path: Path, size: int) -> None:
+    """Raise ValueError if a compressed file unpacks to more bytes than text can: a few could fill the memory."""
+    if size > max(UNPACKED_FREELY, PACKED_AT_MOST * path.stat().st_size):
+        raise ValueError(
+            f"{path} unpacks to more than {PACKED_AT_MOST} times its size; if that is intended, unpack it beforehand"
+        )
 
 
 @contextlib.contextmanager

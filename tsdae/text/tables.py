@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tsdae.text import lines
-from tsdae.text.lines import Meter, SizeLimit, numbered_lines, open_bytes, suffix_of
+from tsdae.text.lines import Meter, check_unpacked, numbered_lines, open_bytes, suffix_of
 from tsdae.utils.plural import counted
 
 ARROW_FILE = b"ARROW1"  # how an Arrow file starts, and an Arrow stream does not
@@ -270,11 +270,12 @@ def _column_records(path: Path, meter: Meter | None) -> Iterator[dict[str, Any]]
     import pyarrow
 
     batches = _parquet_batches if suffix_of(path) == ".parquet" else _arrow_batches
-    size_limit = SizeLimit(path)
+    size = 0
     try:
         with open_bytes(str(path), meter) as raw:
             for batch in batches(raw, str(path)):
-                size_limit.add(batch.nbytes)
+                size += batch.nbytes
+                check_unpacked(path, size)
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as {suffix_of(path)[1:]}: {' '.join(str(error).split())}") from error

@@ -156,5 +156,5 @@ def _write_language_model(pretrained: Pretrained, tokenizer: Any, folder: Path) 
     """Write a model folder of Hugging Face's format, with the head if there is one, that names no pooling."""
     with atomic(folder) as staged, writing(staged):
         staged.mkdir(parents=True)
-        write_pretrained(staged, pretrained, with_head=pretrained.head is not None)
+        write_pretrained(staged, pretrained, pretrained.head)
         tokenizer.save_pretrained(str(staged))

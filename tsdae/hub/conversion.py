@@ -295,29 +295,27 @@ def _plain_name(name: str, family: Family) -> str:
 # Writing
 
 
-def write_pretrained(folder: Path, pretrained: Pretrained, with_head: bool = False) -> None:
+def write_pretrained(folder: Path, pretrained: Pretrained, head: Mapping[str, Tensor] | None = None) -> None:
     """Write config.json and model.safetensors so that AutoModel and SentenceTransformer load them without a warning.
 
     A pooler that the model lacks is written as AutoModel would initialise it; nothing here uses it.
-    with_head: write a language model instead, which AutoModelForMaskedLM loads: no pooler, but the model's head.
+    head: state of a `LanguageModelHead`: write a language model, which AutoModelForMaskedLM loads, with no pooler.
     """
     bert, family = pretrained.bert, FAMILIES[pretrained.model_type]
     config = bert.config
-    architecture = family.architecture.replace("Model", "ForMaskedLM") if with_head else family.architecture
+    architecture = family.architecture.replace("Model", "ForMaskedLM") if head else family.architecture
     raw = pretrained.raw_config | {theirs: getattr(config, ours) for ours, theirs in family.config_names.items()}
     raw |= {"model_type": pretrained.model_type, "architectures": [architecture], "dtype": "float32"}
     raw.pop("torch_dtype", None)
     if family.offset_positions:
         raw["pad_token_id"] = config.position_offset - 1
-    prefix = family.prefix if with_head else ""
+    prefix = family.prefix if head else ""
     theirs: dict[str, Tensor] = {}
     for ours, tensor in bert.state_dict().items():
         names = [prefix + name for name in family.names_of(ours)]
         theirs |= zip(names, tensor.chunk(len(names)), strict=True)
-    if with_head:
-        if pretrained.head is None:
-            raise ValueError("this pretrained model has no language-model head to write")
-        theirs |= {family.head_name_of(ours): tensor for ours, tensor in pretrained.head.items()}
+    if head:
+        theirs |= {family.head_name_of(ours): tensor for ours, tensor in head.items()}
     elif family.has_pooler:
         generator = torch.Generator().manual_seed(0)
         weight = torch.empty(config.width, config.width).normal_(0.0, config.initializer_range, generator=generator)

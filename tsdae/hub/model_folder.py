@@ -38,6 +38,7 @@ SETTINGS_FILES = tuple(  # the names that sentence-transformers has used, in its
 )
 
 DESCRIPTION = "config_sentence_transformers.json"
+ONLY_A_PART = "only a part of it is in the cache, and the hub was not reached"
 OLD_POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
 
 
@@ -232,12 +233,8 @@ def _snapshot(name: str) -> Path:
     return folder
 
 
-class OnlyPart(ValueError):
-    """The hub's cache has some of a model's files, and the hub, which has the others, was not reached."""
-
-
 def check_whole(name: str, folder: Path) -> None:
-    """Raise OnlyPart if files of the model seem to be on the hub alone, and it cannot be asked.
+    """Raise ValueError if files of the model seem to be on the hub alone, and it cannot be asked.
 
     Without modules.json it may be a raw model, and the hub's client answers offline with whatever its cache has.
     """
@@ -257,7 +254,7 @@ def check_whole(name: str, folder: Path) -> None:
         hf_hub_download(name, "modules.json", etag_timeout=10)
     except LocalEntryNotFoundError as error:
         if is_part:
-            raise OnlyPart from error
+            raise ValueError(ONLY_A_PART) from error
         print_note(f"{name}: treated as a raw model, since the hub could not be asked for its modules.json")
     except EntryNotFoundError:
         pass  # the client notes it in its cache
@@ -270,8 +267,8 @@ def _reason(error: Exception) -> str:
         return "gated: request access on the hub"
     if isinstance(error, RepositoryNotFoundError):
         return "no such model"
-    if isinstance(error, OnlyPart) or type(error).__name__ == "IncompleteSnapshotError":
-        return "only a part of it is in the cache, and the hub was not reached"
+    if type(error).__name__ == "IncompleteSnapshotError":
+        return ONLY_A_PART
     if type(error) is LocalEntryNotFoundError:
         return "not in the cache, and the hub cannot be reached"
     return first_line(error)

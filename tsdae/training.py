@@ -19,7 +19,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer
 from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
-from tsdae.evaluation.validation import BestSoFar, check_names, collapse, shown_names, validate
+from tsdae.evaluation.validation import BestSoFar, check_name, collapse, shown_names, validate
 from tsdae.freezing import freeze
 from tsdae.losses import Counts
 from tsdae.objectives import MaskedLanguageModel, Objective, tsdae
@@ -276,7 +276,7 @@ def _report(
 ) -> None:
     """Print and log what was measured, and keep the best model."""
     if early_stop:
-        check_names({"--early-stop": early_stop.name}, list(metrics))
+        check_name("--early-stop", early_stop.name, list(metrics))
         early_stop.update(metrics)
     if metrics:
         print_note(f"step {done:,}: " + ", ".join(f"{name} {metrics[name]:.4g}" for name in shown_names([metrics])))

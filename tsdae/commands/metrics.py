@@ -11,7 +11,7 @@ from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.pairs import Pairs, load_pairs
 from tsdae.evaluation.sts import evaluate_sts
-from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, check_names
+from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, check_name
 from tsdae.run.folder import holds_run
 from tsdae.utils import distributed
 from tsdae.utils.imports import named_function, names_function
@@ -58,9 +58,9 @@ def heldout_metrics(heldout: DenoisingDataset | None, terms: list[str]) -> list[
 
 def check_metrics(config: TrainConfig, best: str, metrics: list[str]) -> None:
     """Print what is measured; ValueError if --best or --early-stop names something else."""
-    check_names({"--early-stop": config.early_stop}, metrics)
+    check_name("--early-stop", config.early_stop, metrics)
     if not (config.resume and holds_run(Path(str(config.output)))):
-        check_names({"--best": config.best}, metrics)
+        check_name("--best", config.best, metrics)
     if best not in metrics:
         print_note(f"best/ is not written: its metric {best} needs held-out sentences")
     if metrics and config.eval_every:

@@ -163,12 +163,11 @@ def lower_is_better(name: str) -> bool:
     return name.endswith("loss") or name in LOWER_IS_BETTER
 
 
-def check_names(wanted: dict[str, str | None], measured: list[str]) -> None:
-    """Raise ValueError if a flag names a metric that is not measured. wanted: {flag: name of the metric}."""
-    for flag, name in wanted.items():
-        if name is not None and name not in measured:
-            choose = f"choose from {', '.join(measured)}" if measured else "it computes no metrics: see --evaluate"
-            raise ValueError(f"{flag} {name} is not measured in this run; {choose}")
+def check_name(flag: str, name: str | None, measured: list[str]) -> None:
+    """Raise ValueError if the metric that a flag names is not measured."""
+    if name is not None and name not in measured:
+        choose = f"choose from {', '.join(measured)}" if measured else "it computes no metrics: see --evaluate"
+        raise ValueError(f"{flag} {name} is not measured in this run; {choose}")
 
 
 def collapse(metrics: dict[str, float], sentences: int) -> str | None:

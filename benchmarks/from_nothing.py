@@ -18,9 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tsdae.commands.evaluate import score  # noqa: E402
 from tsdae.evaluation.pairs import load_stsb  # noqa: E402
 from tsdae.evaluation.scores import bracketed  # noqa: E402
+from tsdae.evaluation.sts import evaluate_sts  # noqa: E402
 from tsdae.hub.auto_encoder import load_encoder  # noqa: E402
 from tsdae.utils.device import machine_name  # noqa: E402  # the root has to be on the path first
 
@@ -63,7 +63,7 @@ def main() -> None:
         for seed in seeds:
             cells = []
             for pooling, split in columns:
-                figure = score(load_encoder(str(RUNS / encoder.format(seed)), pooling), stsb[split])
+                figure = evaluate_sts(load_encoder(str(RUNS / encoder.format(seed)), pooling), stsb[split])
                 cells.append(f"{figure.spearman:.2f} {bracketed(figure.ci95)}")
             print(f"| {name} | {seed} | {' | '.join(cells)} |", flush=True)
     stages = RUNS / STAGES.format(seeds[0])

@@ -146,11 +146,6 @@ def _compared(scores: dict[str, Scores]) -> dict[str, Scores]:
     return {split: of_split.by_compared() for split, of_split in scores.items()} if "mean" in scores else scores
 
 
-def score(encoder: Encoder, pairs: TextPairs) -> Scores:
-    """Score a model with a progress bar: correlations, or retrieval where the pairs have no scores."""
-    return _score(functools.partial(encoder.encode, show_progress=True), pairs)
-
-
 def _score(encode: Encode, data: Judged) -> Scores:
     if isinstance(data, Collection):
         return evaluate_search(encode, data, show_progress=True)

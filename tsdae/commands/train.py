@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from tsdae.autoencoder import TSDAE
 from tsdae.commands import summary
 from tsdae.commands.card import write_card
-from tsdae.commands.evaluate import entry, score
+from tsdae.commands.evaluate import entry
 from tsdae.commands.metrics import check_metrics, evaluation, heldout_metrics
 from tsdae.commands.preflight import check, is_prepared, objective_of
 from tsdae.commands.recipes import cut_in_the_dip, with_recipe
@@ -24,6 +25,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.pairs import Pairs, load_stsb
 from tsdae.evaluation.scores import Scores
 from tsdae.evaluation.scores import table as table_of
+from tsdae.evaluation.sts import evaluate_sts
 from tsdae.freezing import freeze
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
@@ -300,7 +302,7 @@ def _scores(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Sco
     scores = {}
     for split, pairs in splits.items():
         with bars_about(split if split == "pairs" else f"STS-B {split}"):
-            scores[split] = score(encoder, pairs)
+            scores[split] = evaluate_sts(functools.partial(encoder.encode, show_progress=True), pairs)
     return scores
 
 

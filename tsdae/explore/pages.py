@@ -39,7 +39,8 @@ def write_page(path: Path, explorer: Explorer, sentences: Sequence[str], ratio: 
     """
     choices = [Choice(ratio, seed) for ratio in RATIOS for seed in SEEDS]
     looks = [{"sentence": text} | explorer.look(text, choices) for text in sentences]
-    data = {"ratios": RATIOS, "seeds": len(SEEDS), "ratio": _nearest(ratio, RATIOS), "looks": looks}
+    start = min(range(len(RATIOS)), key=lambda place: abs(RATIOS[place] - ratio))
+    data = {"ratios": RATIOS, "seeds": len(SEEDS), "ratio": start, "looks": looks}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     parts: dict[str, Any] = {name: (FOLDER / f"page.{name}").read_text("utf-8") for name in ("css", "js")}
@@ -49,10 +50,6 @@ def write_page(path: Path, explorer: Explorer, sentences: Sequence[str], ratio: 
         raise ValueError(f"the page would take {len(page):,} bytes, more than 1 MB; use a smaller --limit")
     with atomic(path) as staged:
         staged.write_bytes(page)
-
-
-def _nearest(ratio: float, ratios: Sequence[float]) -> int:
-    return min(range(len(ratios)), key=lambda place: abs(ratios[place] - ratio))
 
 
 def served_page(explorer: Explorer, sentences: Sequence[str], ratio: float) -> gradio.Blocks:

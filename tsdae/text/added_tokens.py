@@ -26,7 +26,8 @@ def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
         tokenizer.convert_ids_to_tokens(pieces["enalapril"])  # the pieces of it before
     """
     pieces: dict[str, list[int]] = {}
-    normal = _normalizer_of(tokenizer)
+    normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+    normal: Callable[[str], str] = normalizer.normalize_str if normalizer is not None else str
     taken = {normal(word) for word in tokenizer.get_added_vocab()}
     for word in dict.fromkeys(words):
         if not word or any(letter.isspace() for letter in word):
@@ -45,8 +46,3 @@ def add_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
     stands_alone = {word: not (writes_no_spaces(word[0]) or writes_no_spaces(word[-1])) for word in pieces}
     tokenizer.add_tokens([AddedToken(word, single_word=alone, **form) for word, alone in stands_alone.items()])
     return pieces
-
-
-def _normalizer_of(tokenizer: Any) -> Callable[[str], str]:
-    normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
-    return normalizer.normalize_str if normalizer is not None else str

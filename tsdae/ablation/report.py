@@ -8,6 +8,7 @@ Settings are chosen and compared on dev; test is shown beside, and differences o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,11 @@ deviation of one setting's runs over their seeds.
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the grid: its rows, in the order of their seeds."""
+    """One setting of the grid: its rows, in the order of their seeds. folder: of the ablation."""
 
     name: str
     rows: list[dict[str, Any]]
+    folder: Path
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,16 +93,17 @@ class Setting:
 
     def of_seeds(self, seeds: list[Any]) -> Setting:
         """Return it with these seeds only; what was not trained has no seed and is compared with all."""
-        return Setting(self.name, [row for row in self.rows if row["seed"] in seeds]) if self.is_trained else self
+        rows = [row for row in self.rows if row["seed"] in seeds]
+        return dataclasses.replace(self, rows=rows) if self.is_trained else self
 
     def scores(self, split: str, pooling: str | None = None) -> np.ndarray:
         """Return Spearman x 100 of each seed, [K]."""
         return np.array([row["scores"][pooling or self.pooling][split]["spearman"] for row in self.rows], dtype=float)
 
-    def resamples(self, folder: Path, split: str, pooling: str | None = None) -> np.ndarray:
+    def resamples(self, split: str, pooling: str | None = None) -> np.ndarray:
         """Return the same on 1,000 resamples of the sentence pairs, [K, S]."""
         places = self.poolings.index(pooling or self.pooling), self.splits.index(split)
-        return np.stack([np.load(folder / row["resamples"])[places] for row in self.rows]).astype(np.float64)
+        return np.stack([np.load(self.folder / row["resamples"])[places] for row in self.rows]).astype(np.float64)
 
 
 def write_report(folder: Path) -> None:
@@ -141,7 +144,7 @@ def read_settings(folder: Path) -> tuple[dict[str, Setting], dict[str, Any]]:
     missing = [name for name in ("untrained", "base") if name not in grouped]
     if missing:
         raise ValueError(f"{path} has no row of {' and '.join(missing)} yet; let tsdae ablate finish first")
-    return {name: Setting(name, rows_of_one) for name, rows_of_one in grouped.items()}, grid
+    return {name: Setting(name, rows_of_one, folder) for name, rows_of_one in grouped.items()}, grid
 
 
 def _belongs(settings: dict[str, Any], grid: dict[str, Any]) -> bool:
@@ -156,9 +159,9 @@ def _sections(folder: Path) -> list[Section]:
     trained = [setting for setting in settings.values() if setting.is_trained]
     return [
         _about(settings, grid),
-        _whether_it_helped(folder, base, start),
-        *(_axis_section(folder, axis, values, base, start) for axis, values in _axes(trained, base, grid).items()),
-        _chosen(folder, trained, base, start),
+        _whether_it_helped(base, start),
+        *(_axis_section(axis, values, base, start) for axis, values in _axes(trained, base, grid).items()),
+        _chosen(trained, base, start),
     ]
 
 
@@ -209,16 +212,14 @@ def _about(settings: dict[str, Setting], grid: dict[str, Any]) -> Section:
     return section
 
 
-def _difference(
-    folder: Path, name: str, ours: Setting, theirs: Setting, split: str, pooling: str | None = None
-) -> Comparison:
+def _difference(name: str, ours: Setting, theirs: Setting, split: str, pooling: str | None = None) -> Comparison:
     """Return the difference on the seeds that both have, of which there are some.
 
     pooling: of ``theirs``, if not its own.
     """
     shared = _shared(ours, theirs)
     ours, theirs = ours.of_seeds(shared), theirs.of_seeds(shared)
-    resampled_KS = ours.resamples(folder, split) - theirs.resamples(folder, split, pooling)
+    resampled_KS = ours.resamples(split) - theirs.resamples(split, pooling)
     return compare(name, ours.scores(split), theirs.scores(split, pooling), resampled_KS)
 
 
@@ -226,12 +227,12 @@ def _shared(ours: Setting, theirs: Setting) -> list[Any]:
     return [seed for seed in ours.seeds if seed in theirs.seeds or not theirs.is_trained]
 
 
-def _whether_it_helped(folder: Path, base: Setting, start: Setting) -> Section:
+def _whether_it_helped(base: Setting, start: Setting) -> Section:
     own, best = base.pooling, start.pooling
     pairs = [(f"base ({own}) against the untrained model's {own} vector", own)]
     if best != own:
         pairs.append((f"base ({own}) against the untrained model's better one, {best}", best))
-    compared = holm([_difference(folder, name, base, start, "dev", pooling) for name, pooling in pairs])
+    compared = holm([_difference(name, base, start, "dev", pooling) for name, pooling in pairs])
     rows = [
         [f"{one.name}, {pooling}", *(_spread(one.scores(split, pooling)) for split in one.splits), *NO_DIFFERENCE]
         for one in (start, base)
@@ -241,10 +242,10 @@ def _whether_it_helped(folder: Path, base: Setting, start: Setting) -> Section:
     return Section("Does training help?", table=Table(["", *base.splits, *DIFFERENCE], rows))
 
 
-def _axis_section(folder: Path, axis: str, values: dict[Any, Setting], base: Setting, start: Setting) -> Section:
+def _axis_section(axis: str, values: dict[Any, Setting], base: Setting, start: Setting) -> Section:
     names = {value: "all" if value is None and axis in NONE_IS_ALL else shown(value) for value in values}
     others = {value: one for value, one in values.items() if one is not base and _shared(one, base)}
-    compared = holm([_difference(folder, names[value], one, base, "dev") for value, one in others.items()])
+    compared = holm([_difference(names[value], one, base, "dev") for value, one in others.items()])
     cells = {one.name: _cells(one) for one in compared}
     rows = []
     for value, one in values.items():
@@ -294,7 +295,7 @@ def _curve(name: str, setting: Setting, start: Setting) -> Line:
     return Line(name, [(step, float(np.mean(values))) for step, values in sorted(by_step.items())])
 
 
-def _chosen(folder: Path, trained: list[Setting], base: Setting, start: Setting) -> Section:
+def _chosen(trained: list[Setting], base: Setting, start: Setting) -> Section:
     """Return the section on the best setting on dev, and what test says of it: looked at once."""
     best = max(trained, key=lambda setting: _mean(setting.scores("dev")))
     section = Section("The setting that dev chooses")
@@ -311,10 +312,7 @@ def _chosen(folder: Path, trained: list[Setting], base: Setting, start: Setting)
             (f"untrained, {pooling}", start, pooling) for pooling in dict.fromkeys((base.pooling, start.pooling))
         ]
     compared = holm(
-        [
-            _difference(folder, f"{best.name} against {name}", best, other, "test", pooling)
-            for name, other, pooling in against
-        ]
+        [_difference(f"{best.name} against {name}", best, other, "test", pooling) for name, other, pooling in against]
     )
     section.table = Table(["", "difference on test", *DIFFERENCE[1:]], [[one.name, *_cells(one)] for one in compared])
     return section

@@ -41,7 +41,8 @@ def resumed(
             raise ValueError(f"--resume: {folder} holds no run; to start one, give its settings as well")
         return data, method, config
     stored = stored_settings(folder)
-    for name, hint in _types(data, method, config).items():
+    hints = get_type_hints(DataConfig) | get_type_hints(MethodConfig) | get_type_hints(TrainConfig)
+    for name, hint in hints.items():
         if name in stored and not fits(stored[name], hint):
             raise ValueError(f"{folder / 'config.json'}: {name} cannot be {stored[name]!r}; was the file edited?")
     filled = dataclasses.asdict(data) | dataclasses.asdict(method) | dataclasses.asdict(config)
@@ -164,10 +165,6 @@ def split_step(sentences: int, largest: int, processes: int) -> tuple[int, int]:
         )
     size = max(size for size in range(1, min(largest, each) + 1) if each % size == 0)
     return size, each // size
-
-
-def _types(*configs: Any) -> dict[str, Any]:
-    return {name: hint for config in configs for name, hint in get_type_hints(type(config)).items()}
 
 
 def _is_code(name: str, value: Any) -> bool:

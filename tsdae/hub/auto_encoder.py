@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,22 +29,13 @@ from tsdae.utils.files import first_line, weight_files
 from tsdae.utils.progress import progress_bar
 
 FIRST_LAST_MEAN = "first-last-mean"
+Encoder: TypeAlias = "SentenceEncoder | AutoModelEncoder"
 NO_LIMIT, USUAL_LIMIT = 10**9, 512  # tokens
 RANGES = {  # of settings of any family, by how their names end
     r"layers$": "[0, 1000]",
     r"(heads|size|dim|positions?|embeddings|buckets)$": "[0, 20000000]",
     r"(dropout|dropout_prob)$": "[0, 1]",
 }
-
-
-class Encoder(Protocol):
-    """Anything with the ``encode`` of `SentenceEncoder`."""
-
-    pooling: str
-    tokenizer: Any
-    max_length: int
-
-    def encode(self, sentences: list[str], batch_size: int = 64, *, show_progress: bool = False) -> np.ndarray: ...
 
 
 def load_encoder(name: str, pooling: str | None = None, device: torch.device | None = None) -> Encoder:

@@ -12,7 +12,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tsdae.utils.files import first_line, read_json, write_json
 from tsdae.utils.markdown import markdown_table
@@ -25,23 +25,11 @@ NEEDED = {  # of each tracker's package: a module, and what is called in it
 }
 
 
-class Tracker(Protocol):
-    """What a tracker does. Another one is a class with these methods, and a line each in ``KINDS`` and ``NEEDED``.
+class TensorBoard:
+    """Event files in RUN/tensorboard. Another tracker is a class with these methods, and named wherever this one is.
 
     folder: the run's. settings: its config.json. after: steps done; later ones that the tracker has are made again.
     """
-
-    def __init__(self, folder: Path, settings: dict[str, Any], after: int) -> None: ...
-
-    def log(self, values: dict[str, float], step: int) -> None: ...
-
-    def table(self, columns: list[str], rows: list[list[Any]], step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class TensorBoard:
-    """Event files in RUN/tensorboard."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], after: int) -> None:
         self.writer = needed("tensorboard")(str(folder / "tensorboard"), purge_step=after + 1)
@@ -99,6 +87,7 @@ class Trackio:
         self.run.finish()
 
 
+Tracker = TensorBoard | Wandb | Trackio
 KINDS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "trackio": Trackio}
 
 

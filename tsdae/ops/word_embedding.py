@@ -19,36 +19,32 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tsdae.ops.common import at_least_fp32, few_lengths, is_plain, new_lengths_cost, on_cpu
+from tsdae.ops.common import at_least_fp32, few_lengths, new_lengths_cost, on_cpu
 
 CHUNK_BYTES = 2**27  # of fp32 logits that exist at a time
 CHUNK_TOKENS = 128  # but at least so many tokens': with fewer, E's gradient is read and written too often
 
 
 class Head(Protocol):
-    """A language-model head: ``head(hidden_TD, E)`` are logits_TV, ``features(hidden_TD) @ E.T + bias``."""
+    """A language-model head, of which logits_TV are ``features(hidden_TD) @ E.T + bias``."""
 
     @property
     def bias(self) -> Tensor: ...
 
     def features(self, hidden_TD: Tensor) -> Tensor: ...
 
-    def __call__(self, hidden_TD: Tensor, embedding_VD: Tensor) -> Tensor: ...
-
 
 def cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T: Tensor) -> Tensor:
     """Return - log softmax(E . head(h_t)) at target_t, one number per token, at least in fp32: loss_T."""
-    if is_plain():
-        return plain_cross_entropy(hidden_TD, head, words, target_T)
     count = len(target_T)
     spare = few_lengths(count) - count if new_lengths_cost(hidden_TD.device) else 0
     head_TD = head.features(F.pad(hidden_TD, (0, 0, 0, spare)))
     return words.token_loss(head_TD, head.bias, F.pad(target_T, (0, spare)))[:count]
 
 
-def plain_cross_entropy(hidden_TD: Tensor, head: Head, words: WordEmbeddings, target_T: Tensor) -> Tensor:
-    """Do what `cross_entropy` says with all logits in memory: [T, V], with E as the matrix of the last product."""
-    logits_TV = head(hidden_TD, words.weight)
+def plain_token_loss(head_TD: Tensor, weight_VD: Tensor, bias_V: Tensor, target_T: Tensor) -> Tensor:
+    """Return the same of head(h_t), with all logits in memory: [T, V], and E as the matrix of the last product."""
+    logits_TV = F.linear(head_TD, weight_VD, bias_V)
     return F.cross_entropy(at_least_fp32(logits_TV), target_T, reduction="none")
 
 
@@ -75,8 +71,7 @@ class WordEmbeddings(nn.Embedding):
     def token_loss(self, hidden_TD: Tensor, bias_V: Tensor, target_T: Tensor) -> Tensor:
         """Return ``cross_entropy(hidden_TD @ E.T + bias_V, target_T)`` of each token, at least in fp32: loss_T."""
         if not self._collects_gradient():
-            logits_TV = F.linear(hidden_TD, self.weight, bias_V)
-            return F.cross_entropy(at_least_fp32(logits_TV), target_T, reduction="none")
+            return plain_token_loss(hidden_TD, self.weight, bias_V, target_T)
         # A function of our own is not seen by autocast, so its choice is made here.
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.weight.dtype
         ticket, weight_VD = self._workspace.ticket(self.weight), self.weight.detach()

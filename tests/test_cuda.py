@@ -225,10 +225,12 @@ def test_fp16_gradients_are_clipped_at_their_own_norm() -> None:
 
 @pytest.mark.usefixtures("fp16")
 def test_twenty_fp16_overflows_in_a_row_are_an_error() -> None:
+    """Over several rows of the log; a good step between them begins the count again."""
     most = FP16_BAD_STEPS - 1
     row = set(range(3, 3 + most))
-    train_fp16(row | {most + 4}, steps=most + 5)  # one good step between them
-    with pytest.raises(NonFiniteLoss, match=f"20 fp16 steps in a row overflowed, the last of them step {most + 3}"):
+    train_fp16(row | {most + 4}, steps=most + 5)
+    message = f"20 fp16 steps in a row overflowed, the last of them step {most + 3}; use"
+    with pytest.raises(NonFiniteLoss, match=message):
         train_fp16(row | {most + 3}, steps=most + 5)
 
 

@@ -233,20 +233,6 @@ def test_the_speed_is_that_of_the_steps_since_the_clock_was_started(monkeypatch:
     assert window.close(5, False, str)["tokens_per_second"] == pytest.approx(tokens / 2.0)
 
 
-def test_fp16_skips_what_overflows_but_not_for_ever() -> None:
-    """Twenty steps in a row, over several rows of the log; a good one in between begins the count again."""
-    window, batch = StepMetrics(torch.device("cpu")), tiny.batch()
-    one, overflowed = torch.ones(()), torch.tensor(math.inf)
-    for done, norms in ((19, [overflowed] * 19), (20, [one]), (39, [overflowed] * 19)):
-        for norm in norms:
-            window.add({"loss": one}, norm, [batch])
-        row = window.close(done, True, str)
-    assert row["skipped_steps"] == 38
-    window.add({"loss": one}, overflowed, [batch])
-    with pytest.raises(NonFiniteLoss, match="20 fp16 steps in a row overflowed, the last of them step 40; use"):
-        window.close(40, True, str)
-
-
 def test_a_second_ctrl_c_quits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a note cannot be printed, since stderr is being written to in that very moment."""
 
@@ -332,23 +318,6 @@ def test_an_objective_without_counts_is_refused_before_anything_is_written(tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_an_objective_module_is_trained_too() -> None:
-    class Scaled(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
-
-        def forward(self, model: TSDAE, batch: Batch) -> LossSum:
-            sentence_BD = model.encode(batch.noisy)
-            return tsdae(model, batch) + 0.5 * LossSum(
-                (self.scale * sentence_BD).square().sum(), len(sentence_BD), "size"
-            )
-
-    objective = Scaled()
-    train(tiny.model(), tiny.dataset(), config(), objective)
-    assert objective.scale.item() < 1.0
-
-
 def test_learning_rate_schedules() -> None:
     constant = config(steps=10, learning_rate=1.0, warmup_steps=4)
     assert [constant.learning_rate_at(step, 10) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
@@ -358,14 +327,6 @@ def test_learning_rate_schedules() -> None:
     assert [both.learning_rate_at(step, 10) for step in (0, 1, 2, 6, 9)] == pytest.approx(
         [1 / 3, 2 / 3, 1, 1 / 2, 1 / 8]
     )
-
-
-def test_the_schedule_reaches_the_optimizer(tmp_path: Path) -> None:
-    """A learning rate of zero at the end leaves the weights as they are."""
-    first, second = no_dropout(), no_dropout()
-    train(first, tiny.dataset(), config(steps=1, learning_rate=1e-3))
-    train(second, tiny.dataset(), config(steps=1, learning_rate=2e-3, warmup_steps=1))
-    assert_same(weights(first), weights(second), exactly=False)
 
 
 def test_epochs_replace_steps() -> None:

@@ -313,7 +313,7 @@ MUTANTS = (
     # other objectives, other decoders, measures without labels
     Mutant("predicts-special-tokens", "tsdae/objectives/mlm.py", "place_T[special_B] += 1.0", "place_T[special_B] += 0.0", MLM),
     Mutant("predicts-what-it-reads", "tsdae/objectives/mlm.py", "return self.loss(model, hidden_TD, batch.target, chosen_C)",
-           "return self.loss(model, hidden_TD, noisy, chosen_C)", MLM),
+           "return self.loss(model, hidden_TD, noisy, chosen_C)", f"{FIELD} -kmlm"),
     Mutant("masks-all-that-is-chosen", "tsdae/objectives/mlm.py", "fate_C < MASKED", "fate_C < 1.0", MLM),
     Mutant("evaluates-on-other-draws-each-time", "tsdae/utils/rng.py", "generator = None if training else",
            "generator = None if True else", OPTIONS),

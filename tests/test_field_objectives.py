@@ -25,7 +25,7 @@ from tsdae.objectives import OBJECTIVES
 from tsdae.objectives.interface import build, step_counts, try_out, views_of
 from tsdae.utils.rng import draws
 
-FIELD = [name for name in OBJECTIVES if name not in ("tsdae", "mlm")]
+FIELD = [name for name in OBJECTIVES if name != "tsdae"]
 
 
 def vectors(model: TSDAE, sentences: list[list[int]]) -> Tensor:
@@ -115,6 +115,7 @@ def retromae(objective: Any, model: TSDAE, batch: Batch) -> Tensor:
 
 
 TWINS = {each.__name__: each for each in (simcse, ct, bag_of_words, barlow_twins, tsdae_mlm, retromae)}
+TWINS["mlm"] = lambda objective, model, batch: mlm(0.15, model, batch)[0]
 
 
 def made(name: str, model: TSDAE) -> tuple[Any, Batch]:
@@ -231,10 +232,13 @@ def test_settings_that_have_no_part_in_it_are_refused(name: str) -> None:
     values |= {"decoder_input_noise": 0.5, "hold_on": 1.0, "mlm_ratio": 0.3}
     used = {"noise_ratio", "noise"} if name in ("bag_of_words", "barlow_twins", "tsdae_mlm") else set()
     if name == "tsdae_mlm":
-        used |= {"tie", "decoder_layers", "decoder_input_noise", "mlm_ratio"}
+        used |= {"tie", "decoder_layers", "decoder_input_noise"}
+    if name in ("mlm", "tsdae_mlm"):
+        used |= {"mlm_ratio"}
     for setting, value in values.items():
         if setting not in used:
-            with pytest.raises(ValueError, match=f"--{setting.replace('_', '-')}: the objective {name}"):
+            why = "masks tokens by --mlm-ratio" if name == "mlm" and setting.startswith("noise") else "does not use it"
+            with pytest.raises(ValueError, match=f"--{setting.replace('_', '-')}: the objective {name} {why}"):
                 MethodConfig(objective=name, **{setting: value})
         else:
             MethodConfig(objective=name, **{setting: value})

@@ -1,4 +1,4 @@
-"""Masked-language modelling: which tokens are chosen, what becomes of them, and the loss against a slow twin."""
+"""Masked-language modelling: which tokens are chosen, what becomes of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from torch.nn import functional as F
 
 from tests import tiny
 from tests.scripts import Run
-from tests.tolerances import FLOAT64
 from tsdae import Batch
-from tsdae.config import MethodConfig, TrainConfig
 from tsdae.objectives import MaskedLanguageModel
-from tsdae.objectives.interface import step_counts
 from tsdae.packing import Packed
 from tsdae.text.tokenization import Vocabulary, vocabulary_of
-from tsdae.training import train
 
 VOCABULARY = vocabulary_of(tiny.tokenizer())
 SPECIAL = {2, 3}  # [CLS], [SEP]
@@ -76,37 +72,6 @@ def test_evaluation_draws_the_same_and_training_does_not() -> None:
     assert first[1].tolist() != other[1].tolist()
 
 
-def test_the_loss_is_that_of_a_loop_over_sentences() -> None:
-    """One sentence at a time, all logits, and the cross-entropy of the clean token at each chosen place."""
-    model, mlm, batch = tiny.model(), MaskedLanguageModel(0.3), tiny.batch()
-    noisy, chosen_C = mlm.noised(batch.target, VOCABULARY, training=False)
-    clean_T = batch.target.token_ids_T
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for start, end in zip(noisy.boundaries[:-1].tolist(), noisy.boundaries[1:].tolist(), strict=True):
-        alone = Packed.from_lists([noisy.token_ids_T[start:end].tolist()]).to("cpu")
-        logits_TV = model.head(model.encoder.bert(alone), model.encoder.bert.embeddings.words.weight)
-        for place in range(start, end):
-            if place in chosen_C.tolist():
-                total = total - torch.log_softmax(logits_TV[place - start], 0)[clean_T[place]]
-                count += 1
-    loss = mlm(model, batch)
-    assert loss.counts == {"mlm": count} == step_counts(mlm, [batch])
-    torch.testing.assert_close(loss.mean, total / count, **FLOAT64)
-    loss.mean.backward()
-    assert model.encoder.bert.embeddings.words.weight.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in model.crosses.parameters()), "the decoder has no part in it"
-
-
-def test_training_by_it_learns() -> None:
-    model, data = tiny.model(dtype=torch.float32), tiny.dataset()
-    batch = data.batch(*data.order(0, 8))
-    model.eval()
-    before = MaskedLanguageModel()(model, batch).mean.item()
-    settings = TrainConfig(steps=40, learning_rate=3e-3, device="cpu", precision="fp32", accumulate=2, eval_every=0)
-    train(model, data, settings, MaskedLanguageModel())
-    assert MaskedLanguageModel()(model, batch).mean.item() < before - 0.5
-
-
 def test_what_it_cannot_do_is_said() -> None:
     batch: Batch = tiny.batch()
     with pytest.raises(ValueError, match="needs a tied model"):
@@ -115,20 +80,6 @@ def test_what_it_cannot_do_is_said() -> None:
         MaskedLanguageModel().noised(batch.target, Vocabulary(9, None, VOCABULARY.ordinary_ids, 1), True)
     with pytest.raises(ValueError, match=r"ratio must be in \(0, 1\], got 0.0"):
         MaskedLanguageModel(0.0)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"noise_ratio": 0.3}, {"noise": "mask"}, {"tie": False}, {"decoder_layers": 1}, {"decoder_input_noise": 0.5}],
-)
-def test_what_it_has_no_use_for_is_refused(settings: dict[str, float]) -> None:
-    (name,) = settings
-    why = "masks tokens by --mlm-ratio" if name.startswith("noise") else "does not use it"
-    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}: the objective mlm {why}"):
-        MethodConfig(objective="mlm", **settings)
-    MethodConfig(**settings)
-    with pytest.raises(ValueError, match="--mlm-ratio: the objective tsdae does not use it"):
-        MethodConfig(mlm_ratio=0.3)
 
 
 @pytest.mark.parametrize("flags", ["--objective mlm --noise-ratio 0.6", "--mlm-ratio 0.15"])

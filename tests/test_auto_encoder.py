@@ -300,14 +300,3 @@ def test_pairs_without_scores_are_retrieved(run: Run, place: Path) -> None:
     figures = entries[0]["retrieval"]
     assert lines[1].split() == ["model", "(cls)", f"{figures['accuracy_at_1']:.2f}", f"{figures['mrr']:.2f}"]
     assert [line.split("  ")[1] for line in lines[-5:-1]] == ["retrieval accuracy@1", "retrieval MRR"] * 2
-
-
-def test_a_sheet_that_is_partly_filled_in_is_scored(run: Run, place: Path) -> None:
-    lines = (place / "pairs.tsv").read_text().splitlines()
-    lines[2] = lines[2].rpartition("\t")[0] + "\t"
-    (place / "partly.tsv").write_text("\n".join(lines) + "\n")
-    scored = run("evaluate", "model --pairs partly.tsv --json a.json")
-    assert scored.code == 0, scored.err
-    assert "partly.tsv: left out: 1 of 7 rows, which have no score yet" in scored.err
-    ((row),) = json.loads((place / "a.json").read_text())
-    assert row["pairs"]["n"] == 6

@@ -456,16 +456,17 @@ def test_own_pairs_in_any_order_of_columns(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 def test_the_fields_names_of_scores(names: str, name: str, tmp_path: Path) -> None:
-    """In any row: where the first has none, it is one without a score."""
+    """In any row; those without a score are left out and counted if somebody is told, and refused if not."""
     columns, notes = names.split(","), list[str]()
-    rows = [("a", "b", ""), ("c", "d", "1.5"), ("e", "f", "2"), ("g", "h", "0")]
-    records = [dict(zip(columns, row, strict=True)) for row in rows]
+    rows = [("a", "b", ""), ("c", "d", "1.5"), ("e", "f", "2"), ("g", "h", "0"), ("i", "j", " ")]
+    records: list[dict[str, str | None]] = [dict(zip(columns, row, strict=True)) for row in rows]
     del records[0][columns[2]]
+    records[-1][columns[2]] = None
     as_csv = "\n".join([names, *map(",".join, rows)])
     (tmp_path / name).write_text(as_csv if name == "a.csv" else "\n".join(map(json.dumps, records)))
     pairs = load_pairs(tmp_path / name, notes.append)
     assert (pairs.first, pairs.second, pairs.scores.tolist()) == (["c", "e", "g"], ["d", "f", "h"], [1.5, 2.0, 0.0])
-    assert notes[-1] == f"{tmp_path / name}: left out: 1 of 4 rows, which have no score yet"
+    assert notes[-1] == f"{tmp_path / name}: left out: 2 of 5 rows, which have no score yet"
     assert f"{tmp_path / name}: scores are those of the column {columns[2]!r}" in notes
     with pytest.raises(ValueError, match=r"row 1: the score (''|None) is not a number"):
         load_pairs(tmp_path / name)
@@ -509,30 +510,6 @@ def test_bad_pairs(tmp_path: Path, name: str, content: str, message: str) -> Non
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_pairs(tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
-def test_a_sheet_that_is_filled_in_by_and_by(name: str, tmp_path: Path) -> None:
-    """Rows without a score are left out and counted if somebody is told, and refused if not."""
-    notes: list[str] = []
-    scores = ["", "4", " ", "0", "2.5"] if name != "a.jsonl" else [None, 4, " ", 0, "2.5"]
-    records = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "score": score} for i, score in enumerate(scores)]
-    for filled in (True, False):
-        rows = records if filled else records[:1]
-        separator = "," if name == "a.csv" else "\t"
-        lines = [separator.join(rows[0]), *(separator.join(map(str, row.values())) for row in rows)]
-        text = "\n".join(map(json.dumps, rows) if name == "a.jsonl" else lines)
-        (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=rf"{name}, row 1: the score (''|None) is not a number"):
-            load_pairs(tmp_path / name)
-        if filled:
-            pairs = load_pairs(tmp_path / name, notes.append)
-            assert (pairs.first, pairs.second) == (["a1", "a3", "a4"], ["b1", "b3", "b4"])
-            assert pairs.scores.tolist() == [4.0, 0.0, 2.5]
-            assert notes == [f"{tmp_path / name}: left out: 2 of 5 rows, which have no score yet"]
-        else:
-            with pytest.raises(ValueError, match=rf"{name}: no score has been filled in yet \(1 row\)"):
-                load_pairs(tmp_path / name, notes.append)
 
 
 def test_pairs_that_are_no_file(tmp_path: Path) -> None:

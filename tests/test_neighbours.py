@@ -84,6 +84,7 @@ def test_a_sheet_goes_round(
     assert "2 of 12 rows, which have no score yet" in notes[0]
     scored = run("evaluate", command.partition("evaluate ")[2])
     assert scored.code == 0, scored.err
+    assert "2 of 12 rows, which have no score yet" in scored.err
     assert scored.out.splitlines()[-2].startswith("other (mean)  pairs Spearman")
 
 

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from tests import tiny
 from tests.runs import wait_until
-from tests.scripts import Run, contents
+from tests.scripts import Result, Run, contents
 from tests.tiny import assert_equal
 from tsdae.config import PrepareConfig, TextConfig
 from tsdae.text import building, reading
@@ -174,6 +174,20 @@ def stopped_after(count: int, error: BaseException) -> Any:
     return stop
 
 
+@pytest.fixture
+def prepare(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`tsdae prepare` of LINES, six at a time, ended after ``stop`` chunks (0: never)."""
+    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
+
+    def prepared(flags: str, stop: int = 0, error: BaseException | None = None) -> Result:
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "TEXTS_AT_ONCE", 6)
+            patch.setattr(Rows, "append", stopped_after(stop, error or KeyboardInterrupt()))
+            return run("prepare", flags)
+
+    return prepared
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
@@ -184,22 +198,18 @@ def stopped_after(count: int, error: BaseException) -> Any:
     ],
 )
 def test_a_stopped_preparation_goes_on(
-    settings: str, error: BaseException, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+    settings: str, error: BaseException, prepare: Callable[..., Result], run: Run, place: Path
 ) -> None:
     """To the same bytes, however often it is stopped."""
-    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
     (place / "apart.txt").write_text("a dog\nthe man\n")
     command = f"text.txt --model model --workers 1 {settings}"
-    assert run("prepare", f"{command} --output whole").code == 0
-    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
-    for done in (2, 5, 6):  # chunks, the third time one
-        with monkeypatch.context() as patch:
-            patch.setattr(Rows, "append", stopped_after({2: 2, 5: 3, 6: 1}[done], error))
-            stopped = run("prepare", f"{command} --output other")
+    assert run("prepare", f"{command} --output whole").code == 0, "in one chunk"
+    for done, more in ((2, 2), (5, 3), (6, 1)):  # chunks
+        stopped = prepare(f"{command} --output other", more, error)
         assert stopped.code == (130 if isinstance(error, KeyboardInterrupt) else 143)
         assert stopped.err.endswith(f"stopped after {6 * done} texts; the same command resumes from there\n")
         assert not (place / "other").exists()
-    gone_on = run("prepare", f"{command} --output other")
+    gone_on = prepare(f"{command} --output other")
     assert gone_on.code == 0, gone_on.err
     assert "resuming after 36 texts, from other.part" in gone_on.err
     assert contents(place / "other") == contents(place / "whole")
@@ -210,84 +220,57 @@ def test_a_stopped_preparation_goes_on(
     "damage", [lambda whole: whole[:-300], lambda whole: b"", lambda whole: whole[:99] + b"?" * 9 + whole[108:]]
 )
 def test_what_the_disk_has_lost_is_made_again(
-    damage: Callable[[bytes], bytes], run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+    damage: Callable[[bytes], bytes], prepare: Callable[..., Result], run: Run, place: Path
 ) -> None:
     """With all that comes after it, since a limit may cut the text into other chunks then."""
-    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
     command = "text.txt --model model --output"
-    assert run("prepare", f"{command} whole").code == 0
-    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
-    with monkeypatch.context() as patch:
-        patch.setattr(Rows, "append", stopped_after(3, KeyboardInterrupt()))
-        assert run("prepare", f"{command} other").code == 130
+    assert run("prepare", f"{command} whole").code == 0, "in one chunk"
+    assert prepare(f"{command} other", stop=3).code == 130
     lost = place / "other.part" / "00000001.npz"
     lost.write_bytes(damage(lost.read_bytes()))
-    with monkeypatch.context() as patch:
-        patch.setattr(Rows, "append", stopped_after(1, KeyboardInterrupt()))
-        stopped = run("prepare", f"{command} other")
-    assert "resuming after 6 texts" in stopped.err
+    assert "resuming after 6 texts" in prepare(f"{command} other", stop=1).err
     assert len(list((place / "other.part").glob("*.npz"))) == 2
-    assert run("prepare", f"{command} other").code == 0
+    assert prepare(f"{command} other").code == 0
     assert contents(place / "other") == contents(place / "whole")
 
 
-def test_what_was_begun_otherwise_is_begun_again(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
-    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
-
-    def stop() -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(Rows, "append", stopped_after(3, KeyboardInterrupt()))
-            assert run("prepare", "text.txt --model model --output corpus").code == 130
-
-    stop()
-    changed = run("prepare", "text.txt --model model --output corpus --min-characters 4")
+def test_what_was_begun_otherwise_is_begun_again(prepare: Callable[..., Result], place: Path) -> None:
+    command = "text.txt --model model --output corpus"
+    assert prepare(command, stop=3).code == 130
+    changed = prepare(f"{command} --min-characters 4")
     assert changed.code == 0
     assert "corpus.part was made with other settings or another text; starting over" in changed.err
     assert len(Corpus.open(place / "corpus")) < len({line for line in LINES if line.strip("\u200d")})
     (place / "corpus").rename(place / "first")
-    stop()
+    assert prepare(command, stop=3).code == 130
     (place / "text.txt").write_text("a dog\nthe man\nan apple\n")
-    changed = run("prepare", "text.txt --model model --output corpus")
-    assert "starting over" in changed.err
+    assert "starting over" in prepare(command).err
     assert len(Corpus.open(place / "corpus")) == 3
 
 
-def test_held_out_sentences_or_code_that_changed_begin_it_again(
-    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_sentences_or_code_that_changed_begin_it_again(prepare: Callable[..., Result], place: Path) -> None:
     """Rows from before the change would be cut by other code, or be trained on and held out at once."""
-    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
     (place / "cut.py").write_text("def words(text):\n    return [text]\n")
-    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
-    command = "prepare", "text.txt --model model --output corpus --heldout apart.txt --words cut.py:words"
+    command = "text.txt --model model --output corpus --heldout apart.txt --words cut.py:words"
     for file, content in (("apart.txt", "a man\n"), ("cut.py", "def words(text):\n    return list(text)\n")):
         (place / "apart.txt").write_text("a dog\n")
-        with monkeypatch.context() as patch:
-            patch.setattr(Rows, "append", stopped_after(3, KeyboardInterrupt()))
-            assert run(*command).code == 130
+        assert prepare(command, stop=3).code == 130
         (place / file).write_text(content)
-        changed = run(*command)
+        changed = prepare(command)
         assert changed.code == 0, changed.err
         assert "corpus.part was made with other settings or another text; starting over" in changed.err
         (place / "corpus").rename(place / f"made without {file}")
 
 
-def test_an_error_on_the_way_leaves_what_was_written_before(
-    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_on_the_way_leaves_what_was_written_before(prepare: Callable[..., Result]) -> None:
     """A disk, or the network: the same command goes on when it is there again."""
-    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
-    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
-    command = "prepare", "text.txt --model model --output corpus"
-    with monkeypatch.context() as patch:
-        error = ValueError("text.txt cannot be read: Input/output error")
-        error.__cause__ = OSError(5, "Input/output error")
-        patch.setattr(Rows, "append", stopped_after(3, error))
-        failed = run(*command)
+    command = "text.txt --model model --output corpus"
+    error = ValueError("text.txt cannot be read: Input/output error")
+    error.__cause__ = OSError(5, "Input/output error")
+    failed = prepare(command, 3, error)
     assert failed.code == 2
     assert "finished work is kept in corpus.part; the same command resumes from there" in failed.err
-    gone_on = run(*command)
+    gone_on = prepare(command)
     assert gone_on.code == 0, gone_on.err
     assert "resuming after 18 texts" in gone_on.err
 
@@ -315,17 +298,14 @@ def test_what_is_not_ours_stays(run: Run, place: Path) -> None:
     assert contents(place) == before
 
 
-def test_a_pattern_does_not_stand_for_what_it_makes(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_does_not_stand_for_what_it_makes(prepare: Callable[..., Result], place: Path) -> None:
     (place / "texts").mkdir()
     for name in ("a.txt", "z.txt"):
         (place / "texts" / name).write_text("\n".join(LINES), encoding="utf-8")
-    monkeypatch.setattr(reading, "TEXTS_AT_ONCE", 6)
-    command = "prepare", "texts/** --model model --output texts/corpus --keep-repeated --workers 1"
-    with monkeypatch.context() as patch:
-        patch.setattr(Rows, "append", stopped_after(3, KeyboardInterrupt()))
-        assert run(*command).code == 130
+    command = "texts/** --model model --output texts/corpus --keep-repeated --workers 1"
+    assert prepare(command, stop=3).code == 130
     (place / "texts" / "corpus.part.lock").touch()  # of a process that was killed
-    gone_on = run(*command)
+    gone_on = prepare(command)
     assert gone_on.code == 0, gone_on.err
     assert "resuming after 18 texts" in gone_on.err
     assert json.loads((place / "texts" / "corpus" / "report.json").read_text())["texts"] == 2 * len(LINES)
@@ -397,9 +377,8 @@ def test_shuffle_draws_from_the_whole_text() -> None:
     assert 30 < late < 70, "half of it comes from the second half: 4 standard errors"
 
 
-def test_what_was_not_drawn_is_reported(run: Run, place: Path) -> None:
-    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
-    assert run("prepare", "text.txt --model model --output corpus --shuffle --limit 20 --heldout 2").code == 0
+def test_what_was_not_drawn_is_reported(prepare: Callable[..., Result], place: Path) -> None:
+    assert prepare("text.txt --model model --output corpus --shuffle --limit 20 --heldout 2").code == 0
     report = json.loads((place / "corpus" / "report.json").read_text())
     assert report["kept"] == 20
     assert report["texts"] == report["kept"] + sum(report["left_out"].values())
@@ -435,9 +414,8 @@ def test_a_limit_does_not_read_repeats_one_by_one(monkeypatch: pytest.MonkeyPatc
     assert len(calls) < 30
 
 
-def test_the_report_says_what_became_of_the_text(run: Run, place: Path) -> None:
-    (place / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
-    prepared = run("prepare", "text.txt --model model --output corpus --heldout 2 --min-characters 2")
+def test_the_report_says_what_became_of_the_text(prepare: Callable[..., Result], place: Path) -> None:
+    prepared = prepare("text.txt --model model --output corpus --heldout 2 --min-characters 2")
     corpus = Corpus.open(place / "corpus")
     report = json.loads((place / "corpus" / "report.json").read_text())
     assert report["texts"] == len(LINES)
@@ -459,14 +437,6 @@ def test_rows_make_a_corpus_in_any_order(monkeypatch: pytest.MonkeyPatch) -> Non
     order = [5, 0, 7, 3, 1]
     made = Corpus.of(collected(tiny.SENTENCES), Work(tiny.tokenizer()), np.array(order))
     assert_equal(made, Corpus.build([tiny.SENTENCES[row] for row in order], tiny.tokenizer()))
-
-
-def test_several_files_are_one_text(run: Run, place: Path) -> None:
-    (place / "texts" / "b").mkdir(parents=True)
-    (place / "texts" / "a.txt").write_text("a dog\nthe man\n")
-    (place / "texts" / "b" / "c.jsonl").write_text('{"text": "an apple"}\n{"text": "a dog"}\n')
-    assert run("prepare", "texts/**/*.* --model model --output corpus --heldout 0").code == 0
-    assert_equal(Corpus.open(place / "corpus"), Corpus.build(["a dog", "the man", "an apple"], tiny.tokenizer()))
 
 
 def test_workers_are_counted() -> None:

@@ -177,6 +177,9 @@ def test_a_tokenizer_file_that_stores_padding(side: str, tmp_path: Path) -> None
     loaded = SentenceEncoder.from_pretrained(tmp_path)
     assert (loaded.encode(tiny.SENTENCES) == plain.encode(tiny.SENTENCES)).all()
     assert_same_batch(Batch.from_texts(tiny.SENTENCES[::-1], tiny.SENTENCES, loaded.tokenizer))
+    loaded.save_pretrained(tmp_path / "saved")
+    stored = json.loads((tmp_path / "saved" / "tokenizer.json").read_text(encoding="utf-8"))
+    assert (stored["padding"], stored["truncation"]) == (None, None)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -198,18 +201,6 @@ def assert_same_batch(batch: Batch) -> None:
     whole = [tiny.tokenizer()(sentence).input_ids for sentence in tiny.SENTENCES]
     assert list(batch.noisy.sentences()) == whole[::-1]
     assert list(batch.target.sentences()) == whole
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_how_many_sentences_are_encoded_at_once(batch_size: int) -> None:
-    encoder = tiny.encoder("mean")
-    expected = torch.cat([encoder(batch.noisy) for batch in [rows_as_they_are([s]) for s in tiny.SENTENCES]])
-    embedded = torch.from_numpy(encoder.encode(tiny.SENTENCES, batch_size=batch_size))
-    torch.testing.assert_close(embedded, expected.detach().float(), **FLOAT32)
-
-
-def rows_as_they_are(sentences: list[str]) -> Batch:
-    return Batch.from_texts(sentences, sentences, tiny.tokenizer())
 
 
 def decoder_follows_encoder(model: TSDAE) -> bool:

@@ -225,21 +225,6 @@ def test_length_that_the_model_does_not_have(max_length: int, tmp_path: Path) ->
 # Tokenizers
 
 
-def test_stored_padding_and_truncation_are_switched_off(tmp_path: Path) -> None:
-    plain = vectors(save_model(tmp_path))
-    tokenizer = tiny.tokenizer()
-    tokenizer.backend_tokenizer.enable_padding(length=16)
-    tokenizer.backend_tokenizer.enable_truncation(max_length=4)
-    tokenizer.save_pretrained(tmp_path)
-    stored = json.loads((tmp_path / "tokenizer.json").read_text())
-    assert stored["padding"]
-    assert stored["truncation"]
-    np.testing.assert_array_equal(vectors(tmp_path), plain)
-    SentenceEncoder.from_pretrained(tmp_path).save_pretrained(tmp_path / "saved")
-    stored = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
-    assert (stored["padding"], stored["truncation"]) == (None, None)
-
-
 def cased_vocabulary(folder: Path) -> None:
     """BERT's own tokenizer for cased text, in its oldest form: a list of words, and no tokenizer.json."""
     (folder / "tokenizer.json").unlink()

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 from scipy import stats
 
+from tests.tables import parquet
 from tests.tolerances import FLOAT64
 from tsdae import evaluate_sts, load_stsb
 from tsdae.evaluation import pairs as files
@@ -337,10 +336,8 @@ def hub_jsonl(triples: list[tuple[str, str, float]]) -> str:
 
 def hub_parquet(triples: list[tuple[str, str, float]]) -> bytes:
     """GLUE on the hub calls the score label."""
-    sink = io.BytesIO()
-    columns = {"sentence1": [t[0] for t in triples], "sentence2": [t[1] for t in triples]}
-    pyarrow.parquet.write_table(pyarrow.table(columns | {"label": [t[2] for t in triples]}), sink)
-    return sink.getvalue()
+    first, second, scores = zip(*triples, strict=True)
+    return parquet(sentence1=first, sentence2=second, label=scores)
 
 
 LAYOUTS: dict[str, tuple[str, Callable[[Any], Any], float]] = {  # file name, writer, scale of the scores

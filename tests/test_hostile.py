@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.ipc
-import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -24,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from tests import tiny
 from tests.runs import rows
 from tests.scripts import Run
+from tests.tables import arrow, parquet
 from tsdae import load_sentences
 from tsdae.dataset import DenoisingDataset
 from tsdae.evaluation.pairs import load_pairs
@@ -124,22 +123,9 @@ def test_every_record_is_read_or_counted(tmp_path: Path, texts: list[str | None]
     Corpus.build(load_sentences(tmp_path / "a.jsonl"), TOKENIZERS["word pieces"])
 
 
-def parquet(**columns: Any) -> bytes:
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
-    return sink.getvalue()
-
-
 def is_one_line_about(path: Path, error: ValueError) -> None:
     assert str(path) in str(error)
     assert "\n" not in str(error)
-
-
-def arrow(**columns: Any) -> bytes:
-    sink, table = io.BytesIO(), pyarrow.table(columns)
-    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
 
 
 SEEDS = {

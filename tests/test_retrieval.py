@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shlex
@@ -10,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from tests.scripts import Run
+from tests.tables import parquet
 from tests.tolerances import FLOAT64
 from tsdae.evaluation import retrieval as module
 from tsdae.evaluation.pairs import TextPairs, columns_without_score, load_text_pairs
@@ -189,12 +187,6 @@ def test_intervals_and_differences_are_those_of_a_slow_loop() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------
 # Reading pairs
-
-
-def parquet(**columns: list[str | None]) -> bytes:
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
-    return sink.getvalue()
 
 
 FILES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable
@@ -11,12 +10,12 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.ipc
 import pytest
 
 from tests import tiny
 from tests.runs import rows
 from tests.scripts import PAIRS, Run
+from tests.tables import arrow
 from tsdae import load_sentences
 from tsdae.commands.prepare import prepare
 from tsdae.config import PrepareConfig
@@ -158,13 +157,10 @@ def test_it_is_no_dataset_of_the_hub(tmp_path: Path) -> None:
 def test_damaged_offsets(tmp_path: Path) -> None:
     """pyarrow takes them as they are, and would read another place of the memory, or end the process."""
     offsets, wrong = (np.array(ends, np.int32).tobytes() for ends in ([0, 5, 8], [0, 5, 12]))
-    sink, made = io.BytesIO(), pyarrow.table({"text": ["a dog", "cat"]})
-    with pyarrow.ipc.new_stream(sink, made.schema) as writer:
-        writer.write_table(made)
-    path = tmp_path / "a.arrow"
-    path.write_bytes(sink.getvalue())
+    path, content = tmp_path / "a.arrow", arrow(text=["a dog", "cat"])
+    path.write_bytes(content)
     assert load_sentences(path) == ["a dog", "cat"]
-    assert offsets in sink.getvalue(), "the premise"
-    path.write_bytes(sink.getvalue().replace(offsets, wrong))
+    assert offsets in content, "the premise"
+    path.write_bytes(content.replace(offsets, wrong))
     with pytest.raises(ValueError, match=r"a\.arrow cannot be read as arrow: In column 0: Invalid"):
         load_sentences(path)

@@ -7,17 +7,16 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
 import pyarrow.ipc
-import pyarrow.parquet
 import pytest
 from huggingface_hub import HfApi
 
+from tests.tables import arrow, parquet
 from tsdae import load_sentences
 from tsdae.text.cleaning import LONGER_THAN
 from tsdae.text.reading import HUB_LIMIT, open_texts
@@ -40,19 +39,6 @@ def as_csv(cells: list[list[str]]) -> bytes:
     return text.getvalue().encode()
 
 
-def parquet(texts: list[Any]) -> bytes:
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table({"id": range(len(texts)), "text": texts}), sink)
-    return sink.getvalue()
-
-
-def arrow(texts: list[Any], opened: Callable[..., Any]) -> bytes:
-    table, sink = pyarrow.table({"id": range(len(texts)), "text": texts}), io.BytesIO()
-    with opened(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
-    return sink.getvalue()
-
-
 LINES = "\n".join(SENTENCES).encode()
 FILES = {
     "lines.txt": LINES,
@@ -64,9 +50,9 @@ FILES = {
     "cells.csv": as_csv([["id", "text"], *([str(i), text] for i, text in enumerate(SENTENCES))]),
     "bom.csv": b"\xef\xbb\xbf" + as_csv([["text"], *([text] for text in SENTENCES)]),
     "unquoted.tsv": ("id\ttext\r\n" + "".join(f"{i}\t{text}\r\n" for i, text in enumerate(SENTENCES))).encode(),
-    "columns.parquet": parquet(SENTENCES),
-    "file.arrow": arrow(SENTENCES, pyarrow.ipc.new_file),
-    "stream.arrow": arrow(SENTENCES, pyarrow.ipc.new_stream),
+    "columns.parquet": parquet(id=range(5), text=SENTENCES),
+    "file.arrow": arrow(pyarrow.ipc.new_file, id=range(5), text=SENTENCES),
+    "stream.arrow": arrow(id=range(5), text=SENTENCES),
 }
 PLAIN = {name: content for name, content in FILES.items() if not name.endswith((".parquet", ".arrow"))}
 ZIPPED = {f"{name}.gz": gzip.compress(content) for name, content in PLAIN.items()}
@@ -186,7 +172,7 @@ def test_only_blank_documents_count_as_blank(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"text": "one"}\n{"text": null}\n{"text": ""}\n{"text": "two"}\n'),
         ("a.csv", b"id,text\n1,one\n2,\n3,\n4,two\n"),
-        ("a.parquet", parquet(["one", None, "", "two"])),
+        ("a.parquet", parquet(id=range(4), text=["one", None, "", "two"])),
     ],
 )
 def test_null_and_empty_cells_are_blank(tmp_path: Path, name: str, content: bytes) -> None:
@@ -283,7 +269,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "only blank lines": ("a.txt", b"\n  \n\r\n", "a.txt holds no sentence (left out: 3 blank)"),
     "only short lines": ("a.txt", b"\n", "a.txt holds no sentence (left out: 1 blank)"),
     "empty table": ("a.csv", b"text\n", "a.csv holds no sentence (it is empty)"),
-    "empty parquet": ("a.parquet", parquet([]), "a.parquet holds no sentence (it is empty)"),
+    "empty parquet": ("a.parquet", parquet(id=[], text=[]), "a.parquet holds no sentence (it is empty)"),
     "latin-1": ("a.txt", b"one\ncaf\xe9\n", "a.txt, line 2: not UTF-8 (byte 0xe9 at column 4); convert the file first"),
     "latin-1 after a mark": ("a.txt", b"\xef\xbb\xbfcaf\xe9\n", "line 1: not UTF-8 (byte 0xe9 at column 4)"),
     "utf-16": ("a.txt", "one".encode("utf-16"), "a.txt, line 1: not UTF-8 (byte 0xff at column 1)"),
@@ -311,15 +297,15 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "half a gzip": ("a.txt.gz", gzip.compress(LINES)[:-9], "a.txt.gz cannot be read after line"),
     "a damaged gzip": ("a.txt.gz", gzip.compress(LINES)[:10] + b"\xff" * 40, "a.txt.gz cannot be read after line 0"),
     "not a gzip": ("a.txt.gz", b"one\ntwo\n", "a.txt.gz cannot be read after line 0: Not a gzipped file"),
-    "empty arrow": ("a.arrow", arrow([], pyarrow.ipc.new_stream), "a.arrow holds no sentence (it is empty)"),
+    "empty arrow": ("a.arrow", arrow(id=[], text=[]), "a.arrow holds no sentence (it is empty)"),
     "half an arrow": (
         "a.arrow",
-        arrow(SENTENCES, pyarrow.ipc.new_stream)[:600],
+        arrow(id=range(5), text=SENTENCES)[:600],
         "a.arrow cannot be read as arrow: Expected to read",
     ),
     "arrow by another name": (
         "a.txt",
-        arrow(SENTENCES, pyarrow.ipc.new_stream),
+        arrow(id=range(5), text=SENTENCES),
         "a.txt is binary, perhaps an Arrow stream; the name of one must end in .arrow",
     ),
     "not a parquet": ("a.parquet", b"one\ntwo\n", "a.parquet cannot be read as parquet"),

@@ -215,6 +215,7 @@ BAD = {
         ("--corpus empty.txt --model model", "empty.txt holds no sentence (it is empty)"),
         ("--corpus blank.txt --model model", "blank.txt holds no sentence (left out: 2 blank)"),
         ("--corpus latin.txt --model model", "latin.txt, line 2: not UTF-8"),
+        ("--corpus wordless.txt --model model", "none of the 2 sentences that were read has a word"),
         ("--corpus table.csv --model model", "table.csv has the columns a, b; choose one with --column"),
         ("--corpus table.csv --column c --model model", "no column 'c'; its columns are a, b"),
         ("--corpus hub: --model model", "must have the form hub:NAME"),

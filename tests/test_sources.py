@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,9 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     ),
     "json, but no object": ("a.jsonl", b'{"text": "one"}\n["two"]\n', "line 2: a JSON object was expected, not list"),
     "a number for text": ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', "record 2: column 'text' holds int, not text"),
+    "a deep line": ("a.jsonl", b'{"text": ' + b"[" * 200_000, "a.jsonl, line 1: not valid JSON"),
+    "a number of a million digits": ("a.jsonl", b'{"text": ' + b"1" * 10**6 + b"}", "a.jsonl, line 1: not valid JSON"),
+    "a nested column": ("a.parquet", parquet(text=[["a", "dog"]]), "record 1: column 'text' holds list, not text"),
     "a column that goes missing": (
         "a.jsonl",
         b'{"text": "a"}\n{"txt": "b", "n": 1}\n',
@@ -310,6 +314,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     ),
     "not a parquet": ("a.parquet", b"one\ntwo\n", "a.parquet cannot be read as parquet"),
 }
+assert sys.getrecursionlimit() < 200_000, "the premise of the deep line"
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BROKEN.values(), ids=BROKEN)

@@ -110,6 +110,7 @@ def test_other_mistakes_in_python_are_named(tmp_path: Path) -> None:
     mistakes: dict[str, Callable[[], Any]] = {
         "noise_ratio must be a number, got '0.6'": lambda: DenoisingDataset(TEXTS, tokenizer, noise_ratio="0.6"),
         "--limit must be a number, got '1'": lambda: load_sentences(tmp_path / "a.txt", limit="1"),
+        "--limit must be at least 1, got 0": lambda: load_sentences(tmp_path / "a.txt", limit=0),
         "load_sentences reads a file, not a list; sentences": lambda: load_sentences(TEXTS),
         "no file https:/example.org/a.txt; it is an address": lambda: load_sentences("https://example.org/a.txt"),
         "no file ~/a.txt; write your home folder in full": lambda: load_sentences("~/a.txt"),

@@ -325,11 +325,6 @@ def test_broken_files(tmp_path: Path, name: str, content: bytes, message: str) -
     assert str(tmp_path) in str(caught.value), "it says which file"
 
 
-def test_only_blank_lines_are_no_corpus_even_where_blank_lines_are_kept(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape("holds no sentence (only blank lines)")):
-        load_sentences(written(tmp_path, "a.txt", "\n\n"), min_characters=0)
-
-
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(f"no file {tmp_path / 'nowhere.txt'}")):
         load_sentences(tmp_path / "nowhere.txt")
@@ -343,18 +338,6 @@ def test_an_unknown_column_names_the_columns(tmp_path: Path, name: str) -> None:
     message = "--column txt is for tables" if name == "lines.txt" else "no column 'txt'; its columns are id, text"
     with pytest.raises(ValueError, match=message):
         load_sentences(path, column="txt")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sentences": "words"}, "must be one of lines, regex, icu"),
-        ({"limit": 0}, "--limit must"),
-    ],
-)
-def test_unknown_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        load_sentences(written(tmp_path, "a.txt", LINES), **settings)
 
 
 def test_a_pipe_is_as_good_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

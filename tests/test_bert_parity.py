@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
@@ -35,10 +35,16 @@ LAYERS = 3
 
 @cache
 def both(family: str, auto: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, Pretrained]:
-    """A random model of transformers, and what we read from the folder that it saved. Not to be changed."""
+    """A random model of transformers, and what we read from the folder that it saved. Not to be changed.
+
+    With a head the names of the weights have a prefix, and without one they have none.
+    """
     with TemporaryDirectory() as folder:
         theirs = families.save(Path(folder), family, auto).to(dtype)
         checkpoint = read_pretrained(Path(folder))
+        names = load_file(Path(folder) / "model.safetensors")
+    assert any(name.startswith(f"{theirs.base_model_prefix}.") for name in names) == (auto is not AutoModel)
+    assert (checkpoint.head is None) == (auto is AutoModel)
     checkpoint.bert.to(dtype).eval()
     return theirs, checkpoint
 

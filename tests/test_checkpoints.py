@@ -524,15 +524,6 @@ def test_pickle_that_is_no_table_of_weights(content: Any, tmp_path: Path) -> Non
         read_pretrained(tmp_path)
 
 
-def test_folder_without_config_or_weights(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"not a model folder: it has no config\.json"):
-        read_pretrained(tmp_path)
-    families.save(tmp_path, "bert")
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"has no weights: neither model\.safetensors nor pytorch_model\.bin"):
-        read_pretrained(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

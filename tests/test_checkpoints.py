@@ -459,29 +459,6 @@ def test_an_adapter_alone_is_named(tmp_path: Path) -> None:
         read_pretrained(tmp_path)
 
 
-class Malicious:
-    """Whoever unpickles it writes a file; a real one would do worse."""
-
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.write_text, (self.witness, "code was run")
-
-
-def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
-    families.save(tmp_path, "bert")
-    weights: dict[str, Any] = dict(load_file(tmp_path / "model.safetensors"))
-    (tmp_path / "model.safetensors").unlink()
-    witness = tmp_path / "witness"
-    torch.save(weights | {LAST_WEIGHT: Malicious(witness)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin .* not loaded, since loading could run code"):
-        read_pretrained(tmp_path)
-    assert not witness.exists()
-    torch.load(tmp_path / "pytorch_model.bin", weights_only=False)  # premise: the file does run code where it may
-    assert witness.exists()
-
-
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/model.safetensors", "sub/model.safetensors"])
 def test_shard_outside_the_folder_is_refused(shard: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"

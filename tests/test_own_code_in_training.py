@@ -5,6 +5,7 @@ line before anything is written.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import time
 from pathlib import Path
@@ -34,9 +35,7 @@ from tsdae.utils.progress import bars_about, paused, progress_bar
 FLAGS = "--corpus text.txt --model model --steps 3 --batch-size 2 --heldout 2 --device cpu --threads 1 --output run"
 
 
-def settings(**changes: Any) -> TrainConfig:
-    fixed: dict[str, Any] = {"steps": 6, "learning_rate": 1e-3, "batch_size": 4, "device": "cpu", "precision": "fp32"}
-    return TrainConfig(**(fixed | {"eval_every": 0, "save_every": 0, "log_every": 1, "threads": 1} | changes))
+settings = functools.partial(tiny.settings, save_every=0, log_every=1)
 
 
 # ---------------------------------------------------------------------------------------------------------------

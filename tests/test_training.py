@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import signal
@@ -20,7 +21,6 @@ from tests.runs import rows
 from tests.tolerances import FLOAT64
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, Layer
-from tsdae.config import TrainConfig
 from tsdae.encoder import SentenceEncoder
 from tsdae.losses import LossSum
 from tsdae.objectives import tsdae
@@ -30,17 +30,7 @@ from tsdae.training import train
 from tsdae.utils import signals
 from tsdae.utils.signals import Interrupted
 
-
-def config(**changes: Any) -> TrainConfig:
-    recipe: dict[str, Any] = {
-        "steps": 6,
-        "batch_size": 4,
-        "precision": "fp64",
-        "device": "cpu",
-        "eval_every": 0,
-        "learning_rate": 1e-2,
-    }
-    return TrainConfig(**(recipe | changes))
+config = functools.partial(tiny.settings, precision="fp64", learning_rate=1e-2)
 
 
 def weights(model: TSDAE) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Bert, BertConfig
+from tsdae.config import TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
 from tsdae.packing import Batch
@@ -103,6 +104,12 @@ def batch(size: int = len(SENTENCES), epoch: int = 0) -> Batch:
     """The first ``size`` sentences, noised: ragged on both sides."""
     data = dataset()
     return data.collate([data[(epoch, row)] for row in range(size)])
+
+
+def settings(**changes: Any) -> TrainConfig:
+    """A few steps on a CPU, without evaluations; ``changes`` replace fields."""
+    fixed: dict[str, Any] = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "eval_every": 0}
+    return TrainConfig(**(fixed | {"device": "cpu", "precision": "fp32"} | changes))
 
 
 def prepared(

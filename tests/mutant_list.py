@@ -591,8 +591,9 @@ MUTANTS = (
     Mutant("late-parameters-pass", "tsdae/objectives/interface.py", "_parameters(tried) - _parameters(objective)",
            "_parameters(objective) - _parameters(tried)", f"{FIELD} -kfirst_call"),
     Mutant("heldout-at-64", "tsdae/training.py", "64 if alone else config.batch_size * distributed.world_size()", "64", f"{FIELD} -kheldout"),
-    Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine <= 0.99 and", "if cosine <= 1.99 and",
+    Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine <= COLLAPSED and", "if cosine <= 1.99 and",
            f"{FIELD} -kbecome"),
+    Mutant("a-collapse-is-said-again-and-again", "tsdae/training.py", "if warning and not was_collapsed:", "if warning:", f"{FIELD} -kbecome_one"),
     Mutant("two-sentences-have-collapsed", "tsdae/evaluation/validation.py", "rank >= 2 or sentences < 8", "rank >= 2", f"{FIELD} -kfew_sentences"),
     # killed at a file operation, and called again
     Mutant("half-a-run-is-no-empty-folder", "tsdae/run/folder.py", "name != LOCK and not LEFTOVER.fullmatch(name)", "name != LOCK", f"{KILLS} -mslow -kstate_is"),

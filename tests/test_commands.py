@@ -511,6 +511,20 @@ def test_a_reader_that_closes_the_pipe_ends_it_quietly(
     assert capsys.readouterr().err == ""
 
 
+def test_ctrl_c_while_pytorch_is_imported_is_one_line() -> None:
+    code = (
+        "import sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from tsdae.commands.main import main\n"
+        "main(['train'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing more was written\n")
+
+
 def test_sigterm_runs_what_cleans_up() -> None:
     cleaned = []
 

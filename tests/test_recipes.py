@@ -186,17 +186,24 @@ def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:
     best = type(model).from_pretrained(tmp_path / "run" / "best").double().state_dict()
     for name, value in before.items():
         np.testing.assert_allclose(best[name].numpy(), value.numpy(), rtol=1e-6, atol=1e-7, err_msg=name)
-    line = summary.harm(log, "Do better.")
+    line = summary.harm(log, tmp_path / "run")
     assert line is not None
     assert line.startswith("WARNING: noisy_retrieval fell from")
-    assert line.endswith("Do better.")
-    assert summary.harm(log[:1], "") is None
-    assert summary.harm([log[1], log[0]], "") is None, "what rises is no harm"
+    assert line.endswith(f" The model of the best evaluation is {tmp_path / 'run' / 'best'}.")
+    assert summary.harm(log[:1], tmp_path) is None
+    assert summary.harm([log[1], log[0]], tmp_path) is None, "what rises is no harm"
     for rank, warns in ((95.0, False), (79.0, True)):
-        line = summary.harm([{"effective_rank": 100.0}, {"effective_rank": rank}], "Do better.")
+        line = summary.harm([{"effective_rank": 100.0}, {"effective_rank": rank}], tmp_path)
         assert line is not None
         assert line.startswith("WARNING") == warns
         assert f"effective_rank fell from 100 to {rank:g}" in line
+    for cosine, advice in (
+        (0.98, summary.ADVICE),
+        (1.0, "Try a lower learning rate, larger batches or another objective."),
+    ):
+        line = summary.harm([{"noisy_retrieval": 9.0}, {"noisy_retrieval": 2.0, "mean_cosine": cosine}], tmp_path)
+        assert line is not None
+        assert line.endswith(advice)
 
 
 def test_the_measure_that_chooses_the_best_fits_the_objective(tmp_path: Path) -> None:
@@ -229,7 +236,7 @@ def test_the_end_of_a_run_compares_it_with_its_start(raw: Path, run: Run, monkey
     log = summary.measured(raw / "run")
     table = summary.before_and_after(log)
     assert table in result.out
-    assert f"{log[0]['effective_rank']:>10.4g}{log[-1]['effective_rank']:>10.4g}" in table
+    assert f"{log[0]['effective_rank']:>12.4g}{log[-1]['effective_rank']:>12.4g}" in table
     assert "mean_cosine (lower is better)" in table
     assert "pairs over the steps: " + f"{log[0]['pairs']:.1f} at 0" in result.out
     entries = json.loads((raw / "run" / "evaluation.json").read_text())

@@ -87,8 +87,9 @@ class DataConfig(TextConfig):
 
     corpus: str | None = flag(
         None,
-        "text, jsonl, csv, tsv, parquet or arrow file (also .gz), - (standard input), hub:NAME[:CONFIG], or a folder "
-        "written by `tsdae prepare` or by save_to_disk of `datasets`; default: sentences of STS-B",
+        "text, jsonl, csv, tsv, parquet or arrow file (also .gz, .zst), quoted pattern, - (standard input), "
+        "hub:NAME[:CONFIG], or a folder written by `tsdae prepare` or by save_to_disk of `datasets`; default: "
+        "sentences of STS-B",
     )
     max_length: int = flag(75, "maximum tokens per sentence, special tokens included; longer ones are truncated")
     evaluate: str | None = flag(

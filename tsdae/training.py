@@ -142,14 +142,19 @@ def train(
         if on_row and distributed.is_rank_zero():
             on_row(row)
 
+    was_collapsed = done == 0 and config.eval_every > 0  # no warning of what training starts from
+
     def evaluate_after(step: int, bar: tqdm[Any] | None = None) -> None:
+        nonlocal was_collapsed
         give_back_freed_memory()
         if distributed.is_rank_zero():
             with paused(bar, "evaluating"):
                 metrics = validate(model, objective, evaluate, heldout, heldout_batch)
             _report(run, log, model, step, metrics, best, early_stop)
-            if heldout and (collapsed := collapse(metrics, len(heldout))):
-                print_note(collapsed)
+            warning = collapse(metrics, len(heldout)) if heldout else None
+            if warning and not was_collapsed:
+                print_note(warning)
+            was_collapsed = warning is not None
             if early_stop and step < config.min_steps:
                 early_stop.since = 0
             window.restart_clock()

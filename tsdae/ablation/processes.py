@@ -6,10 +6,13 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from tsdae.utils.signals import Interrupted, when_parent_ends
 
@@ -35,6 +38,7 @@ def logged(log: Path, mode: str, when_left_alone: Callable[[], None]) -> Iterato
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         when_parent_ends(when_left_alone)
+        tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
         try:
             yield
         except Interrupted as stop:

@@ -45,7 +45,7 @@ from tsdae.hub.downloads import MINI
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, machine_name
-from tsdae.utils.files import locked, read_json, remove, write_json
+from tsdae.utils.files import check_can_write, locked, read_json, remove, write_json
 from tsdae.utils.imports import names_function
 from tsdae.utils.plural import counted
 from tsdae.utils.progress import print_note, progress_bar
@@ -87,6 +87,7 @@ def ablate(
         check(*arm.configs)
         if named.setdefault(arm.id, arm) is not arm:
             raise ValueError(f"{arm.name} and {named[arm.id].name} would share the file name {arm.id}; rename one")
+    check_can_write(folder.parent, "--output")
     lock = _beside(folder, "lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     busy = f"another process is running or timing the ablation {folder}; wait for it, or choose another --output"
@@ -137,7 +138,7 @@ def _make(folder: Path, axes: dict[str, list[Any]], arms: list[Arm], config: Abl
         reported = f"no report: {error}"
     if failed:
         raise ValueError(f"{len(failed)} of {counted(len(waiting), 'run')} failed ({reported}): " + "; ".join(failed))
-    print_note(f"rows: {folder / ROWS}; report: {folder / 'report.md'} and report.html, the same with charts")
+    print_note(f"rows: {folder / ROWS}; report: {folder / 'report.md'} and report.html")
 
 
 def _labelled(data: DataConfig) -> DataConfig:

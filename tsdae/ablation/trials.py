@@ -53,7 +53,7 @@ def estimate(waiting: list[Arm], trials: Path, jobs: int) -> tuple[float, dict[s
     short = f"{counted(len(pending), 'short run')} of {WARM + TIMED} steps"
     print_note(f"estimating the time, and testing that each run can start: {short}")
     try:
-        with progress_bar(len(rounds) * jobs * LINES, "short runs", "line of their logs") as bar:
+        with progress_bar(len(rounds) * jobs * LINES, "short runs", "step") as bar:
             for first in rounds:
                 at_once = pending[first : first + jobs]
                 full = [at_once[k % len(at_once)] for k in range(jobs)]  # so that the machine is as busy as it will be

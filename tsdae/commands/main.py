@@ -26,9 +26,13 @@ def train(arguments: list[str] | None = None) -> None:
     """Train a sentence encoder with TSDAE. Without arguments: the built-in model mini on the sentences of STS-B."""
     parser = _parser(train, DataConfig, MethodConfig, TrainConfig)
     data, method, config = parser.configs(arguments)
-    from tsdae.commands.train import train_or_resume
 
-    parser.run(lambda: train_or_resume(data, method, config, parser.given))
+    def work() -> None:
+        from tsdae.commands.train import train_or_resume
+
+        train_or_resume(data, method, config, parser.given)
+
+    parser.run(work)
 
 
 def prepare(arguments: list[str] | None = None) -> None:
@@ -36,9 +40,13 @@ def prepare(arguments: list[str] | None = None) -> None:
     parser = _parser(prepare, PrepareConfig)
     parser.add_argument("corpus", metavar="CORPUS", help=f"{A_TEXT}, or - (standard input)")
     config, rest = parser.configs(arguments)
-    from tsdae.commands.prepare import prepare as prepare_text
 
-    parser.run(lambda: prepare_text(rest.corpus, config))
+    def work() -> None:
+        from tsdae.commands.prepare import prepare as prepare_text
+
+        print(f"train from it: {prepare_text(rest.corpus, config)}")
+
+    parser.run(work)
 
 
 def pretrain(arguments: list[str] | None = None) -> None:
@@ -46,9 +54,13 @@ def pretrain(arguments: list[str] | None = None) -> None:
     parser = _parser(pretrain, settings.PretrainConfig)
     parser.add_argument("corpus", metavar="CORPUS", help=A_TEXT)
     config, rest = parser.configs(arguments)
-    from tsdae.commands.pretrain import pretrain as pretrain_on
 
-    parser.run(lambda: print(f"done: {pretrain_on(rest.corpus, config)}"))
+    def work() -> None:
+        from tsdae.commands.pretrain import pretrain as pretrain_on
+
+        print(f"done: {pretrain_on(rest.corpus, config)}")
+
+    parser.run(work)
 
 
 def evaluate(arguments: list[str] | None = None) -> None:
@@ -60,10 +72,14 @@ def evaluate(arguments: list[str] | None = None) -> None:
     parser = _parser(evaluate, settings.CompareConfig, settings.SheetConfig)
     parser.add_argument("models", nargs="+", metavar="MODEL", help=A_MODEL)
     config, sheet, rest = parser.configs(arguments)
-    from tsdae.commands.evaluate import compare
-    from tsdae.commands.sheet import make_sheet
 
-    parser.run(lambda: make_sheet(rest.models, sheet, config) if sheet.make_pairs else compare(rest.models, config))
+    def work() -> None:
+        from tsdae.commands.evaluate import compare
+        from tsdae.commands.sheet import make_sheet
+
+        make_sheet(rest.models, sheet, config) if sheet.make_pairs else compare(rest.models, config)
+
+    parser.run(work)
 
 
 def encode(arguments: list[str] | None = None) -> None:
@@ -71,9 +87,13 @@ def encode(arguments: list[str] | None = None) -> None:
     parser = _parser(encode, settings.EncodeConfig)
     parser.add_argument("model", metavar="MODEL", help=A_MODEL)
     config, rest = parser.configs(arguments)
-    from tsdae.commands.encode import encode_file
 
-    parser.run(lambda: encode_file(rest.model, config))
+    def work() -> None:
+        from tsdae.commands.encode import encode_file
+
+        encode_file(rest.model, config)
+
+    parser.run(work)
 
 
 def export(arguments: list[str] | None = None) -> None:
@@ -81,9 +101,13 @@ def export(arguments: list[str] | None = None) -> None:
     parser = _parser(export, settings.ExportConfig)
     parser.add_argument("model", metavar="MODEL", help=A_MODEL)
     config, rest = parser.configs(arguments)
-    from tsdae.commands.export import export_onnx
 
-    parser.run(lambda: export_onnx(rest.model, config))
+    def work() -> None:
+        from tsdae.commands.export import export_onnx
+
+        export_onnx(rest.model, config)
+
+    parser.run(work)
 
 
 def reconstruct(arguments: list[str] | None = None) -> None:
@@ -92,9 +116,13 @@ def reconstruct(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder; or a model, which gets a new, untrained decoder")
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="sentences, each in quotes")
     config, rest = parser.configs(arguments)
-    from tsdae.commands.reconstruct import show
 
-    parser.run(lambda: show(rest.run, rest.sentences, config))
+    def work() -> None:
+        from tsdae.commands.reconstruct import show
+
+        show(rest.run, rest.sentences, config)
+
+    parser.run(work)
 
 
 def neighbours(arguments: list[str] | None = None) -> None:
@@ -103,9 +131,13 @@ def neighbours(arguments: list[str] | None = None) -> None:
     for model in ("before", "after"):
         parser.add_argument(model, metavar=model.upper(), help=A_MODEL)
     config, rest = parser.configs(arguments)
-    from tsdae.commands.neighbours import show_neighbours
 
-    parser.run(lambda: show_neighbours(rest.before, rest.after, config))
+    def work() -> None:
+        from tsdae.commands.neighbours import show_neighbours
+
+        show_neighbours(rest.before, rest.after, config)
+
+    parser.run(work)
 
 
 def explore(arguments: list[str] | None = None) -> None:
@@ -113,18 +145,26 @@ def explore(arguments: list[str] | None = None) -> None:
     parser = _parser(explore, settings.ExploreConfig)
     parser.add_argument("run", nargs="?", metavar="RUN", help="run folder; default: the newest in runs/")
     config, rest = parser.configs(arguments)
-    from tsdae.commands.explore import explore as explore_run
 
-    parser.run(lambda: explore_run(rest.run, config))
+    def work() -> None:
+        from tsdae.commands.explore import explore as explore_run
+
+        explore_run(rest.run, config)
+
+    parser.run(work)
 
 
 def ablate(arguments: list[str] | None = None) -> None:
     """Compare settings over several seeds, paired: one training run each, and a report with intervals."""
     parser = _parser(ablate, AblationConfig, DataConfig, MethodConfig, TrainConfig)
     config, data, method, base = parser.configs(arguments)
-    from tsdae.ablation.runner import ablate as ablate_in
 
-    parser.run(lambda: ablate_in(data, method, base, config, given=parser.given))
+    def work() -> None:
+        from tsdae.ablation.runner import ablate as ablate_in
+
+        ablate_in(data, method, base, config, given=parser.given)
+
+    parser.run(work)
 
 
 def report(arguments: list[str] | None = None) -> None:
@@ -132,9 +172,14 @@ def report(arguments: list[str] | None = None) -> None:
     parser = _parser(report, settings.ReportConfig)
     parser.add_argument("folder", metavar="FOLDER", help="--output of `tsdae ablate`")
     config, rest = parser.configs(arguments)
-    from tsdae.ablation.report import check_report, write_report
 
-    parser.run(lambda: (check_report if config.check else write_report)(Path(rest.folder)))
+    def work() -> None:
+        from tsdae.ablation.report import check_report, write_report
+
+        (check_report if config.check else write_report)(Path(rest.folder))
+        print(f"{Path(rest.folder) / 'report.md'} " + ("matches its rows" if config.check else "is written"))
+
+    parser.run(work)
 
 
 COMMANDS: dict[str, Command] = {

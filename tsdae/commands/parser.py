@@ -86,16 +86,19 @@ class Parser(argparse.ArgumentParser):
 
     def run(self, command: Callable[[], object]) -> None:
         """Call ``command``; an error of the user's ends in one line and exit code 2, a signal in 128 + its number."""
-        from tsdae.run.step_metrics import NonFiniteLoss
-        from tsdae.utils import distributed
-        from tsdae.utils.signals import Interrupted
-
         if threading.current_thread() is threading.main_thread():
             # So that what is half written is cleaned up; `train` has a way of its own.
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
+            from tsdae.run.step_metrics import NonFiniteLoss
+            from tsdae.utils import distributed
+            from tsdae.utils.signals import Interrupted
+
             command()
             sys.stdout.flush()
+        except KeyboardInterrupt:  # first: it may come while PyTorch is imported, which takes seconds
+            sys.stderr.write("interrupted: nothing more was written\n")
+            sys.exit(130)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it exits
             sys.exit(128 + signal.SIGPIPE)
@@ -107,9 +110,6 @@ class Parser(argparse.ArgumentParser):
         except Interrupted as stop:
             sys.stderr.write(f"{stop}\n")
             stopped_by = stop.signal
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted: nothing more was written\n")
-            sys.exit(130)
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
                 raise

@@ -128,10 +128,11 @@ def unfinished(output: Path, source: str, settings: dict[str, Any], unknown_id: 
             remove(folder / WHOLE) if keep else _remove(folder)
 
 
-def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) -> None:
-    """Tokenise ``source`` into the folder ``config.output``, which appears only when it is complete.
+def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) -> str:
+    """Tokenise ``source`` into the folder ``config.output``; return the command that trains from it.
 
-    What was done before a stop is kept beside it in OUTPUT.part, and the same call resumes from there.
+    The folder appears only when it is complete. What was done before a stop is kept beside it in OUTPUT.part, and the
+    same call resumes from there.
     outside: files and folders that a pattern does not match, beside those written here.
     """
     distributed.check_single_process("prepare")
@@ -184,7 +185,7 @@ def prepare(source: str, config: PrepareConfig, outside: Sequence[Path] = ()) ->
     )
     command = ["tsdae", "train", "--corpus", str(output), "--model", config.model]
     command += ["--add-tokens", config.add_tokens] if config.add_tokens else []
-    print(f"train from it: {shlex.join(command)}")
+    return shlex.join(command)
 
 
 def _files_named(text: TextConfig) -> list[Path]:

@@ -11,11 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from tsdae.evaluation.scores import Scores, bracketed
-from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, labelled, lower_is_better, shown_names
+from tsdae.evaluation.validation import (
+    AGAINST_COLLAPSE,
+    COLLAPSED,
+    GEOMETRY,
+    RECONSTRUCTION,
+    labelled,
+    lower_is_better,
+    shown_names,
+)
 
 # How far a metric may fall before it is called harm. The rank fell by up to a tenth in runs that helped (finished
 # models, the default run), and by 23 % in a run that took 11 points from a raw model.
 ALLOWED_FALL = {"noisy_retrieval": 0.0, "effective_rank": 0.2}
+ADVICE = (
+    "Train longer: the vectors of a raw model get worse before they get better. Or try --pooling mean, or, from a "
+    "sentence model, --hold-on 100."
+)
 # Spearman x 100 on STS-B test: GloVe by Reimers and Gurevych 2019 (table 1), SimCSE and whitening as in Gao et al. 2021
 # (table 5), BERT's own vectors as in Li et al. 2020 (table 2), MiniLM as in MTEB.
 PUBLISHED = (
@@ -41,14 +53,14 @@ def before_and_after(rows: Sequence[Mapping[str, Any]]) -> str:
     if not names:
         return ""
     head = "held-out sentences, no labels"
-    lines = [f"{head:<34}{'before':>10}{'after':>10}"]
+    lines = [f"{head:<34}{'before':>12}{'after':>12}"]
     for name in names:
         better = "lower" if lower_is_better(name) else "higher"
-        lines.append(f"{f'{name} ({better} is better)':<34}{rows[0][name]:>10.4g}{rows[-1][name]:>10.4g}")
+        lines.append(f"{f'{name} ({better} is better)':<34}{rows[0][name]:>12.4g}{rows[-1][name]:>12.4g}")
     return "\n".join(lines)
 
 
-def harm(rows: Sequence[Mapping[str, Any]], advice: str) -> str | None:
+def harm(rows: Sequence[Mapping[str, Any]], run: Path) -> str | None:
     """Return a warning if a metric that detects harm ended below its start, a note if it fell a little, else None."""
     names = [name for name in ALLOWED_FALL if len(rows) > 1 and name in rows[0]]
     fell = [name for name in names if rows[-1][name] < rows[0][name]]
@@ -57,7 +69,9 @@ def harm(rows: Sequence[Mapping[str, Any]], advice: str) -> str | None:
     moved = " and ".join(f"{name} fell from {rows[0][name]:.4g} to {rows[-1][name]:.4g}" for name in fell)
     if all(rows[-1][name] >= (1 - ALLOWED_FALL[name]) * rows[0][name] for name in fell):
         return f"{moved}; runs that helped had falls this small as well"
-    return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}"
+    advice = f"{AGAINST_COLLAPSE.capitalize()}." if rows[-1].get("mean_cosine", 0.0) > COLLAPSED else ADVICE
+    best = f" The model of the best evaluation is {run / 'best'}." if (run / "best").is_dir() else ""
+    return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}{best}"
 
 
 def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -47,10 +47,6 @@ from tsdae.utils.progress import bars_about, print_note
 from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted
 
-ADVICE = (
-    "Train longer (--epochs 3): the vectors of a raw model get worse before they get better. Or try --pooling mean, "
-    "or, from a sentence model, --hold-on 100."
-)
 SAMPLE = 0x5A3B  # a word in the key that draws a part of the sample corpus
 Row = tuple[str, str, dict[str, Scores]]  # of the final table: what was scored, its pooling, {split: scores}
 
@@ -132,6 +128,8 @@ def run_training(
     output = config.output or distributed.broadcast_object(lambda: str(next_run_folder()))
     config = dataclasses.replace(config, output=output)
     command = resume_command(data, method, output)
+    if given is not None:
+        print_note(f"if it is stopped, resume it with: {command}")
     settings = dataclasses.asdict(data) | dataclasses.asdict(method) | {"model": name}
     settings["words"] = data.words if prepared else corpus.words  # a prepared corpus says it itself
     trackers = Trackers(config.trackers)
@@ -334,7 +332,7 @@ def _print_results(
         print(summary.gain_line(trained_by, found))
     if compared := summary.before_and_after(log):
         print(compared)
-    if log and method.objective != "mlm" and (line := summary.harm(log, ADVICE)):
+    if log and method.objective != "mlm" and (line := summary.harm(log, run)):
         print(line)
     if (run / "encoder").is_dir():
         write_card(run, name, encoder, rows, log)

@@ -175,7 +175,7 @@ def _pairs(
         missing += ["score"] if columns.score is None else []
         raise ValueError(
             f"{name}: no column {', '.join(missing)}; its columns are {', '.join(columns.names)}; "
-            "the first line of a csv or tsv file names them; for retrieval without scores, name two with --columns"
+            "the first line of a csv or tsv file names them; retrieval without scores: `tsdae evaluate --columns A B`"
         )
     rows = []
     empty = 0

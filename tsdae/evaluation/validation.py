@@ -28,6 +28,8 @@ SENTENCES = 1000  # of the held-out ones that label-free metrics read, the first
 RECONSTRUCTION = ("reconstruction_loss", "perplexity")
 GEOMETRY = ("noisy_retrieval", "alignment", "uniformity", "effective_rank", "mean_cosine")
 LOWER_IS_BETTER = {"perplexity", "alignment", "uniformity", "mean_cosine"}  # and every *loss
+COLLAPSED = 0.99  # mean cosine above which all sentences have nearly the same vector
+AGAINST_COLLAPSE = "try a lower learning rate, larger batches or another objective"
 LABELLED = ("stsb_dev", "pairs")  # metrics that are taken with labels
 
 
@@ -176,12 +178,11 @@ def collapse(metrics: dict[str, float], sentences: int) -> str | None:
     sentences: how many were measured. Of a few, centred vectors span few dimensions whatever the model: no verdict.
     """
     cosine, rank = metrics.get("mean_cosine", 0.0), metrics.get("effective_rank", math.inf)
-    if cosine <= 0.99 and (rank >= 2 or sentences < 8):
+    if cosine <= COLLAPSED and (rank >= 2 or sentences < 8):
         return None
     return (
         f"WARNING: the vectors of different sentences are nearly the same (mean_cosine {cosine:.4g}, effective_rank "
-        f"{rank:.4g}): the representation has collapsed; "
-        "try a lower --learning-rate, a larger --batch-size or another objective"
+        f"{rank:.4g}): the representation has collapsed; {AGAINST_COLLAPSE}"
     )
 
 

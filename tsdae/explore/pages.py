@@ -15,6 +15,7 @@ import jinja2
 
 from tsdae.explore.views import Choice, Explorer
 from tsdae.utils.files import atomic
+from tsdae.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     import gradio
@@ -38,7 +39,11 @@ def write_page(path: Path, explorer: Explorer, sentences: Sequence[str], ratio: 
     ratio: where the slider starts. ValueError if the file would be larger than 1 MB.
     """
     choices = [Choice(ratio, seed) for ratio in RATIOS for seed in SEEDS]
-    looks = [{"sentence": text} | explorer.look(text, choices) for text in sentences]
+    looks = []
+    with progress_bar(len(sentences), "computing the page", "sentence") as bar:
+        for text in sentences:
+            looks.append({"sentence": text} | explorer.look(text, choices))
+            bar.update()
     start = min(range(len(RATIOS)), key=lambda place: abs(RATIOS[place] - ratio))
     data = {"ratios": RATIOS, "seeds": len(SEEDS), "ratio": start, "looks": looks}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

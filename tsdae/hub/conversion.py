@@ -184,6 +184,8 @@ def read_config(folder: Path) -> tuple[BertConfig, str, dict[str, Any]]:
     raw = read_json(path)
     given = checked(str(path), raw, MODEL)
     model_type = raw.get("model_type")
+    if model_type is None and (folder / "encoder" / "config.json").is_file():
+        raise ValueError(f"{folder} is a run folder; give its encoder: {folder / 'encoder'}")
     if model_type not in FAMILIES:
         raise UnsupportedArchitecture(
             f"{folder} holds a model of type {model_type!r} ({', '.join(raw.get('architectures') or ['unnamed'])}); "

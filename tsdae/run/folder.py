@@ -122,7 +122,11 @@ def check_same(then: dict[str, Any], now: dict[str, Any]) -> None:
                 f"the {name.removesuffix('_fingerprint')} is not the one that the run was started with (other "
                 "sentences, another order or another tokenizer); use the same text, or start a new run"
             )
-        shown = "sentences per step" if name == "sentences_per_step" else f"--{name.replace('_', '-')}"
+        shown = (
+            "sentences per step (--batch-size x --accumulate x processes)"
+            if name == "sentences_per_step"
+            else f"--{name.replace('_', '-')}"
+        )
         raise ValueError(
             f"{shown} is {now[name]}, and the run was started with {then[name]}; leave it out, or start a new run"
         )

@@ -103,7 +103,7 @@ def open_run(
     if not distributed.is_rank_zero():
         return None, done
     run = Run(folder, settings, config.overwrite, resume)
-    print_note(f"run folder {folder}; if it is stopped, resume it with --resume --output {folder}")
+    print_note(f"run folder {folder}")
     if resume:
         print_note(f"resuming after step {done:,}" if done else "no complete checkpoint yet: starting from step 0")
         run.rewind(saved)

@@ -81,7 +81,8 @@ def numbered_lines(source: str, meter: Meter | None = None) -> Generator[tuple[i
                     ) from error
                 yield number, text
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{name_of(source)} cannot be read after line {number}: {error}") from error
+        after = f" after line {number:,}" if number else ""
+        raise ValueError(f"{name_of(source)} cannot be read{after}: {error}") from error
 
 
 def _lines(file: Any, source: str) -> Iterator[bytes]:

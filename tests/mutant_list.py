@@ -544,7 +544,7 @@ MUTANTS = (
     Mutant("the-switch-stays-on", "tsdae/ops/common.py", "        _plain = before\n", "        pass\n", OPS),
     Mutant("the-switch-is-not-seen", "tsdae/ops/common.py", "before, _plain = _plain, True", "before, _plain = _plain, False", OPS),
     Mutant("plain-loss-without-the-head", "tsdae/ops/word_embedding.py", "logits_TV = F.linear(head_TD, weight_VD, bias_V)",
-           "logits_TV = F.linear(head_TD, weight_VD)", OPS),
+           "logits_TV = F.linear(head_TD, weight_VD, 0 * bias_V)", OPS),
     # recipes, and what a run says of itself
     Mutant("the-recipe-wins-over-flags", "tsdae/commands/recipes.py", "for key, value in values.items() if key not in given",
            "for key, value in values.items()", RECIPES),

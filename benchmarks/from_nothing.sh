@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# A sentence encoder from nothing but text, by the preset for two CPU cores, and TSDAE alone from the same random start.
+# A sentence encoder from nothing but text, and TSDAE alone from the same random start, on two CPU cores. Modelling has
+# the settings of `mini`, which is runs/nothing-0/raw of the open text in half precision.
 #     benchmarks/from_nothing.sh TEXT [SEED]
 # TEXT: a million sentences or so. It goes on where it was stopped. The page: see from_nothing.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seed=${2:-0}
-time python scripts/pretrain.py "$1" --seed "$seed" --evaluate stsb --output "runs/nothing-$seed"
+time python scripts/pretrain.py "$1" --seed "$seed" --mlm-steps 30000 --mlm-ratio 0.3 --evaluate stsb \
+  --output "runs/nothing-$seed"
 if [ -e "runs/alone-$seed" ]; then
   python scripts/train.py --resume --output "runs/alone-$seed"
 else

@@ -260,7 +260,7 @@ def test_retrieval_on_the_command_line(run: Run, place: Path) -> None:
         "a.csv: no column sentence1, sentence2, score; its columns are title, text, year;"
         in result.err.splitlines()[-1]
     )
-    assert "name two with --columns" in result.err
+    assert "tsdae evaluate --columns A B" in result.err
     result = run("evaluate", "model --pairs a.csv --columns title text --device cpu")
     assert result.code == 0, result.err
     assert "evaluating retrieval: 'title' must find its 'text'" in result.err

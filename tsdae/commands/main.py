@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tsdae.commands import settings
-from tsdae.commands.parser import Parser, did_you_mean
+from tsdae.commands.parser import Parser, ctrl_c_ends, did_you_mean
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, PrepareConfig, TrainConfig
 
 Command = Callable[[list[str] | None], None]
@@ -22,47 +22,39 @@ A_TEXT = (
 )
 
 
+@ctrl_c_ends()
 def train(arguments: list[str] | None = None) -> None:
     """Train a sentence encoder with TSDAE. Without arguments: the built-in model mini on the sentences of STS-B."""
     parser = _parser(train, DataConfig, MethodConfig, TrainConfig)
     data, method, config = parser.configs(arguments)
+    from tsdae.commands.train import train_or_resume
 
-    def work() -> None:
-        from tsdae.commands.train import train_or_resume
-
-        train_or_resume(data, method, config, parser.given)
-
-    parser.run(work)
+    parser.run(lambda: train_or_resume(data, method, config, parser.given))
 
 
+@ctrl_c_ends()
 def prepare(arguments: list[str] | None = None) -> None:
     """Tokenise a text once, into a folder for --corpus of `tsdae train`."""
     parser = _parser(prepare, PrepareConfig)
     parser.add_argument("corpus", metavar="CORPUS", help=f"{A_TEXT}, or - (standard input)")
     config, rest = parser.configs(arguments)
+    from tsdae.commands.prepare import prepare as prepare_text
 
-    def work() -> None:
-        from tsdae.commands.prepare import prepare as prepare_text
-
-        print(f"train from it: {prepare_text(rest.corpus, config)}")
-
-    parser.run(work)
+    parser.run(lambda: print(f"train from it: {prepare_text(rest.corpus, config)}"))
 
 
+@ctrl_c_ends()
 def pretrain(arguments: list[str] | None = None) -> None:
     """Pretrain a sentence encoder from text alone: tokenizer, BERT by masked-language modelling, then TSDAE."""
     parser = _parser(pretrain, settings.PretrainConfig)
     parser.add_argument("corpus", metavar="CORPUS", help=A_TEXT)
     config, rest = parser.configs(arguments)
+    from tsdae.commands.pretrain import pretrain as pretrain_on
 
-    def work() -> None:
-        from tsdae.commands.pretrain import pretrain as pretrain_on
-
-        print(f"done: {pretrain_on(rest.corpus, config)}")
-
-    parser.run(work)
+    parser.run(lambda: print(f"done: {pretrain_on(rest.corpus, config)}"))
 
 
+@ctrl_c_ends()
 def evaluate(arguments: list[str] | None = None) -> None:
     """Compare models on STS-B or on your own --pairs: scores x 100 with intervals, differences from the first.
 
@@ -72,114 +64,89 @@ def evaluate(arguments: list[str] | None = None) -> None:
     parser = _parser(evaluate, settings.CompareConfig, settings.SheetConfig)
     parser.add_argument("models", nargs="+", metavar="MODEL", help=A_MODEL)
     config, sheet, rest = parser.configs(arguments)
+    from tsdae.commands.evaluate import compare
+    from tsdae.commands.sheet import make_sheet
 
-    def work() -> None:
-        from tsdae.commands.evaluate import compare
-        from tsdae.commands.sheet import make_sheet
-
-        make_sheet(rest.models, sheet, config) if sheet.make_pairs else compare(rest.models, config)
-
-    parser.run(work)
+    parser.run(lambda: make_sheet(rest.models, sheet, config) if sheet.make_pairs else compare(rest.models, config))
 
 
+@ctrl_c_ends()
 def encode(arguments: list[str] | None = None) -> None:
     """Embed a text with a trained encoder: one float32 row per sentence, in input order."""
     parser = _parser(encode, settings.EncodeConfig)
     parser.add_argument("model", metavar="MODEL", help=A_MODEL)
     config, rest = parser.configs(arguments)
+    from tsdae.commands.encode import encode_file
 
-    def work() -> None:
-        from tsdae.commands.encode import encode_file
-
-        encode_file(rest.model, config)
-
-    parser.run(work)
+    parser.run(lambda: encode_file(rest.model, config))
 
 
+@ctrl_c_ends()
 def export(arguments: list[str] | None = None) -> None:
     """Write an encoder as an ONNX file, with pooling and normalisation in it, to embed sentences without PyTorch."""
     parser = _parser(export, settings.ExportConfig)
     parser.add_argument("model", metavar="MODEL", help=A_MODEL)
     config, rest = parser.configs(arguments)
+    from tsdae.commands.export import export_onnx
 
-    def work() -> None:
-        from tsdae.commands.export import export_onnx
-
-        export_onnx(rest.model, config)
-
-    parser.run(work)
+    parser.run(lambda: export_onnx(rest.model, config))
 
 
+@ctrl_c_ends()
 def reconstruct(arguments: list[str] | None = None) -> None:
     """Show what a sentence vector contains: sentences are noised, encoded, and reconstructed by the decoder."""
     parser = _parser(reconstruct, settings.ReconstructConfig)
     parser.add_argument("run", metavar="RUN", help="run folder; or a model, which gets a new, untrained decoder")
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="sentences, each in quotes")
     config, rest = parser.configs(arguments)
+    from tsdae.commands.reconstruct import show
 
-    def work() -> None:
-        from tsdae.commands.reconstruct import show
-
-        show(rest.run, rest.sentences, config)
-
-    parser.run(work)
+    parser.run(lambda: show(rest.run, rest.sentences, config))
 
 
+@ctrl_c_ends()
 def neighbours(arguments: list[str] | None = None) -> None:
     """Show each query's nearest neighbours under two models: side by side, and how many the models share."""
     parser = _parser(neighbours, settings.NeighboursConfig)
     for model in ("before", "after"):
         parser.add_argument(model, metavar=model.upper(), help=A_MODEL)
     config, rest = parser.configs(arguments)
+    from tsdae.commands.neighbours import show_neighbours
 
-    def work() -> None:
-        from tsdae.commands.neighbours import show_neighbours
-
-        show_neighbours(rest.before, rest.after, config)
-
-    parser.run(work)
+    parser.run(lambda: show_neighbours(rest.before, rest.after, config))
 
 
+@ctrl_c_ends()
 def explore(arguments: list[str] | None = None) -> None:
     """Explore a run in the browser: words that stay, what the decoder writes, nearest sentences, a map."""
     parser = _parser(explore, settings.ExploreConfig)
     parser.add_argument("run", nargs="?", metavar="RUN", help="run folder; default: the newest in runs/")
     config, rest = parser.configs(arguments)
+    from tsdae.commands.explore import explore as explore_run
 
-    def work() -> None:
-        from tsdae.commands.explore import explore as explore_run
-
-        explore_run(rest.run, config)
-
-    parser.run(work)
+    parser.run(lambda: explore_run(rest.run, config))
 
 
+@ctrl_c_ends()
 def ablate(arguments: list[str] | None = None) -> None:
     """Compare settings over several seeds, paired: one training run each, and a report with intervals."""
     parser = _parser(ablate, AblationConfig, DataConfig, MethodConfig, TrainConfig)
     config, data, method, base = parser.configs(arguments)
+    from tsdae.ablation.runner import ablate as ablate_in
 
-    def work() -> None:
-        from tsdae.ablation.runner import ablate as ablate_in
-
-        ablate_in(data, method, base, config, given=parser.given)
-
-    parser.run(work)
+    parser.run(lambda: ablate_in(data, method, base, config, given=parser.given))
 
 
+@ctrl_c_ends()
 def report(arguments: list[str] | None = None) -> None:
     """Regenerate the report of an ablation from its rows; with --check only compare report.md."""
     parser = _parser(report, settings.ReportConfig)
     parser.add_argument("folder", metavar="FOLDER", help="--output of `tsdae ablate`")
     config, rest = parser.configs(arguments)
+    from tsdae.ablation.report import check_report, write_report
 
-    def work() -> None:
-        from tsdae.ablation.report import check_report, write_report
-
-        (check_report if config.check else write_report)(Path(rest.folder))
-        print(f"{Path(rest.folder) / 'report.md'} " + ("matches its rows" if config.check else "is written"))
-
-    parser.run(work)
+    parser.run(lambda: (check_report if config.check else write_report)(Path(rest.folder)))
+    print(f"{Path(rest.folder) / 'report.md'} " + ("matches its rows" if config.check else "is written"))
 
 
 COMMANDS: dict[str, Command] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import io
@@ -12,7 +13,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,16 @@ from tsdae.utils.checks import choices_of
 
 # PyTorch is imported by `Parser.run` alone, so that --help and mistyped flags are answered at once.
 YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
+
+
+@contextlib.contextmanager
+def ctrl_c_ends() -> Iterator[None]:
+    """End what is interrupted in one line and exit code 130, the imports of a command too: they take seconds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing more was written\n")
+        sys.exit(130)
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,21 +95,19 @@ class Parser(argparse.ArgumentParser):
         sys.stderr.write(f"{self.prog}: error{process}: {' '.join(message.split())}\n")
         sys.exit(2)
 
+    @ctrl_c_ends()
     def run(self, command: Callable[[], object]) -> None:
         """Call ``command``; an error of the user's ends in one line and exit code 2, a signal in 128 + its number."""
+        from tsdae.run.step_metrics import NonFiniteLoss
+        from tsdae.utils import distributed
+        from tsdae.utils.signals import Interrupted
+
         if threading.current_thread() is threading.main_thread():
             # So that what is half written is cleaned up; `train` has a way of its own.
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
-            from tsdae.run.step_metrics import NonFiniteLoss
-            from tsdae.utils import distributed
-            from tsdae.utils.signals import Interrupted
-
             command()
             sys.stdout.flush()
-        except KeyboardInterrupt:  # first: it may come while PyTorch is imported, which takes seconds
-            sys.stderr.write("interrupted: nothing more was written\n")
-            sys.exit(130)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it exits
             sys.exit(128 + signal.SIGPIPE)

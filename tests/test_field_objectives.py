@@ -24,6 +24,7 @@ from tsdae.config import MethodConfig
 from tsdae.evaluation.validation import collapse
 from tsdae.objectives import OBJECTIVES
 from tsdae.objectives.interface import build, step_counts, try_out, views_of
+from tsdae.ops import layout_of
 from tsdae.utils.rng import draws
 
 FIELD = [name for name in OBJECTIVES if name != "tsdae"]
@@ -146,6 +147,18 @@ def test_value_and_gradient_are_those_of_the_slow_twin(name: str, pooling: str) 
         want = torch.zeros_like(weight) if weight.grad is None else weight.grad
         torch.testing.assert_close(torch.zeros_like(weight) if got[place] is None else got[place], want, **FLOAT64)
     assert objective.counts(batch) == loss.counts == step_counts(objective, [batch])
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_rows_that_are_no_tokens_change_no_loss_of_retromae(pooling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all tokens seen, as nothing is drawn for them."""
+    model = tiny.model(pooling, layers=1)
+    objective, batch = made("retromae", model)
+    objective.hidden = 0.0
+    without = objective(model, batch).mean
+    monkeypatch.setattr("tsdae.ops.common.new_lengths_cost", lambda device: True)
+    assert layout_of(batch.target).rows > batch.target.token_count
+    torch.testing.assert_close(objective(model, batch).mean, without, **FLOAT64)
 
 
 def test_dropout_is_the_only_noise_of_simcse() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsdae import ops
 from tsdae.autoencoder import TSDAE
 from tsdae.bert import Layer, initialise
 from tsdae.encoder import pool
@@ -40,7 +41,7 @@ class RetroMAE(nn.Module):
         clean = batch.target
         masked, chosen_C = self.mlm.noised(clean, model.encoder.vocabulary, model.training)
         hidden_TD = model.encoder.bert(masked)
-        layout = Layout.of(clean)
+        layout = ops.layout_of(clean)
         decoded_TD = self._decode(model, clean.token_ids_T, pool(hidden_TD, layout, model.encoder.pooling), layout)
         inner_T = (layout.position_T > 0).nonzero()[:, 0]  # the first token, [CLS], is given
         loss_T = model.token_loss(decoded_TD.index_select(0, inner_T), clean.token_ids_T.index_select(0, inner_T))

@@ -53,7 +53,11 @@ def simcse(objective: Any, model: TSDAE, batch: Batch) -> Tensor:
 def ct(objective: Any, model: TSDAE, batch: Batch) -> Tensor:
     first = vectors(model, lists(batch.target))
     second = vectors(TSDAE(objective.second), lists(batch.target))
-    return own_among_all(lambda i, j: (first[i] * second[j]).sum(), len(first))
+    scale = objective.log_scale.exp()
+    return (
+        own_among_all(lambda i, j: scale * (first[i] * second[j]).sum(), len(first))
+        + own_among_all(lambda i, j: scale * (second[i] * first[j]).sum(), len(first))
+    ) / 2
 
 
 def bag_of_words(objective: Any, model: TSDAE, batch: Batch) -> Tensor:

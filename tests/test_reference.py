@@ -23,6 +23,7 @@ from tests.hf_names import as_ours
 from tests.tolerances import FLOAT64
 from tsdae import TSDAE, Batch, SentenceEncoder, TrainConfig, train
 from tsdae.hub.model_folder import SentenceSettings, write_sentence_settings
+from tsdae.objectives.ct import ContrastiveTension
 
 pytestmark = pytest.mark.reference
 
@@ -116,6 +117,31 @@ def test_loss_and_every_gradient(family: str, tie: bool, pooling: str, tmp_path:
     for name, parameter in without_use.items():
         assert parameter.std() > 0.1
         assert parameter.grad.abs().max() < 1e-12, name
+
+
+def test_contrastive_tension(tmp_path: Path) -> None:
+    """Between two encoders that differ, with its example's dot products, and a scale that is not 1."""
+    from sentence_transformers import SentenceTransformer, util
+    from sentence_transformers.sentence_transformer.losses import ContrastiveTensionLossInBatchNegatives
+
+    kept, thrown = (write_folder(tmp_path / name, name, "mean") for name in ("bert", "roberta"))
+    theirs = ContrastiveTensionLossInBatchNegatives(SentenceTransformer(str(kept), device="cpu"), 1.5, util.dot_score)
+    theirs.model1 = SentenceTransformer(str(thrown), device="cpu")
+    theirs.double()
+    ours = TSDAE(SentenceEncoder.from_pretrained(kept)).double()
+    objective = ContrastiveTension(ours).double()
+    objective.second = SentenceEncoder.from_pretrained(thrown).double()
+    objective.log_scale.data = theirs.logit_scale.data.clone()
+    batch = Batch.from_texts(CLEAN, CLEAN, ours.encoder.tokenizer)
+    loss, expected = objective(ours, batch).mean, theirs([families.padded(batch.target, 0)], None)
+    torch.testing.assert_close(loss, expected, **FLOAT64)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(objective.log_scale.grad, theirs.logit_scale.grad, **FLOAT64)
+    for encoder, model in ((ours.encoder, theirs.model2), (objective.second, theirs.model1)):
+        words = model.transformers_model.get_input_embeddings().weight
+        assert words.grad.abs().max() > 1e-6
+        torch.testing.assert_close(encoder.bert.embeddings.words.weight.grad, words.grad, **FLOAT64)
 
 
 @CASES

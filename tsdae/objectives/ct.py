@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 
 from tsdae.autoencoder import TSDAE
@@ -15,11 +16,11 @@ from tsdae.packing import Batch
 class ContrastiveTension(nn.Module):
     """Two encoders start from the same weights; the vectors of one sentence should have the larger dot product.
 
-        J = - sum_i log softmax_j(s_i . s'_j)_i
+        J = - 1/2 sum_i (log softmax_j(a s_i . s'_j)_i + log softmax_j(a s'_i . s_j)_i)
 
-    s is of the encoder that is kept, s' of a second copy, which is trained too and thrown away. The paper draws 7
-    negatives for each pair and uses a binary loss; here all other sentences of the batch, over all processes, are
-    negatives, as in sentence-transformers' ContrastiveTensionLossInBatchNegatives.
+    s is of the encoder that is kept, s' of a second copy; the scale a starts at 1. Copy and scale are trained too, and
+    thrown away. The paper draws 7 negatives for each pair and uses a binary loss; here all other sentences of the
+    batch, over all processes, are negatives, as in sentence-transformers' ContrastiveTensionLossInBatchNegatives.
 
     Recipe: batch 128, 5e-5, mean. STS-B by the documentation of sentence-transformers, a million sentences of
     Wikipedia: 78.5 with in-batch negatives, 75.7 with the paper's loss.
@@ -31,9 +32,12 @@ class ContrastiveTension(nn.Module):
     def __init__(self, model: TSDAE) -> None:
         super().__init__()
         self.second = copy.deepcopy(model.encoder)
+        self.log_scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, model: TSDAE, batch: Batch) -> LossSum:
-        loss_B = in_batch_loss(model.encode(batch.target), self.second(batch.target), 1.0, self.training)
+        first_BD, second_BD, scale = model.encode(batch.target), self.second(batch.target), self.log_scale.exp()
+        loss_B = in_batch_loss(first_BD, second_BD, scale, self.training)
+        loss_B = 0.5 * (loss_B + in_batch_loss(second_BD, first_BD, scale, self.training))
         return LossSum(loss_B.sum(), len(loss_B), "tension")
 
     def counts(self, batch: Batch) -> Counts:

@@ -49,7 +49,7 @@ class SimCSE(nn.Module):
         return {"contrast": len(batch.target)}
 
 
-def in_batch_loss(query_BD: Tensor, key_BD: Tensor, scale: float, gather: bool) -> Tensor:
+def in_batch_loss(query_BD: Tensor, key_BD: Tensor, scale: float | Tensor, gather: bool) -> Tensor:
     """Return InfoNCE with in-batch negatives, - log softmax_j(scale q_i . k_j)_i, at least in fp32: loss_B.
 
     gather: j runs over the keys of all processes, as in training; in evaluation the others are not there.

@@ -577,6 +577,7 @@ MUTANTS = (
     Mutant("simcse-of-noisy-sentences", "tsdae/objectives/simcse.py", "self.head(model.encode(batch.target))",
            "self.head(model.encode(batch.noisy))", f"{FIELD} -ksimcse"),
     Mutant("simcse-by-dot-products", "tsdae/objectives/simcse.py", "F.normalize(at_least_fp32(each_BD), dim=1)", "at_least_fp32(each_BD)", f"{FIELD} -ksimcse"),
+    Mutant("ct-in-one-direction", "tsdae/objectives/ct.py", "in_batch_loss(second_BD, first_BD,", "in_batch_loss(first_BD, second_BD,", f"{FIELD} -kct"),
     Mutant("ct-with-one-encoder", "tsdae/objectives/ct.py", "copy.deepcopy(model.encoder)", "model.encoder", f"{FIELD} -kct"),
     Mutant("bag-with-special-tokens", "tsdae/objectives/bag_of_words.py", "(layout.position_T > 0) &", "(layout.position_T >= 0) &",
            f"{FIELD} -kbag_of_words"),
@@ -733,5 +734,8 @@ MUTANTS = (
            'nan_to_num(row["sentences"]["dev"]', "tests/test_benchmarks.py -kobjectives_are_compared"),
     Mutant("an-edge-of-the-rates-is-the-best", "benchmarks/objectives.py", "max(0, place - 1) : place + 2", "place : place + 1",
            "tests/test_benchmarks.py -krates_are_tried"),
+    Mutant("a-row-written-twice-is-a-seed", "benchmarks/objectives.py",
+           'list({(row["rate"], row["seed"]): row for row in of("run", text) if row["name"] == arm.name}.values())',
+           '[row for row in of("run", text) if row["name"] == arm.name]', "tests/test_benchmarks.py -kanother_text"),
     Mutant("seeds-do-not-change-the-head", "tsdae/objectives/simcse.py", "torch.initial_seed()", "0", "tests/test_field_objectives.py -kseed_to_seed"),
 )  # fmt: skip

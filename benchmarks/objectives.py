@@ -155,9 +155,8 @@ def search(text: Text, arm: Arm) -> None:
 
 def repeat(text: Text, arm: Arm) -> None:
     """Run the chosen rates in all seeds."""
-    for seed in range(SEEDS):
-        for rate in sorted({best_rate(arm, way) for way in WAYS}):
-            run(text, arm, rate, seed)
+    for rate, seed in chosen_runs(arm):
+        run(text, arm, rate, seed)
 
 
 def run(text: Text, arm: Arm, rate: float, seed: int) -> None:
@@ -236,10 +235,15 @@ def rates_to_try(arm: Arm) -> list[float]:
     return sorted(wanted - tried)
 
 
+def chosen_runs(arm: Arm) -> list[tuple[float, int]]:
+    """Return rate and seed of the runs that the page reports."""
+    return [(rate, seed) for seed in range(SEEDS) for rate in sorted({best_rate(arm, way) for way in WAYS})]
+
+
 def has_its_rates(arm: Arm) -> bool:
     """True if the runs on the STS-B sentences are finished."""
-    seeds = [{row["seed"] for row in settings_of(way, STSB)[arm.name]} for way in WAYS]
-    return not rates_to_try(arm) and all(found == set(range(SEEDS)) for found in seeds)
+    done = {(row["rate"], row["seed"]) for row in runs_of(arm, STSB)}
+    return not rates_to_try(arm) and done.issuperset(chosen_runs(arm))
 
 
 def write_baselines(text: Text) -> None:
@@ -366,7 +370,8 @@ def page() -> str:
             what = f"{SENTENCES:,} sentences seen" if way == SENTENCES_WAY else "equal time"
             sections.append(Section(f"{name}, {what}", [power(way, text)], Table(HEADER, lines(way, text))))
     origins = [
-        f"{row['machine']}, {counted(row['threads'], 'thread')} a run, {row['precision']}, commit {row['commit'] or ''}"
+        f"{row['machine']}, {counted(row['threads'], 'thread')} a run, {row['precision']}, "
+        f"commit {str(row['commit'])[:7]}"
         for row in rows()
     ]
     return markdown([*sections, Section("Origin", ["; ".join(dict.fromkeys(origins))])])

@@ -151,6 +151,8 @@ def test_code_that_cannot_work_gets_one_line_and_leaves_no_run(place: Path, run:
     for flags, message in CANNOT_WORK:
         result = run("train", f"{FLAGS} {flags}")
         assert (result.code, message in result.err) == (2, True), result.err
+        if flags.startswith(("--freeze", "--objective")):
+            assert "sentences to train on" not in result.err, "it is said before a large text is read"
         assert not [path for path in (place / "run").glob("*") if path.name != ".lock"]
     assert run("train", FLAGS).code == 0, "the folder is free"
 

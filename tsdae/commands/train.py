@@ -91,30 +91,29 @@ def run_training(
         texts.look()  # for the errors that it can have, before anything is downloaded
         with distributed.rank_zero_first():
             folder, stsb = model_folder(name), _stsb(data)
-        lines: list[str] = []
         if given is not None and not (config.resume and holds_run(Path(str(config.output)))):
             method, config, lines = with_recipe(name, method, config, given)  # here: flags may contradict each other
+            for line in lines:
+                print_note(line)
         encoder = _encoder(folder, method)
         model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
+        own_pooling = read_sentence_settings(folder).pooling  # None: it is no sentence model
+        objective = _objective(name, own_pooling, model, method, config.seed)
+        if config.freeze is not None:
+            freeze(model, objective, config.freeze)  # here already: what matches nothing is said before hours of work
         if data.corpus is None:
             texts = Texts(sample_sentences(stsb, data.limit))
         corpus, heldout_corpus = prepared or build_corpora(texts, data.corpus or "", data, encoder.tokenizer)
     corpus.check_tokenizer(encoder.tokenizer, model_in_words(name, method.add_tokens))
-    own_pooling = read_sentence_settings(folder).pooling  # None: it is no sentence model
 
     # datasets
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0, dataset.noise) if heldout_corpus else None
-    for line in lines:
-        print_note(line)
     _print_plan(name, own_pooling, dataset, heldout, method, config)
 
-    # objective and metrics
-    objective, terms = _objective(name, own_pooling, model, dataset, method, config)
-    if config.freeze is not None:
-        freeze(model, objective, config.freeze)  # here already: what matches nothing is said before hours of work
+    # metrics
     splits, evaluate, metrics = evaluation(data, stsb, encoder)
-    metrics += heldout_metrics(heldout, terms)
+    metrics += heldout_metrics(heldout, _terms(objective, model, dataset, method, config))
     check_metrics(config, best_metric(config, objective, heldout), metrics)
     rows: list[Row] = []
     if table and splits and distributed.is_rank_zero():
@@ -255,16 +254,9 @@ def _print_plan(
 # Objective
 
 
-def _objective(
-    name: str,
-    own_pooling: str | None,
-    model: TSDAE,
-    dataset: DenoisingDataset,
-    method: MethodConfig,
-    config: TrainConfig,
-) -> tuple[Objective, list[str]]:
-    """Return the objective and the names of the terms of its loss. own_pooling: of the model as it came."""
-    objective = build(objective_of(method), model, config.seed)
+def _objective(name: str, own_pooling: str | None, model: TSDAE, method: MethodConfig, seed: int) -> Objective:
+    """Return the objective. own_pooling: of the model as it came."""
+    objective = build(objective_of(method), model, seed)
     if method.hold_on:
         if own_pooling is None:
             why = f"needs a sentence model, but {name} is a raw model: its folder names no pooling"
@@ -278,9 +270,16 @@ def _objective(
             f"--hold-on: similarity distillation from the initial {name} ({own_pooling} pooling), between the "
             "sentences of each process's batch"
         )
+    return objective
+
+
+def _terms(
+    objective: Objective, model: TSDAE, dataset: DenoisingDataset, method: MethodConfig, config: TrainConfig
+) -> list[str]:
+    """Return the names of the terms of the objective's loss; one of your own is tried on a batch."""
     batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
     if not names_function(method.objective):
-        return objective, list(objective.counts(batch))  # type: ignore[attr-defined]  # ours have it
+        return list(objective.counts(batch))  # type: ignore[attr-defined]  # ours have it
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     model.to(device, torch.float64 if precision == "fp64" else torch.float32)
@@ -289,7 +288,7 @@ def _objective(
         f"objective {method.objective}: terms {', '.join(terms)}; not compiled; terms that compare sentences see only "
         "the batch of their process"
     )
-    return objective, terms
+    return terms
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -137,7 +137,8 @@ def machine_name() -> str:
     cpuinfo = _cpuinfo()
     name = cpuinfo.get("model name") or platform.processor() or platform.machine()
     flags = cpuinfo.get("flags", "").split()
-    return ", ".join([name, f"{cores} cores", *(f for f in ("avx512f", "avx512_bf16", "amx_bf16") if f in flags)])
+    known = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return ", ".join([name, counted(cores or 1, "core"), *known])
 
 
 def _cpuinfo() -> dict[str, str]:

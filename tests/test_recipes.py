@@ -192,7 +192,7 @@ def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:
     assert line.endswith(f" The model of the best evaluation is {tmp_path / 'run' / 'best'}.")
     assert summary.harm(log[:1], tmp_path) is None
     assert summary.harm([log[1], log[0]], tmp_path) is None, "what rises is no harm"
-    for rank, warns in ((95.0, False), (79.0, True)):
+    for rank, warns in ((95.0, False), (60.0, False), (49.0, True)):
         line = summary.harm([{"effective_rank": 100.0}, {"effective_rank": rank}], tmp_path)
         assert line is not None
         assert line.startswith("WARNING") == warns

@@ -21,9 +21,10 @@ from tsdae.evaluation.validation import (
     shown_names,
 )
 
-# How far a metric may fall before it is called harm. The rank fell by up to a tenth in runs that helped (finished
-# models, the default run), and by 23 % in a run that took 11 points from a raw model.
-ALLOWED_FALL = {"noisy_retrieval": 0.0, "effective_rank": 0.2}
+# How far a metric may fall before it is called harm. Over the ablations (benchmarks/label_free.md) a fall of noisy
+# retrieval found 23 of 34 harmed runs and accused 7 of 149 others. A fall of the rank found no further one, and it
+# falls in runs that help: by up to 24 % from `mini`, 40 % from a random network.
+ALLOWED_FALL = {"noisy_retrieval": 0.0, "effective_rank": 0.5}
 ADVICE = (
     "Train longer: the vectors of a raw model get worse before they get better. Or try --pooling mean, or, from a "
     "sentence model, --hold-on 100."
@@ -68,7 +69,7 @@ def harm(rows: Sequence[Mapping[str, Any]], run: Path) -> str | None:
         return None
     moved = " and ".join(f"{name} fell from {rows[0][name]:.4g} to {rows[-1][name]:.4g}" for name in fell)
     if all(rows[-1][name] >= (1 - ALLOWED_FALL[name]) * rows[0][name] for name in fell):
-        return f"{moved}; runs that helped had falls this small as well"
+        return f"{moved}; it fell in runs that helped as well: compare before and after with `tsdae evaluate`"
     advice = f"{AGAINST_COLLAPSE.capitalize()}." if rows[-1].get("mean_cosine", 0.0) > COLLAPSED else ADVICE
     best = f" The model of the best evaluation is {run / 'best'}." if (run / "best").is_dir() else ""
     return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}{best}"

@@ -91,10 +91,9 @@ def run_training(
         texts.look()  # for the errors that it can have, before anything is downloaded
         with distributed.rank_zero_first():
             folder, stsb = model_folder(name), _stsb(data)
+        lines: list[str] = []
         if given is not None and not (config.resume and holds_run(Path(str(config.output)))):
             method, config, lines = with_recipe(name, method, config, given)  # here: flags may contradict each other
-            for line in lines:
-                print_note(line)
         encoder = _encoder(folder, method)
         model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
         own_pooling = read_sentence_settings(folder).pooling  # None: it is no sentence model
@@ -109,6 +108,8 @@ def run_training(
     # datasets
     dataset = _dataset(corpus, encoder, data, method, config.seed)
     heldout = _dataset(heldout_corpus, encoder, data, method, 0, dataset.noise) if heldout_corpus else None
+    for line in lines:  # here: an error until now is one line
+        print_note(line)
     _print_plan(name, own_pooling, dataset, heldout, method, config)
 
     # metrics

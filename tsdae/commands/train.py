@@ -243,6 +243,11 @@ def _print_plan(
     is_tsdae = method.objective == "tsdae"
     if is_tsdae and method.recipe != "auto" and (few := cut_in_the_dip(name, method.recipe, steps, size)):
         print_note(few)
+    if method.hold_on:
+        print_note(
+            f"--hold-on: similarity distillation from the initial {name} ({own_pooling} pooling), between the "
+            "sentences of each process's batch"
+        )
     if own_pooling is not None:
         advice = "; --hold-on 100 loses less" if is_tsdae and not method.hold_on else ""
         print_note(
@@ -267,10 +272,6 @@ def _objective(name: str, own_pooling: str | None, model: TSDAE, method: MethodC
         start = copy.deepcopy(model.encoder)
         start.pooling = own_pooling
         objective = HoldOn(start, method.hold_on)
-        print_note(
-            f"--hold-on: similarity distillation from the initial {name} ({own_pooling} pooling), between the "
-            "sentences of each process's batch"
-        )
     return objective
 
 

@@ -26,9 +26,10 @@ def test_a_saved_folder_scores_in_mteb_as_here(tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "model")
     scores = np.array([5.0, 0.0, 2.0, 4.5, 1.0, 3.0, 2.5])
     pairs = Pairs(tiny.SENTENCES[:-1], tiny.SENTENCES[1:], scores)
-    task = mteb.get_task("STSBenchmark")
+    task = mteb.get_task("STSBenchmark.v2")
     columns = {"sentence1": pairs.first, "sentence2": pairs.second, "score": scores.tolist()}
-    task.dataset, task.data_loaded = {"default": {"test": Dataset.from_dict(columns)}}, True
+    given = Dataset.from_dict(columns)
+    task.dataset, task.data_loaded = {"default": dict.fromkeys(task.eval_splits, given)}, True
     found = mteb.evaluate(st.SentenceTransformer(str(tmp_path / "model"), device="cpu"), task, cache=None)
     theirs = found.task_results[0].scores["test"][0]
     ours = evaluate_sts(encoder, pairs)

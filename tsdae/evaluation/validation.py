@@ -178,12 +178,13 @@ def collapse(metrics: dict[str, float], sentences: int) -> str | None:
     sentences: how many were measured. Of a few, centred vectors span few dimensions whatever the model: no verdict.
     """
     cosine, rank = metrics.get("mean_cosine", 0.0), metrics.get("effective_rank", math.inf)
-    if cosine <= COLLAPSED and (rank >= 2 or sentences < 8):
+    if cosine > COLLAPSED:
+        what = f"are nearly the same (mean_cosine {cosine:.4g})"
+    elif rank < 2 and sentences >= 8:
+        what = f"lie nearly along one line (effective_rank {rank:.4g})"
+    else:
         return None
-    return (
-        f"WARNING: the vectors of different sentences are nearly the same (mean_cosine {cosine:.4g}, effective_rank "
-        f"{rank:.4g}): the representation has collapsed; {AGAINST_COLLAPSE}"
-    )
+    return f"WARNING: the vectors of different sentences {what}: the representation has collapsed; {AGAINST_COLLAPSE}"
 
 
 class BestSoFar:

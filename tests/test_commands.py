@@ -270,6 +270,7 @@ BAD = {
         ("model --stsb nowhere", "the STS-B folder nowhere does not exist"),
         ("model --stsb glue", "these labels are hidden, as in GLUE's test split. Use the original STS-B or"),
         ("model --pairs nowhere.tsv", "no file nowhere.tsv"),
+        ("model --pairs two.csv three.csv --columns a b", "--columns is for one file of --pairs, without scores"),
         ("model --pairs three.csv", "three.csv: no column sentence1, sentence2, score; its columns are a, b, c"),
         ("model --pairs table.csv", "table.csv has no scores, and retrieval needs at least two different tex"),
         ("model --pairs unfilled.tsv", "unfilled.tsv: no score has been filled in yet (7 rows)"),

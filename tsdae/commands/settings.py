@@ -73,6 +73,8 @@ class CompareConfig:
             raise ValueError(f"{' and '.join(others)} cannot be used together; evaluate on one after the other")
         if self.columns is not None and (self.pairs is None or len(set(self.columns)) != 2 or len(self.columns) != 2):
             raise ValueError("--columns needs --pairs and two column names; put the models before it")
+        if self.columns is not None and self.pairs is not None and len(self.pairs) > 1:
+            raise ValueError("--columns is for one file of --pairs, without scores; several files need scores")
 
 
 @dataclass(frozen=True)

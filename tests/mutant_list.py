@@ -312,6 +312,7 @@ MUTANTS = (
            "0 * layout.real_BL.float().repeat_interleave(heads, 0)[:, None]", PACKING),
     # other objectives, other decoders, measures without labels
     Mutant("predicts-special-tokens", "tsdae/objectives/mlm.py", "place_T[special_B] += 1.0", "place_T[special_B] += 0.0", MLM),
+    Mutant("predicts-special-tokens-in-front", "tsdae/objectives/mlm.py", "range(vocabulary.front)", "range(1)", MLM),
     Mutant("predicts-what-it-reads", "tsdae/objectives/mlm.py", "return self.loss(model, hidden_TD, batch.target, chosen_C)",
            "return self.loss(model, hidden_TD, noisy, chosen_C)", f"{FIELD} -kmlm"),
     Mutant("masks-all-that-is-chosen", "tsdae/objectives/mlm.py", "fate_C < MASKED", "fate_C < 1.0", MLM),
@@ -579,6 +580,7 @@ MUTANTS = (
     Mutant("simcse-by-dot-products", "tsdae/objectives/simcse.py", "F.normalize(at_least_fp32(each_BD), dim=1)", "at_least_fp32(each_BD)", f"{FIELD} -ksimcse"),
     Mutant("ct-in-one-direction", "tsdae/objectives/ct.py", "in_batch_loss(second_BD, first_BD,", "in_batch_loss(first_BD, second_BD,", f"{FIELD} -kct"),
     Mutant("ct-with-one-encoder", "tsdae/objectives/ct.py", "copy.deepcopy(model.encoder)", "model.encoder", f"{FIELD} -kct"),
+    Mutant("half-of-mlm-beside-tsdae", "tsdae/objectives/tsdae_mlm.py", "+ self.mlm(", "+ 0.5 * self.mlm(", f"{FIELD} -ktsdae_mlm"),
     Mutant("bag-with-special-tokens", "tsdae/objectives/bag_of_words.py", "(layout.position_T > 0) &", "(layout.position_T >= 0) &",
            f"{FIELD} -kbag_of_words"),
     Mutant("bag-with-repeated-words", "tsdae/objectives/bag_of_words.py", "pairs_T2.unique(dim=0).T", "pairs_T2.T", f"{FIELD} -kbag_of_words"),
@@ -592,10 +594,10 @@ MUTANTS = (
     Mutant("late-parameters-pass", "tsdae/objectives/interface.py", "_parameters(tried) - _parameters(objective)",
            "_parameters(objective) - _parameters(tried)", f"{FIELD} -kfirst_call"),
     Mutant("heldout-at-64", "tsdae/training.py", "64 if alone else config.batch_size * distributed.world_size()", "64", f"{FIELD} -kheldout"),
-    Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine <= COLLAPSED and", "if cosine <= 1.99 and",
+    Mutant("a-collapse-is-not-said", "tsdae/evaluation/validation.py", "if cosine > COLLAPSED:", "if cosine > 1.99:",
            f"{FIELD} -kbecome"),
     Mutant("a-collapse-is-said-again-and-again", "tsdae/training.py", "if warning and not was_collapsed:", "if warning:", f"{FIELD} -kbecome_one"),
-    Mutant("two-sentences-have-collapsed", "tsdae/evaluation/validation.py", "rank >= 2 or sentences < 8", "rank >= 2", f"{FIELD} -kfew_sentences"),
+    Mutant("two-sentences-have-collapsed", "tsdae/evaluation/validation.py", "rank < 2 and sentences >= 8", "rank < 2", f"{FIELD} -kfew_sentences"),
     # killed at a file operation, and called again
     Mutant("half-a-run-is-no-empty-folder", "tsdae/run/folder.py", "name != LOCK and not LEFTOVER.fullmatch(name)", "name != LOCK", f"{KILLS} -mslow -kstate_is"),
     Mutant("half-a-pretraining-is-no-empty-folder", "tsdae/commands/pretrain.py", '{SETTINGS, f"{SETTINGS}.part", "start.part"}', '{SETTINGS, "start.part"}',

@@ -30,7 +30,7 @@ from tsdae.autoencoder import TSDAE
 from tsdae.config import TrainConfig
 from tsdae.losses import LossSum
 from tsdae.noise import Draw, delete
-from tsdae.objectives import ContrastiveTension, SimCSE, tsdae
+from tsdae.objectives import OBJECTIVES, ContrastiveTension, SimCSE, tsdae
 from tsdae.packing import Batch
 from tsdae.training import clip_gradients, gradient_norm, make_optimizer, train
 from tsdae.utils import distributed
@@ -120,6 +120,7 @@ def process(rank: int, count: int, port: int, output: str, model: dict[str, Any]
         "seeds": print_seed,
         "simcse": SimCSE,
         "ct": ContrastiveTension,
+        "bag of words": OBJECTIVES["bag_of_words"],
         "stops": StopsAt(9, late=rank == 0),  # it has heard from the other one by then
         "goes on": StopsAt(-1),  # its losses are summed in the same order
     }
@@ -196,6 +197,7 @@ CASES: dict[str, dict[str, Any]] = {
     "frozen": {"freeze": "encoder.bert.embeddings.*,*.bias"},
     "simcse": {"objective": "simcse"},  # the negatives are those of all processes
     "ct": {"objective": "ct", "model": {"pooling": "mean"}},
+    "bag of words": {"objective": "bag of words", "accumulate": 2},
 }
 
 

@@ -40,6 +40,11 @@ def test_it_chooses_the_ratio_of_each_sentence_and_no_special_token(ratio: float
         assert chosen == min(max(1, round(ratio * (end - start))), end - start - 2)
 
 
+def test_of_several_special_tokens_none_is_chosen() -> None:
+    _, chosen_C = MaskedLanguageModel(0.5).noised(many(), VOCABULARY._replace(front=3, tail=2), training=True)
+    assert set((chosen_C % 20).tolist()) == set(range(3, 18))
+
+
 def test_eighty_ten_ten() -> None:
     clean = many()
     noisy, chosen_C = MaskedLanguageModel(0.5).noised(clean, VOCABULARY, training=True)

@@ -26,9 +26,10 @@ from tsdae.objectives.bag_of_words import BagOfWords
 from tsdae.objectives.barlow_twins import BarlowTwins
 from tsdae.objectives.ct import ContrastiveTension
 from tsdae.objectives.hold_on import HoldOn
-from tsdae.objectives.mlm import MaskedLanguageModel, TSDAEAndMLM
+from tsdae.objectives.mlm import MaskedLanguageModel
 from tsdae.objectives.retromae import RetroMAE
 from tsdae.objectives.simcse import SimCSE
+from tsdae.objectives.tsdae_mlm import TSDAEAndMLM
 from tsdae.packing import Batch
 
 __all__ = [
@@ -50,7 +51,10 @@ Objective = Callable[[TSDAE, Batch], LossSum]
 
 
 def tsdae(model: TSDAE, batch: Batch) -> LossSum:
-    """Return the paper's loss, - sum_t log p(x_t | x_<t, s) over the tokens of the clean sentences: `TSDAE.forward`."""
+    """Return the paper's loss, - sum_t log p(x_t | x_<t, s) over the tokens of the clean sentences: `TSDAE.forward`.
+
+    Recipe: batch 8, 3e-5, CLS (section 4). bert-base on STS-B dev: 73 in the authors' article.
+    """
     return model(batch)
 
 

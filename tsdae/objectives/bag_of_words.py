@@ -19,7 +19,9 @@ class BagOfWords:
 
         J = - sum_{distinct tokens x of the clean sentence} log softmax(E . head(s))_x,    s of the noisy sentence
 
-    Special tokens do not count. A step has about a third of the products of TSDAE's.
+    The first and the last token, [CLS] and [SEP], do not count. A step takes about a third of the time of TSDAE's. The
+    article puts this loss in the place of the decoder of a masked auto-encoder; here it is in the place of TSDAE's, so
+    words are deleted, not masked.
 
     Recipe: that of TSDAE. The article reports retrieval after fine-tuning only, no STS-B.
     """

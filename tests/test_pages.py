@@ -271,5 +271,13 @@ def test_the_ablations_are_those_of_the_reports() -> None:
     assert [found for found in scores if found not in report] == []
 
 
+def test_what_is_said_about_objectives_is_on_their_page() -> None:
+    page = (RESULTS.parent / "objectives.md").read_text("utf-8")
+    section = RESULTS.read_text("utf-8").split("## Other objectives\n")[1].split("\n## ")[0]
+    scores = re.findall(r"[+-]?\d+\.\d\d(?: ± \d+\.\d\d)?|\[[+-].*?\]", section)
+    assert len(scores) > 15
+    assert [found for found in scores if found not in page] == []
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.read_text("utf-8").splitlines()) < 150

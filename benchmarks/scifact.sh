@@ -22,3 +22,5 @@ train bag_of_words-cls --objective bag_of_words --learning-rate 3e-4
 train retromae-cls --objective retromae --batch-size 64 --learning-rate 3e-3
 mkdir -p benchmarks/rows/scifact
 python scripts/evaluate.py "${models[@]}" --retrieval "$folder" --json benchmarks/rows/scifact/scores.json
+python scripts/evaluate.py mini runs/scifact/{tsdae,bag_of_words}-cls --pooling first-last-mean --whiten "$sentences" \
+  --retrieval "$folder" --json benchmarks/rows/scifact/whitened.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -277,6 +278,19 @@ def test_what_is_said_about_objectives_is_on_their_page() -> None:
     scores = re.findall(r"[+-]?\d+\.\d\d(?: ± \d+\.\d\d)?|\[[+-].*?\]", section)
     assert len(scores) > 15
     assert [found for found in scores if found not in page] == []
+
+
+def test_the_table_of_scifact_is_that_of_its_rows() -> None:
+    page = RESULTS.read_text("utf-8").split("## Search in SciFact\n")[1].split("\n## ")[0]
+    lines = []
+    for path in (RESULTS.parent / "rows" / "scifact").glob("*.json"):
+        for row in json.loads(path.read_text("utf-8")):
+            found = row["retrieval"]
+            low, high = found["ci95"]
+            scores = f"{found['ndcg_at_10']:.2f} [{low:.2f}, {high:.2f}] | {found['recall_at_100']:.2f}"
+            lines.append(f"| {row['pooling'] or ''} | {scores} |")
+    assert len(lines) > 10
+    assert [line for line in lines if line not in page] == []
 
 
 def test_the_readme_is_short() -> None:

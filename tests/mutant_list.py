@@ -580,7 +580,7 @@ MUTANTS = (
     Mutant("simcse-by-dot-products", "tsdae/objectives/simcse.py", "F.normalize(at_least_fp32(each_BD), dim=1)", "at_least_fp32(each_BD)", f"{FIELD} -ksimcse"),
     Mutant("ct-in-one-direction", "tsdae/objectives/ct.py", "in_batch_loss(second_BD, first_BD,", "in_batch_loss(first_BD, second_BD,", f"{FIELD} -kct"),
     Mutant("ct-with-one-encoder", "tsdae/objectives/ct.py", "copy.deepcopy(model.encoder)", "model.encoder", f"{FIELD} -kct"),
-    Mutant("half-of-mlm-beside-tsdae", "tsdae/objectives/tsdae_mlm.py", "+ self.mlm(", "+ 0.5 * self.mlm(", f"{FIELD} -ktsdae_mlm"),
+    Mutant("half-of-mlm-beside-tsdae", "tsdae/objectives/mlm.py", "+ self.mlm(", "+ 0.5 * self.mlm(", f"{FIELD} -ktsdae_mlm"),
     Mutant("bag-with-special-tokens", "tsdae/objectives/bag_of_words.py", "(layout.position_T > 0) &", "(layout.position_T >= 0) &",
            f"{FIELD} -kbag_of_words"),
     Mutant("bag-with-repeated-words", "tsdae/objectives/bag_of_words.py", "pairs_T2.unique(dim=0).T", "pairs_T2.T", f"{FIELD} -kbag_of_words"),

@@ -26,10 +26,9 @@ from tsdae.objectives.bag_of_words import BagOfWords
 from tsdae.objectives.barlow_twins import BarlowTwins
 from tsdae.objectives.ct import ContrastiveTension
 from tsdae.objectives.hold_on import HoldOn
-from tsdae.objectives.mlm import MaskedLanguageModel
+from tsdae.objectives.mlm import MaskedLanguageModel, TSDAEAndMLM
 from tsdae.objectives.retromae import RetroMAE
 from tsdae.objectives.simcse import SimCSE
-from tsdae.objectives.tsdae_mlm import TSDAEAndMLM
 from tsdae.packing import Batch
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Masked-language modelling, BERT's own objective and the paper's main baseline.
+"""Masked-language modelling, BERT's own objective and the paper's main baseline; and its sum with TSDAE's.
 
 # B sentences, T packed tokens, C chosen tokens, D hidden size
 """
@@ -78,3 +78,19 @@ class MaskedLanguageModel:
         """Return how many tokens of each sentence are chosen."""
         lengths_B = clean.lengths_B
         return torch.minimum((self.ratio * lengths_B).round().long().clamp(min=1), lengths_B - 2)
+
+
+class TSDAEAndMLM:
+    """J of the paper, and that of masked-language modelling on the clean sentences, weighed alike.
+
+    Recipe: that of TSDAE. No published score.
+    """
+
+    def __init__(self, ratio: float = 0.15) -> None:
+        self.mlm = MaskedLanguageModel(ratio)
+
+    def __call__(self, model: TSDAE, batch: Batch) -> LossSum:
+        return model(batch) + self.mlm(model, batch)
+
+    def counts(self, batch: Batch) -> Counts:
+        return {"reconstruction": batch.reconstructed, **self.mlm.counts(batch)}

@@ -1,4 +1,4 @@
-"""RetroMAE (Xiao, Liu, Shao, Cao 2022, EMNLP): and a decoder of one layer; half of its input is hidden.
+"""RetroMAE (Xiao, Liu, Shao, Cao 2022, EMNLP): masked tokens, and a decoder of one layer, half of its input hidden.
 
 # B sentences, T packed tokens, L padded length, D hidden size, N heads, H head width, C chosen tokens
 """

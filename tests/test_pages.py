@@ -288,7 +288,11 @@ def test_the_table_of_scifact_is_that_of_its_rows() -> None:
             found = row["retrieval"]
             low, high = found["ci95"]
             scores = f"{found['ndcg_at_10']:.2f} [{low:.2f}, {high:.2f}] | {found['recall_at_100']:.2f}"
-            lines.append(f"| {row['pooling'] or ''} | {scores} |")
+            if path.stem == "whitened" and row["model"] == "BM25":
+                continue  # in the table once, as scores.json has it
+            gain = row.get("difference", {}).get("retrieval")
+            against = f"{gain['ndcg_at_10']:+.2f} [{gain['ci95'][0]:+.2f}, {gain['ci95'][1]:+.2f}]" if gain else ""
+            lines.append(f"| {row['pooling'] or ''} | {scores} | {against} |")
     assert len(lines) > 10
     assert [line for line in lines if line not in page] == []
 

@@ -5,9 +5,8 @@
 Each mutant is planted in a copy of the project, and the tests named with it are run there. It counts as killed only
 if those tests pass without it (they are run first; not with --passed, for tests that have just passed), its pattern
 stands exactly once in its file, the mutated package imports, and at least one test fails on an assertion. Prints
-`killed NAME by TEST` or `survived NAME` for each, with the seconds that it took. What survived is planted once more,
-alone. Last come the counts, with the names of what survived once or twice; exits with 0 only if none survived twice.
-See `mutant_list` for the bugs.
+`killed NAME by TEST` or `survived NAME` for each, with the seconds that it took, and last the two counts and the
+names of what survived; exits with 0 only if nothing did. See `mutant_list` for the bugs.
 
 Every copy is tested in a process forked from this one, which has imported PyTorch and all else that is not ours: that
 takes longer than most of the tests. A mutant whose tests run for ever is ended, and has survived.
@@ -90,33 +89,17 @@ def main() -> int:
         if outcome.killers or outcome.trouble:
             print(f"without any mutant, pytest {tests} does not pass: {outcome.trouble or outcome.killers}")
             return 2
-    survivors = planted(chosen, arguments.jobs, 60 * arguments.minutes)
-    late: list[Mutant] = []
-    if survivors:
-        print("those that survived once more, one at a time: a busy machine can keep a signal or a thread from showing")
-        again = planted(survivors, 1, 60 * arguments.minutes)
-        late, survivors = [mutant for mutant in survivors if mutant not in again], again
-    # Named here too: of a long output, the end is what is read.
-    counted = [f"{len(chosen) - len(survivors)} killed", f"{len(survivors)} survived{names_of(survivors)}"]
-    print(f"mutants: {', '.join(counted)}" + (f"; killed at the second attempt{names_of(late)}" if late else ""))
-    return 1 if survivors else 0
-
-
-def names_of(mutants: list[Mutant]) -> str:
-    return "".join(f"{', ' if place else ': '}{mutant.name}" for place, mutant in enumerate(mutants))
-
-
-def planted(mutants: list[Mutant], jobs: int, seconds: float) -> list[Mutant]:
-    """Plants each, prints what became of it, and returns those that no test noticed."""
-    survivors = []
-    for (mutant, _), outcome in outcomes([(mutant, mutant.tests) for mutant in mutants], jobs, seconds):
-        assert mutant is not None
+    survivors: list[str] = []
+    mutated: list[Task] = [(mutant, mutant.tests) for mutant in chosen]
+    for (planted, _), outcome in outcomes(mutated, arguments.jobs, 60 * arguments.minutes):
+        name = planted.name if planted else ""
         if not outcome.killers:
-            survivors.append(mutant)
-        verdict = f"killed {mutant.name} by {outcome.killers[0]}" if outcome.killers else f"survived {mutant.name}"
+            survivors.append(name)
+        verdict = f"killed {name} by {outcome.killers[0]}" if outcome.killers else f"survived {name}"
         trouble = f": {outcome.trouble}" if outcome.trouble and not outcome.killers else ""
         print(f"{verdict}{trouble} ({outcome.seconds:.0f} s)", flush=True)
-    return survivors
+    print(f"mutants: {len(chosen) - len(survivors)} killed, {len(survivors)} survived", *survivors)
+    return 1 if survivors else 0
 
 
 Task = tuple[Mutant | None, str]  # what is planted, and the arguments for pytest

@@ -13,7 +13,6 @@ import json
 import sys
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,12 +22,13 @@ from tsdae.evaluation.scores import bracketed  # noqa: E402
 from tsdae.evaluation.sts import evaluate_sts  # noqa: E402
 from tsdae.hub.auto_encoder import load_encoder  # noqa: E402
 from tsdae.hub.downloads import MINI  # noqa: E402
+from tsdae.run.folder import stored_settings  # noqa: E402
 from tsdae.utils.device import machine_name  # noqa: E402  # the root has to be on the path first
 from tsdae.utils.files import read_json  # noqa: E402
 
 RUNS = ROOT / "runs"
 MODELLING, TSDAE, ALONE = "masked-language modelling", "then TSDAE", "TSDAE alone"  # the runs
-FOLDERS = {MODELLING: "nothing-{}/mlm", TSDAE: "tsdae-{}", ALONE: "alone-{}"}  # of a seed
+FOLDERS = {MODELLING: "nothing-{seed}/mlm", TSDAE: "tsdae-{seed}", ALONE: "alone-{seed}"}
 
 HEAD = """# From nothing but text
 
@@ -53,18 +53,19 @@ def main() -> None:
     print(HEAD)
     print("| encoder | seed | " + " | ".join(f"{pooling}: {split}" for pooling, split in columns) + " |")
     print("| --- | --- |" + " --- |" * len(columns))
-    raw = {seed: settings_of(RUNS / FOLDERS[TSDAE].format(seed))["model"] for seed in seeds}  # from which TSDAE went on
+    started = {seed: stored_settings(RUNS / FOLDERS[TSDAE].format(seed=seed))["model"] for seed in seeds}
+    raw = {seed: MINI if model == MINI else str(ROOT / model) for seed, model in started.items()}
     encoders = {
-        "untrained": lambda seed: RUNS / f"nothing-{seed}" / "start",
-        ALONE: lambda seed: RUNS / FOLDERS[ALONE].format(seed) / "encoder",
-        MODELLING: lambda seed: raw[seed],
-        f"{MODELLING}, {TSDAE}": lambda seed: RUNS / FOLDERS[TSDAE].format(seed) / "encoder",
+        "untrained": str(RUNS / "nothing-{seed}" / "start"),
+        ALONE: str(RUNS / FOLDERS[ALONE]),
+        MODELLING: "{raw}",
+        f"{MODELLING}, {TSDAE}": str(RUNS / FOLDERS[TSDAE]),
     }
     for name, encoder in encoders.items():
         for seed in seeds:
             cells = []
             for pooling, split in columns:
-                figure = evaluate_sts(load_encoder(str(encoder(seed)), pooling), stsb[split])
+                figure = evaluate_sts(load_encoder(encoder.format(seed=seed, raw=raw[seed]), pooling), stsb[split])
                 cells.append(f"{figure.spearman:.2f} {bracketed(figure.ci95)}")
             print(f"| {name} | {seed} | {' | '.join(cells)} |", flush=True)
     first = RUNS / f"nothing-{seeds[0]}"
@@ -81,17 +82,12 @@ def main() -> None:
             if name == MODELLING and raw[seed] == MINI:
                 print(f"| {name} | {seed} | that of `mini`: see its card | | | | | |")
             else:
-                print(f"| {name} | {seed} | {' | '.join(facts(RUNS / folder.format(seed)))} |")
+                print(f"| {name} | {seed} | {' | '.join(facts(RUNS / folder.format(seed=seed)))} |")
     print(f"\nTaken on {machine_name()}.")
 
 
-def settings_of(run: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = read_json(run / "config.json")
-    return settings
-
-
 def facts(run: Path) -> list[str]:
-    settings = settings_of(run)
+    settings = stored_settings(run)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speed = median(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
     loss = [row["heldout_loss"] for row in rows if "heldout_loss" in row][-1]

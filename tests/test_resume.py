@@ -540,10 +540,11 @@ def test_the_measures_of_a_function_are_known_at_the_start(run: Run, place: Path
         result = run("train", f"{FLAGS} --evaluate mine.py:quality --early-stop {stop} --overwrite --output run")
         assert result.code == 0, result.err
         assert "evaluated before training and every 4 steps: quality, heldout_loss, " in result.err
-    for flag in ("--early-stop qualit", "--best stsb_dev"):
+    names = "choose from quality, heldout_loss"
+    for flag, hint in (("--early-stop qualit", "did you mean quality?"), ("--best stsb_dev", names)):
         result = run("train", f"{FLAGS} --evaluate mine.py:quality {flag} --output new")
         assert result.code == 2
-        assert f"{flag} is not measured in this run; choose from quality, heldout_loss" in result.err
+        assert f"{flag} is not measured in this run; {hint}" in result.err
     result = run("train", f"{FLAGS} --evaluate mine.py:wrong --output new")
     assert result.code == 2
     assert "--evaluate mine.py:wrong must return {name: number}, it returned 3" in result.err

@@ -15,7 +15,7 @@ from tsdae.packing import Batch, Packed
 from tsdae.text.corpus import Corpus
 from tsdae.text.tokenization import Vocabulary, decoded, texts_of, truncate, vocabulary_of
 from tsdae.text.word_boundaries import AUTO, Words
-from tsdae.utils.checks import check_range
+from tsdae.utils.checks import check_range, suggestion
 from tsdae.utils.imports import check_arguments, made_from, named_function
 from tsdae.utils.plural import counted
 from tsdae.utils.rng import keyed, permuted
@@ -191,7 +191,7 @@ def find_noise(name: str) -> Noise:
     if name in NOISES:
         return NOISES[name]
     if ":" not in name:
-        raise ValueError(f"unknown noise {name!r}; choose from {', '.join(NOISES)}, or module:function")
+        raise ValueError(f"unknown noise {name!r}; {suggestion(name, NOISES, 'or module:function')}")
     return named_function(name, "noise")
 
 

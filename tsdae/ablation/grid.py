@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
+from tsdae.utils.checks import did_you_mean
 
 # Settings that decide nothing about a run, or by which it is judged.
 NO_AXES = set(
@@ -60,8 +60,8 @@ def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
         name, equals, text = axis.partition("=")
         name = name.replace("-", "_")
         if name not in hints or name in NO_AXES:
-            near = difflib.get_close_matches(name, hints.keys() - NO_AXES, n=1)
-            hint = f"did you mean {near[0]}?" if near else "an axis is a flag of `tsdae train` that affects the result"
+            rule = "an axis is a flag of `tsdae train` that affects the result"
+            hint = did_you_mean(name, sorted(hints.keys() - NO_AXES)) or rule
             raise ValueError(f"--grid {axis}: {name!r} cannot be an axis; {hint}")
         if not equals or not text:
             raise ValueError(f"--grid {axis}: no values; write {name}=VALUE,VALUE")

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tsdae.commands import settings
-from tsdae.commands.parser import Parser, ctrl_c_ends, did_you_mean
+from tsdae.commands.parser import Parser, ctrl_c_ends
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, PrepareConfig, TrainConfig
+from tsdae.utils.checks import suggestion
 
 Command = Callable[[list[str] | None], None]
 A_MODEL = "mini (built in), run folder, model folder, or Hugging Face name"
@@ -176,8 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif name in COMMANDS:
         COMMANDS[name](rest)
     else:
-        hint = did_you_mean(name, list(COMMANDS)) or f"choose from {', '.join(COMMANDS)}"
-        sys.stderr.write(f"tsdae: error: unknown command {name}; {hint}\n")
+        sys.stderr.write(f"tsdae: error: unknown command {name}; {suggestion(name, COMMANDS)}\n")
         sys.exit(2)
 
 

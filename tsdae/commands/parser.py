@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import io
 import itertools
 import os
@@ -13,11 +12,11 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from tsdae.utils.checks import choices_of
+from tsdae.utils.checks import choices_of, did_you_mean
 
 # PyTorch is imported by `Parser.run` alone, so that --help and mistyped flags are answered at once.
 YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
@@ -127,14 +126,6 @@ class Parser(argparse.ArgumentParser):
             return
         distributed.destroy_process_group()  # only here: the error has held what was trained
         sys.exit(128 + stopped_by)
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str | None:
-    """Return a question for a mistyped word, or None if no known one is near; --lr is near --learning-rate."""
-    letters = word.strip("-")
-    short_for = [name for name in known if "".join(part[0] for part in name.strip("-").split("-")) == letters]
-    near = short_for or difflib.get_close_matches(word, known, n=1) or [name for name in known if word in name]
-    return f"did you mean {near[0]}?" if near else None
 
 
 def _shown(action: argparse.Action) -> str:

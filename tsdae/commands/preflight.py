@@ -19,6 +19,7 @@ from tsdae.text.preparation import check_heldout, check_text, open_prepared
 from tsdae.text.reading import check_file, is_stream
 from tsdae.text.saved import is_saved
 from tsdae.utils import distributed
+from tsdae.utils.checks import suggestion
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.imports import named_function, names_function
 
@@ -102,7 +103,6 @@ def objective_of(method: MethodConfig) -> Any:
     if method.objective in OBJECTIVES:
         return OBJECTIVES[method.objective]
     if ":" not in method.objective:
-        raise ValueError(
-            f"unknown objective {method.objective!r}; choose from {', '.join(OBJECTIVES)}, or file.py:function"
-        )
+        choose = suggestion(method.objective, OBJECTIVES, "or file.py:function")
+        raise ValueError(f"unknown objective {method.objective!r}; {choose}")
     return named_function(method.objective, "objective")

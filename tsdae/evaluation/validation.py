@@ -23,6 +23,7 @@ from tsdae.dataset import DenoisingDataset
 from tsdae.objectives import Objective, tsdae
 from tsdae.objectives.interface import views_of
 from tsdae.packing import Batch
+from tsdae.utils.checks import suggestion
 
 SENTENCES = 1000  # of the held-out ones that label-free metrics read, the first of the keyed order
 RECONSTRUCTION = ("reconstruction_loss", "perplexity")
@@ -168,7 +169,7 @@ def lower_is_better(name: str) -> bool:
 def check_name(flag: str, name: str | None, measured: list[str]) -> None:
     """Raise ValueError if the metric that a flag names is not measured."""
     if name is not None and name not in measured:
-        choose = f"choose from {', '.join(measured)}" if measured else "it computes no metrics: see --evaluate"
+        choose = suggestion(name, measured) if measured else "it computes no metrics: see --evaluate"
         raise ValueError(f"{flag} {name} is not measured in this run; {choose}")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
+from collections.abc import Collection
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -29,6 +31,25 @@ def check_range(name: str, value: float, interval: str, hint: str = "") -> None:
         wanted = f"be {'above' if interval[0] == '(' else 'at least'} {low:g}"
         wanted += " and finite" if above else ""
     raise ValueError(f"{name} must {wanted}, got {value}" + (f": {hint}" if hint else ""))
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str | None:
+    """Return a question for a mistyped word, or None if no known one is near; --lr is near --learning-rate."""
+    letters = word.strip("-")
+    short_for = [name for name in known if "".join(part[0] for part in name.strip("-").split("-")) == letters]
+    near = short_for or difflib.get_close_matches(word, known, n=1) or [name for name in known if word in name]
+    return f"did you mean {near[0]}?" if near else None
+
+
+def suggestion(word: str, known: Collection[str], *others: str) -> str:
+    """Return what to say after an unknown word: the known one that is near, else all of them and ``others``.
+
+    >>> suggestion("delet", ["delete", "mask"])
+    'did you mean delete?'
+    >>> suggestion("shuffle", ["delete", "mask"], "or module:function")
+    'choose from delete, mask, or module:function'
+    """
+    return did_you_mean(word, known) or f"choose from {', '.join([*known, *others])}"
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

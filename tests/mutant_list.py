@@ -565,7 +565,8 @@ MUTANTS = (
            "mlm_ratio=MethodConfig.mlm_ratio)", NEW_WORDS),
     # the command line
     Mutant("pytorch-before-help", "tsdae/commands/main.py", "import re\n", "import re\nimport torch\n", COMMAND_LINE),
-    Mutant("initials-say-nothing", "tsdae/commands/parser.py", "near = short_for or difflib", "near = difflib", COMMAND_LINE),
+    Mutant("initials-say-nothing", "tsdae/utils/checks.py", "near = short_for or difflib", "near = difflib", COMMAND_LINE),
+    Mutant("a-typo-is-answered-by-a-list", "tsdae/utils/checks.py", "return did_you_mean(word, known) or ", "return ", COMMANDS),
     Mutant("a-default-of-zero-is-not-shown", "tsdae/commands/parser.py", "elif default not in (None, dataclasses.MISSING)",
            "elif default not in (None, 0, dataclasses.MISSING)", COMMAND_LINE),
     Mutant("one-group-for-all", "tsdae/commands/parser.py", 'group = self.add_argument_group((owner', 'group = self.add_argument_group((config', COMMAND_LINE),

@@ -267,6 +267,20 @@ def test_a_run_and_a_model(trained: TSDAE, run: Script, place: Path) -> None:
     assert "noise: delete, ratio 0.6" in shown.out
 
 
+def test_the_built_in_model_is_not_a_run_of_its_name(trained: TSDAE, run: Script, place: Path) -> None:
+    (place / "run").rename(place / "mini")
+    shown = run("reconstruct", "mini dog --noisings 0 --device cpu")
+    note = "mini is the built-in model; to use the folder mini that is here, write ./mini"
+    assert sorted(shown.err.splitlines()) == [
+        "mini has no decoder.safetensors: its decoder is new and untrained",
+        note,
+    ], "each once"
+    assert "noise: delete" in shown.out
+    assert "noise: mask" in run("reconstruct", "./mini dog --noisings 0 --device cpu").out
+    refused = run("explore", "mini --static page.html --device cpu")
+    assert (refused.code, "mini has no config.json of a run" in refused.err) == (2, True), refused.err
+
+
 def test_pooling_as_told(trained: TSDAE, run: Script) -> None:
     shown = {pooling: run("reconstruct", f"run an.apple --noisings 0 --pooling {pooling}").out for pooling in POOLINGS}
     assert len(set(shown.values())) == 3

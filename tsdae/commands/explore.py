@@ -18,7 +18,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.pairs import load_stsb
 from tsdae.explore.pages import HOST, serve, write_page
 from tsdae.explore.views import NEIGHBOURS, Explorer, Side
-from tsdae.hub.model_folder import encoder_folder
+from tsdae.hub.model_folder import encoder_folder, run_folder
 from tsdae.run.folder import newest_run
 from tsdae.text.corpus import is_corpus
 from tsdae.text.preparation import open_prepared
@@ -66,7 +66,7 @@ def check_can_serve(port: int) -> None:
 
 def load_explorer(name: str, config: ExploreConfig) -> tuple[Explorer, float]:
     """Load a run, the model from which it started, and its text; also return the run's deletion ratio."""
-    stored, device = settings_of_run(Path(name)), choose_device(config.device)
+    stored, device = settings_of_run(run_folder(name)), choose_device(config.device)
     before = config.before or stored.get("model")
     if not isinstance(before, str):
         raise ValueError(
@@ -74,7 +74,7 @@ def load_explorer(name: str, config: ExploreConfig) -> tuple[Explorer, float]:
         )
     words, max_length = setting_of("words", config.words, stored), setting_of("max_length", None, stored)
     ratio = setting_of("noise_ratio", None, stored)
-    has_decoder = (Path(name) / "decoder.safetensors").is_file()
+    has_decoder = (run_folder(name) / "decoder.safetensors").is_file()
     untrained = untrained_decoder(name, stored) if has_decoder else f"{name} has no decoder.safetensors"
     with or_by("--before", config.before):
         start = SentenceEncoder.from_pretrained(encoder_folder(before), stored.get("pooling")).to(device)

@@ -17,7 +17,7 @@ from tsdae.commands.settings import ReconstructConfig
 from tsdae.config import DataConfig, MethodConfig
 from tsdae.dataset import DenoisingDataset, check_lengths_and_words, find_noise
 from tsdae.encoder import SentenceEncoder, evaluating
-from tsdae.hub.model_folder import encoder_folder
+from tsdae.hub.model_folder import encoder_folder, run_folder
 from tsdae.noise import NOISES
 from tsdae.objectives import OBJECTIVES
 from tsdae.packing import Packed
@@ -61,7 +61,7 @@ def show(name: str, sentences: Sequence[str], config: ReconstructConfig) -> None
     if blank:
         raise ValueError(f"sentence {blank[0]} is empty")
     device = choose_device(config.device)
-    stored = settings_of_run(Path(name))
+    stored = settings_of_run(run_folder(name))
     given = (setting_of(setting, getattr(config, setting), stored) for setting in DEFAULTS)
     noise, noise_ratio, words, max_length = given
     find_noise(noise)
@@ -82,7 +82,7 @@ def show(name: str, sentences: Sequence[str], config: ReconstructConfig) -> None
             written.add(rebuilt.written)
             print(f"    -> loss {rebuilt.loss_S.mean():6.2f}  {rebuilt.written}".rstrip())
 
-    has_decoder = (Path(name) / "decoder.safetensors").is_file()  # of a new one it has been said
+    has_decoder = (run_folder(name) / "decoder.safetensors").is_file()  # of a new one it has been said
     if has_decoder and written == {of_random_tokens(model, dataset)}:
         print_note(
             "the decoder writes the same for every vector, also for that of random tokens: the vector tells it nothing "
@@ -123,7 +123,7 @@ def rebuild(model: TSDAE, dataset: DenoisingDataset, row: int, noisings: int) ->
 
 def load_model(name: str, pooling: str | None = None, seed: int = 0) -> TSDAE:
     """Load encoder and decoder of a run folder; where there is no decoder, make a new one and say so."""
-    if (Path(name) / "decoder.safetensors").is_file():
+    if (run_folder(name) / "decoder.safetensors").is_file():
         model = TSDAE.from_pretrained(name)
         model.encoder.pooling = pooling or model.encoder.pooling
         return model

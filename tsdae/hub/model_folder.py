@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tsdae.encoder import POOLINGS
-from tsdae.hub.downloads import MINI, built_in_model, fetch, model_asset
+from tsdae.hub.downloads import MINI, MINI_FOLDER, built_in_model, fetch, model_asset
 from tsdae.hub.settings import MODULE, POOLING, SENTENCE_TRANSFORMERS, TOKENIZER, TRANSFORMER, checked, read_settings
 from tsdae.hub.tokenizer_check import check_same_ids
 from tsdae.utils.files import check_is_no_pointer, first_line, read_json, write_json
@@ -180,7 +181,7 @@ def model_folder(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if name_or_path == MINI:
         if path.is_dir():
-            print_note(f"{MINI} is the built-in model; to use the folder {MINI} that is here, write ./{MINI}")
+            _note_built_in(path.resolve())
         return built_in_model()
     if path.is_dir():
         return path
@@ -204,6 +205,16 @@ def model_folder(name_or_path: str | Path) -> Path:
         f"there is no model folder {name_or_path}, and the Hugging Face hub did not provide it ({'; '.join(reasons)}); "
         f"check the name, or give the path of a model folder, or {MINI} (built in)"
     )
+
+
+@functools.cache  # a command asks several times
+def _note_built_in(shadowed: Path) -> None:
+    print_note(f"{MINI} is the built-in model; to use the folder {MINI} that is here, write ./{MINI}")
+
+
+def run_folder(name: str) -> Path:
+    """Return the folder in which the files of a run would be; of ``mini`` that of the package, where there are none."""
+    return MINI_FOLDER if name == MINI else Path(name)
 
 
 def encoder_folder(name: str) -> Path:

@@ -105,7 +105,7 @@ def table() -> str:
         best = max(curve, key=lambda entry: -math.inf if math.isnan(v := entry["noisy_retrieval"]) else v)
         moved = [f"{first[key]:.1f} to {last[key]:.1f}" for key in ("noisy_retrieval", "effective_rank")]
         dev = [f"{entry['stsb_dev']:.1f}" for entry in (first, min(curve, key=lambda e: e["stsb_dev"]), last, best)]
-        said = harm(curve, RUNS) or ""
+        said = harm(curve, RUNS, "") or ""
         warned = said.removeprefix(WARNING).split(":")[0] if said.startswith(WARNING) else "none"
         lines.append([row["model"], row["text"], str(last["step"]), *dev, *moved, warned])
     header = ["model", "text", "steps", "dev before", "lowest", "last step", "best/"]

@@ -33,7 +33,7 @@ def _away_from_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(autouse=True)
 def _quick_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's learning curve takes longer to draw than three steps, and no test cuts the power."""
-    monkeypatch.setattr("tsdae.commands.summary.draw_curve", lambda *_: False)
+    monkeypatch.setattr("tsdae.commands.summary.draw_curve", lambda *_: None)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 

@@ -238,6 +238,7 @@ BAD = {
         (f"{TRAIN} --noise nowhere:f", "noise 'nowhere:f': nowhere cannot be imported"),
         (f"{TRAIN} --objective other", "unknown objective 'other'; choose from tsdae, mlm, simcse"),
         (f"{TRAIN} --objective simcs", "unknown objective 'simcs'; did you mean simcse?"),
+        (f"{TRAIN} --objective bag_of_words --no-tie", "--no-tie: the objective bag_of_words does not use it"),
         (f"{TRAIN} --evaluate nowhere.tsv", "no file nowhere.tsv"),
         (f"{TRAIN} --evaluate table.csv", "table.csv: no column sentence1, sentence2, score; its columns are a, b"),
         (f"{TRAIN} --hold-on -1", "--hold-on must be at least 0, got -1.0"),

@@ -19,7 +19,7 @@ from tsdae.bert import BertConfig
 from tsdae.commands import recipes, summary
 from tsdae.commands.recipes import RECIPES, cut_in_the_dip, recipe_for
 from tsdae.commands.summary import draw_curve
-from tsdae.config import TrainConfig
+from tsdae.config import MethodConfig, TrainConfig
 from tsdae.evaluation.pairs import Pairs
 from tsdae.evaluation.sts import evaluate_sts
 from tsdae.objectives import MaskedLanguageModel, tsdae
@@ -70,7 +70,7 @@ def test_a_raw_start_gets_its_recipe_and_flags_win(raw: Path, run: Run) -> None:
     assert "sentence model already" not in result.err
     decided = {"batch_size": 32, "learning_rate": 5e-4, "epochs": 2, "min_steps": 0, "steps": 1, "recipe": "small"}
     assert {name: settings_of(raw / "run")[name] for name in decided} == decided
-    assert "2 x 32 sentences may be too few" not in result.err
+    assert "epochs: 2, which is 1 step\n" in result.err
     assert "1 x 32 sentences may be too few" in result.err
 
     result = run("train", f"{FLAGS} --recipe paper --batch-size 2 --steps 3 --save-every 3 --output other")
@@ -107,6 +107,12 @@ def test_without_a_length_a_run_is_as_long_as_the_dip(raw: Path, run: Run, monke
     assert result.code == 0, result.err
     assert settings_of(raw / "run")["steps"] == 7
     assert "may be too few" not in result.err
+    assert "epochs: 1, which is 3 steps, fewer than the minimum of 7\n" in result.err
+    result = run("train", f"{FLAGS} --batch-size 1 --output smaller")
+    assert settings_of(raw / "smaller")["steps"] == 14, "as many sentences"
+    assert "may be too few" not in result.err
+    result = run("train", f"{FLAGS} --min-steps 5 --output least")
+    assert (settings_of(raw / "least")["steps"], "overridden by flags: --min-steps 5" in result.err) == (5, True)
     (raw / "long.txt").write_text("\n".join(f"{a} {b}" for a in tiny.WORDS for b in tiny.WORDS[:1]))
     result = run("train", f"{FLAGS.replace('text.txt', 'long.txt')} --output long")
     rows_of_long = settings_of(raw / "long")["training_sentences"]
@@ -125,13 +131,16 @@ def test_a_finished_sentence_model_is_held_on_to(place: Path, run: Run) -> None:
     assert settings_of(place / "plain")["hold_on"] == 0
     result = run("train", f"{flags} --steps 2 --objective mlm --output mlm")
     assert (result.code, settings_of(place / "mlm")["hold_on"]) == (0, 0), result.err
+    assert ", no --hold-on with the objective mlm\n" in result.err
+    result = run("train", f"{flags} --steps 2 --recipe small --output small")
+    assert "may be too few" not in result.err, "its vectors are not those of a raw model"
 
 
 def test_an_unknown_recipe_and_one_as_an_axis_are_refused(raw: Path, run: Run) -> None:
     result = run("train", f"{FLAGS} --recipe smal --output run")
     assert (result.code, "--recipe" in result.err and "'small'" in result.err) == (2, True), result.err
     result = run("ablate", f"{FLAGS} --evaluate pairs.tsv --grid recipe=small --output made")
-    assert (result.code, "'recipe' cannot be an axis" in result.err) == (2, True), result.err
+    assert (result.code, "'recipe' cannot be an axis; an axis is a flag of" in result.err) == (2, True), result.err
 
 
 def test_an_ablation_compares_with_what_train_makes_of_the_same_flags(
@@ -144,6 +153,9 @@ def test_an_ablation_compares_with_what_train_makes_of_the_same_flags(
     result = run("ablate", f"{flags} --grid steps=1 batch_size=2,4")
     assert result.code == 0, result.err
     assert "recipe small (raw is a small raw model): batches of 2, learning rate 0.001" in result.err
+    assert "may be too few" not in result.err
+    result = run("ablate", f"{flags.replace('made', 'cut')} --steps 1 --grid batch_size=2 --dry-run")
+    assert "1 x 2 sentences may be too few" in result.err, result.err
     made = {
         row["arm"]: (row["steps"], row["config"]["batch_size"], row["config"]["learning_rate"])
         for row in map(json.loads, (raw / "made" / "results.jsonl").read_text().splitlines())
@@ -157,15 +169,15 @@ def test_an_ablation_compares_with_what_train_makes_of_the_same_flags(
 
 
 def test_who_is_told_that_a_run_may_end_in_the_dip() -> None:
-    small = RECIPES["small"]
+    small, of_small = RECIPES["small"], MethodConfig(recipe="small")
     needed = small.min_steps * small.batch_size
-    assert cut_in_the_dip("raw", "small", small.min_steps, 32) is None
-    line = cut_in_the_dip("raw", "small", 1000, 8)
+    assert cut_in_the_dip("raw", of_small, small.min_steps, 32) is None
+    line = cut_in_the_dip("raw", of_small, 1000, 8)
     assert line is not None
     assert f"at least {needed // 8:,} steps" in line
-    assert cut_in_the_dip("mini", "small", 1500, 32) is None, "it has no dip: the default run is long enough"
-    assert cut_in_the_dip("raw", "small", 1500, 32) is not None
-    assert cut_in_the_dip("model", "adapt", 1, 8) is None, "a finished model is not lifted by training longer"
+    assert cut_in_the_dip("mini", of_small, 1500, 32) is None, "it has no dip: the default run is long enough"
+    assert cut_in_the_dip("raw", of_small, 1500, 32) is not None
+    assert cut_in_the_dip("model", MethodConfig(recipe="adapt"), 1, 8) is None, "longer does not lift a finished model"
 
 
 def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:
@@ -186,24 +198,64 @@ def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:
     best = type(model).from_pretrained(tmp_path / "run" / "best").double().state_dict()
     for name, value in before.items():
         np.testing.assert_allclose(best[name].numpy(), value.numpy(), rtol=1e-6, atol=1e-7, err_msg=name)
-    line = summary.harm(log, tmp_path / "run")
+    line = summary.harm(log, tmp_path / "run", "Try another.")
     assert line is not None
     assert line.startswith("WARNING: noisy_retrieval fell from")
     assert line.endswith(f" The model of the best evaluation is {tmp_path / 'run' / 'best'}.")
-    assert summary.harm(log[:1], tmp_path) is None
-    assert summary.harm([log[1], log[0]], tmp_path) is None, "what rises is no harm"
+    assert summary.harm(log[:1], tmp_path, "") is None
+    assert summary.harm([log[1], log[0]], tmp_path, "") is None, "what rises is no harm"
     for rank, warns in ((95.0, False), (60.0, False), (49.0, True)):
-        line = summary.harm([{"effective_rank": 100.0}, {"effective_rank": rank}], tmp_path)
+        line = summary.harm([{"effective_rank": 100.0}, {"effective_rank": rank}], tmp_path, "")
         assert line is not None
         assert line.startswith("WARNING") == warns
         assert f"effective_rank fell from 100 to {rank:g}" in line
     for cosine, advice in (
-        (0.98, summary.ADVICE),
+        (0.98, "Try another."),
         (1.0, "Try a lower learning rate, larger batches or another objective."),
     ):
-        line = summary.harm([{"noisy_retrieval": 9.0}, {"noisy_retrieval": 2.0, "mean_cosine": cosine}], tmp_path)
+        log = [{"noisy_retrieval": 9.0}, {"noisy_retrieval": 2.0, "mean_cosine": cosine}]
+        line = summary.harm(log, tmp_path, "Try another.")
         assert line is not None
         assert line.endswith(advice)
+
+
+def test_what_to_try_is_what_the_run_has_not_tried() -> None:
+    longer = "Train longer: the vectors of a raw model get worse before they get better."
+    for settings, is_sentence_model, advice in (
+        ({}, False, f"{longer} Or try --pooling mean."),
+        ({"pooling": "mean"}, False, longer),
+        ({}, True, "Try --hold-on 100 or fewer steps."),
+        ({"hold_on": 100.0}, True, "Try a lower learning rate or fewer steps."),
+        ({"objective": "simcse"}, True, "Try a lower learning rate or fewer steps."),
+    ):
+        assert summary.what_to_try(MethodConfig(**settings), is_sentence_model) == advice
+
+
+@pytest.mark.parametrize("sentences", [1, 10])
+def test_a_tiny_text_ends_as_any_other(sentences: int, raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sentence held out, and one, of which neither retrieval nor rank can be had."""
+    monkeypatch.setattr(summary, "draw_curve", draw_curve)
+    (raw / "text.txt").write_text("".join(f"{word} dog\n" for word in tiny.WORDS[:sentences]))
+    result = run("train", f"{FLAGS.replace(' --heldout 3', '')} --steps 2 --output run")
+    assert result.code == 0, result.err
+    assert "The trained encoder is run/encoder" in result.out
+    assert "curve" not in result.out
+    nothing = "no sentences are held out: best/ is not written, and a run that harms is not noticed" in result.err
+    assert nothing == (sentences == 1)
+    assert f"{'1 sentence' if sentences == 1 else '9 sentences'} to train on" in result.err
+
+
+def test_ctrl_c_after_the_last_step_says_how_to_resume(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(summary, "gains", interrupt)
+        result = run("train", f"{FLAGS} --steps 2 --evaluate pairs.tsv --output run")
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == "interrupted; resume with: tsdae train --resume --output run"
+    assert run("train", "--resume --output run").code == 0
+    assert (raw / "run" / "evaluation.json").is_file()
 
 
 def test_the_measure_that_chooses_the_best_fits_the_objective(tmp_path: Path) -> None:

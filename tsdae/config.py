@@ -160,7 +160,8 @@ class MethodConfig(ModelConfig):
                 has_no = (
                     "masks tokens by --mlm-ratio" if self.objective == "mlm" and name in NOISE else "does not use it"
                 )
-                raise ValueError(f"--{name.replace('_', '-')}: the objective {self.objective} {has_no}")
+                no = "no-" if getattr(self, name) is False else ""
+                raise ValueError(f"--{no}{name.replace('_', '-')}: the objective {self.objective} {has_no}")
 
 
 @dataclass(frozen=True, kw_only=True)

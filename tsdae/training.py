@@ -40,6 +40,7 @@ from tsdae.utils.device import (
     keep_freed_memory,
     use_deterministic_algorithms,
 )
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import paused, print_note, progress_bar
 from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted, catch_signals
@@ -220,7 +221,8 @@ def train(
             if config.eval_every and (done % config.eval_every == 0 or done == steps):
                 evaluate_after(done, bar)
                 if early_stop and (stopping := distributed.any_rank(early_stop.since >= config.patience)):
-                    print_note(f"stopping early: {early_stop.name} did not improve in {config.patience} evaluations")
+                    waited = counted(config.patience, "evaluation")
+                    print_note(f"stopping early: {early_stop.name} did not improve in {waited}")
 
             # save
             if at_row or device.type == "cpu" or distributed.world_size() == 1:  # asking the others takes time

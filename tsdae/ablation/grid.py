@@ -60,8 +60,8 @@ def parse_grid(grid: list[str]) -> dict[str, list[Any]]:
         name, equals, text = axis.partition("=")
         name = name.replace("-", "_")
         if name not in hints or name in NO_AXES:
-            rule = "an axis is a flag of `tsdae train` that affects the result"
-            hint = did_you_mean(name, sorted(hints.keys() - NO_AXES)) or rule
+            near = did_you_mean(name, sorted(hints.keys() - NO_AXES)) if name not in hints else None
+            hint = near or "an axis is a flag of `tsdae train` that affects the result"
             raise ValueError(f"--grid {axis}: {name!r} cannot be an axis; {hint}")
         if not equals or not text:
             raise ValueError(f"--grid {axis}: no values; write {name}=VALUE,VALUE")

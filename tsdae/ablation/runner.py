@@ -33,7 +33,7 @@ from tsdae.ablation.report import write_report
 from tsdae.ablation.rows import GRID, ROWS, about, config_of, finished_rows, other_text, text_of, write_rows
 from tsdae.ablation.trials import estimate
 from tsdae.commands.preflight import check
-from tsdae.commands.recipes import with_recipe
+from tsdae.commands.recipes import cut_in_the_dip, with_recipe
 from tsdae.commands.summary import measured
 from tsdae.commands.train import run_training
 from tsdae.config import AblationConfig, DataConfig, MethodConfig, TrainConfig
@@ -76,6 +76,8 @@ def ablate(
     def completed(configs: Configs, by_axes: Collection[str]) -> Configs:
         data, method, train = configs
         method, train, lines = with_recipe(method.model or MINI, method, train, {*given, *by_axes})
+        if train.epochs is None and (few := cut_in_the_dip(method.model or MINI, method, train.steps, train.step_size)):
+            lines.append(few)
         notes.append("; ".join(lines))
         return data, method, train
 

@@ -62,7 +62,7 @@ def check_metrics(config: TrainConfig, best: str, metrics: list[str]) -> None:
     if not (config.resume and holds_run(Path(str(config.output)))):
         check_name("--best", config.best, metrics)
     if best not in metrics:
-        print_note(f"best/ is not written: its metric {best} needs held-out sentences")
+        print_note("no sentences are held out: best/ is not written, and a run that harms is not noticed")
     if metrics and config.eval_every:
         kept = f"; best/ is chosen by {best}" if best in metrics else ""
         print_note(

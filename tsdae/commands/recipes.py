@@ -30,6 +30,10 @@ class Recipe:
     min_steps: int
     hold_on: float = 0.0
 
+    def steps_at(self, size: int) -> int:
+        """Return the steps of ``size`` sentences that have as many as ``min_steps`` of the recipe's batches."""
+        return -(-self.min_steps * self.batch_size // size)
+
     def __str__(self) -> str:
         return (
             f"batches of {self.batch_size}, learning rate {self.learning_rate:g}, "
@@ -75,32 +79,35 @@ def with_recipe(
     recipe = recipe_of(start, name)
     if {"steps", "epochs"} <= set(given):
         raise ValueError("--steps and --epochs are both lengths of a run; give only one of them")
-    values: dict[str, Any] = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
+    batch: dict[str, Any] = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
+    config = dataclasses.replace(config, **{key: value for key, value in batch.items() if key not in given})
+    recipe = dataclasses.replace(recipe, min_steps=max(recipe.min_steps, recipe.steps_at(config.step_size)))
     if not {"steps", "epochs"} & set(given):
-        values |= {"epochs": 1.0, "min_steps": recipe.min_steps}
-    hold_on = method.hold_on
-    if recipe.hold_on and method.objective == "tsdae" and "hold_on" not in given:
-        hold_on = recipe.hold_on
+        least = config.min_steps if "min_steps" in given else recipe.min_steps
+        config = dataclasses.replace(config, epochs=1.0, min_steps=least)
+    hold_on, distilled = method.hold_on, ""
+    if recipe.hold_on and "hold_on" not in given:
+        hold_on = recipe.hold_on if method.objective == "tsdae" else 0.0
+        distilled = f", --hold-on {hold_on:g}" if hold_on else f", no --hold-on with the objective {method.objective}"
     why = f"{start} is {recipe.start}" if method.recipe == "auto" else "chosen by --recipe"
-    distilled = f", --hold-on {hold_on:g}" if hold_on != method.hold_on else ""
     lines = [f"recipe {name} ({why}): {recipe}{distilled}"]
-    if chosen := sorted({*values, "steps", "epochs", "hold_on"} & set(given)):
+    if chosen := sorted({*batch, "steps", "epochs", "min_steps", "hold_on"} & set(given)):
         both = vars(config) | vars(method)
         lines.append("overridden by flags: " + " ".join(f"--{key.replace('_', '-')} {both[key]:g}" for key in chosen))
-    config = dataclasses.replace(config, **{key: value for key, value in values.items() if key not in given})
     return dataclasses.replace(method, recipe=name, hold_on=hold_on), config, lines
 
 
-def cut_in_the_dip(start: str, name: Name, steps: int, sentences: int) -> str | None:
-    """Return a warning for a run that may end while its vectors are still worse than the model's own.
+def cut_in_the_dip(start: str, method: MethodConfig, steps: int, size: int) -> str | None:
+    """Return a warning for a run from a raw model that may end while its vectors are still worse than at the start.
 
-    sentences: in one step. None if the run is long enough, or starts from a model without such a dip.
+    size: sentences in one step. None if the run is long enough, or if no recipe of a raw model was used.
     """
-    recipe = recipe_of(start, name)
-    needed = recipe.min_steps * recipe.batch_size
-    if name == "adapt" or steps * sentences >= needed:
+    if method.objective != "tsdae" or method.recipe == "auto" or method.recipe == "adapt":
+        return None
+    needed = recipe_of(start, method.recipe).steps_at(size)
+    if steps >= needed:
         return None
     return (
-        f"{steps:,} x {sentences} sentences may be too few: the vectors of a raw model get worse before they "
-        f"get better; train for at least {-(-needed // sentences):,} steps"
+        f"{steps:,} x {size} sentences may be too few: the vectors of a raw model get worse before they "
+        f"get better; train for at least {needed:,} steps"
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tsdae.config import MethodConfig
 from tsdae.evaluation.scores import Scores, bracketed
 from tsdae.evaluation.validation import (
     AGAINST_COLLAPSE,
@@ -25,10 +26,6 @@ from tsdae.evaluation.validation import (
 # retrieval found 23 of 34 harmed runs and accused 7 of 149 others. A fall of the rank found no further one, and it
 # falls in runs that help: by up to 24 % from `mini`, 40 % from a random network.
 ALLOWED_FALL = {"noisy_retrieval": 0.0, "effective_rank": 0.5}
-ADVICE = (
-    "Train longer: the vectors of a raw model get worse before they get better. Or try --pooling mean, or, from a "
-    "sentence model, --hold-on 100."
-)
 # Spearman x 100 on STS-B test: GloVe by Reimers and Gurevych 2019 (table 1), SimCSE and whitening as in Gao et al. 2021
 # (table 5), BERT's own vectors as in Li et al. 2020 (table 2), MiniLM as in MTEB.
 PUBLISHED = (
@@ -61,8 +58,11 @@ def before_and_after(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def harm(rows: Sequence[Mapping[str, Any]], run: Path) -> str | None:
-    """Return a warning if a metric that detects harm ended below its start, a note if it fell a little, else None."""
+def harm(rows: Sequence[Mapping[str, Any]], run: Path, advice: str) -> str | None:
+    """Return a warning if a metric that detects harm ended below its start, a note if it fell a little, else None.
+
+    advice: what to try, unless the vectors have collapsed.
+    """
     names = [name for name in ALLOWED_FALL if len(rows) > 1 and name in rows[0]]
     fell = [name for name in names if rows[-1][name] < rows[0][name]]
     if not fell:
@@ -70,9 +70,19 @@ def harm(rows: Sequence[Mapping[str, Any]], run: Path) -> str | None:
     moved = " and ".join(f"{name} fell from {rows[0][name]:.4g} to {rows[-1][name]:.4g}" for name in fell)
     if all(rows[-1][name] >= (1 - ALLOWED_FALL[name]) * rows[0][name] for name in fell):
         return f"{moved}; it fell in runs that helped as well: compare before and after with `tsdae evaluate`"
-    advice = f"{AGAINST_COLLAPSE.capitalize()}." if rows[-1].get("mean_cosine", 0.0) > COLLAPSED else ADVICE
+    if rows[-1].get("mean_cosine", 0.0) > COLLAPSED:
+        advice = f"{AGAINST_COLLAPSE.capitalize()}."
     best = f" The model of the best evaluation is {run / 'best'}." if (run / "best").is_dir() else ""
     return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}{best}"
+
+
+def what_to_try(method: MethodConfig, is_sentence_model: bool) -> str:
+    """Return advice for a run that has made the vectors worse. is_sentence_model: of the model that it started from."""
+    if not is_sentence_model:
+        other = "" if method.pooling == "mean" else " Or try --pooling mean."
+        return f"Train longer: the vectors of a raw model get worse before they get better.{other}"
+    distil = method.objective == "tsdae" and not method.hold_on
+    return f"Try {'--hold-on 100' if distil else 'a lower learning rate'} or fewer steps."
 
 
 def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -115,14 +125,19 @@ def for_orientation() -> str:
     return "\n".join(lines + [f"  {name:<38}{value:6.2f}" for name, value in PUBLISHED])
 
 
-def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """Plot the labelled score and the metrics that detect harm over the steps; return False without matplotlib."""
+def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> str | None:
+    """Plot the labelled score and the metrics that detect harm over the steps; return a line that says where it is.
+
+    None: fewer than two evaluations, or none of these metrics.
+    """
+    first = dict(rows[0]) if len(rows) > 1 else {}
+    names = [name for name in (labelled(first), *ALLOWED_FALL) if name is not None and name in first]
+    if not names:
+        return None
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return False
-    label = labelled(dict(rows[0]))
-    names = [name for name in (label, *ALLOWED_FALL) if name is not None and name in rows[0]]
+        return "No learning curve is drawn without matplotlib: python -m pip install matplotlib"
     figure = Figure(figsize=(6, 2.2 * len(names)), layout="constrained")
     for k, name in enumerate(names):
         axes = figure.add_subplot(len(names), 1, k + 1)
@@ -131,4 +146,4 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
         axes.set_ylabel(name)
     figure.axes[-1].set_xlabel("step (dotted: before training)")
     figure.savefig(path)
-    return True
+    return f"The learning curve is {path}"

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import signal
 from collections.abc import Collection
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, choose_precision, describe
 from tsdae.utils.files import check_can_write, write_json
 from tsdae.utils.imports import names_function
+from tsdae.utils.plural import counted
 from tsdae.utils.progress import bars_about, print_note
 from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted
@@ -139,20 +141,24 @@ def run_training(
                 if distributed.is_rank_zero():
                     until_the_end.enter_context(locked_run(Path(output)))
             train(model, dataset, config, objective, evaluate, heldout, settings, trackers=trackers)
+        distributed.destroy_process_group()
+
+        # results
+        if distributed.is_rank_zero():
+            with contextlib.closing(trackers):
+                _print_results(Path(output), name, own_pooling, data, method, rows, encoder, splits, trackers)
+            trained = str(Path(output) / "encoder")
+            print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")
     except Interrupted as stop:
         raise Interrupted(stop.signal, f"{stop}; resume with: {command}") from stop
+    except KeyboardInterrupt as stop:  # a second one, or one after the last step
+        if distributed.world_size() > 1 or not holds_run(Path(output)):
+            raise
+        raise Interrupted(signal.SIGINT, f"interrupted; resume with: {command}") from stop
     except OSError as error:
         if not holds_run(Path(output)):
             raise
         raise OSError(f"{error}; the latest checkpoint is intact, resume with: {command}") from error
-    distributed.destroy_process_group()
-
-    # results
-    if distributed.is_rank_zero():
-        with contextlib.closing(trackers):
-            _print_results(Path(output), name, data, method, rows, encoder, splits, trackers)
-        trained = str(Path(output) / "encoder")
-        print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")
     return Path(output)
 
 
@@ -232,16 +238,19 @@ def _print_plan(
     print_note(describe(device, choose_precision(config.precision, device)))
     if distributed.world_size() > 1:
         print_note(f"{distributed.world_size()} processes, each with batches of {config.batch_size}")
-    print_note(f"model {name}; {rows:,} sentences to train on, {len(heldout) if heldout else 0:,} held out")
+    held_out = len(heldout) if heldout else 0
+    print_note(f"model {name}; {counted(rows, 'sentence')} to train on, {held_out:,} held out")
     if config.epochs is not None:
-        print_note(f"--epochs {config.epochs:g} is {steps:,} steps")
-    print_note(f"{steps:,} steps x {size} = {steps * size:,} sentences (epochs: {epochs:.3g}){advice}")
+        by_epochs = dataclasses.replace(config, min_steps=0).steps_for(rows)
+        least = f", fewer than the minimum of {steps:,}" if by_epochs < steps else ""
+        print_note(f"epochs: {config.epochs:g}, which is {counted(by_epochs, 'step')}{least}")
+    passes = f"{epochs:.3g}" if epochs < 100 else f"{epochs:,.0f}"
+    print_note(f"{counted(steps, 'step')} x {size} = {steps * size:,} sentences (epochs: {passes}){advice}")
     if truncated := dataset.truncated:
         print_note(f"sentences truncated to {dataset.max_length} tokens: {truncated:,}")
     for line in dataset.corpus.notes():
         print_note(line)
-    is_tsdae = method.objective == "tsdae"
-    if is_tsdae and method.recipe != "auto" and (few := cut_in_the_dip(name, method.recipe, steps, size)):
+    if own_pooling is None and (few := cut_in_the_dip(name, method, steps, size)):
         print_note(few)
     if method.hold_on:
         print_note(
@@ -249,7 +258,7 @@ def _print_plan(
             "sentences of each process's batch"
         )
     if own_pooling is not None:
-        advice = "; --hold-on 100 loses less" if is_tsdae and not method.hold_on else ""
+        advice = "; --hold-on 100 loses less" if method.objective == "tsdae" and not method.hold_on else ""
         print_note(
             f"{name} is already a sentence model, and further training can make it worse: compare before and after "
             f'with `tsdae evaluate` (README, "When to use it"){advice}'
@@ -308,6 +317,7 @@ def _scores(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Sco
 def _print_results(
     run: Path,
     name: str,
+    own_pooling: str | None,
     data: DataConfig,
     method: MethodConfig,
     rows: list[Row],
@@ -333,9 +343,10 @@ def _print_results(
         print(summary.gain_line(trained_by, found))
     if compared := summary.before_and_after(log):
         print(compared)
-    if log and method.objective != "mlm" and (line := summary.harm(log, run)):
+    advice = summary.what_to_try(method, own_pooling is not None)
+    if log and method.objective != "mlm" and (line := summary.harm(log, run, advice)):
         print(line)
     if (run / "encoder").is_dir():
         write_card(run, name, encoder, rows, log)
-    if len(log) > 1 and summary.draw_curve(log, run / "curve.png"):
-        print(f"The learning curve is {run / 'curve.png'}")
+    if line := summary.draw_curve(log, run / "curve.png"):
+        print(line)

@@ -551,6 +551,7 @@ MUTANTS = (
            "for key, value in batch.items()", RECIPES),
     Mutant("smaller-batches-in-the-dip", "tsdae/commands/recipes.py", "max(recipe.min_steps, recipe.steps_at(config.step_size))",
            "recipe.min_steps", RECIPES),
+    Mutant("large-batches-in-the-dip", "tsdae/commands/recipes.py", "max(ratio, math.sqrt(ratio))", "ratio", RECIPES),
     Mutant("a-curve-of-nothing", "tsdae/commands/summary.py", "    if not names:\n        return None", "", RECIPES),
     Mutant("interrupted-without-a-way-on", "tsdae/commands/train.py", "if distributed.world_size() > 1 or not holds_run(Path(output)):",
            "if True:", RECIPES),

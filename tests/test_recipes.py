@@ -175,6 +175,9 @@ def test_who_is_told_that_a_run_may_end_in_the_dip() -> None:
     line = cut_in_the_dip("raw", of_small, 1000, 8)
     assert line is not None
     assert f"at least {needed // 8:,} steps" in line
+    line = cut_in_the_dip("raw", of_small, small.min_steps // 2 - 1, 4 * small.batch_size)
+    assert line is not None
+    assert f"at least {small.min_steps // 2:,} steps" in line, "four times the batch, half the steps"
     assert cut_in_the_dip("mini", of_small, 1500, 32) is None, "it has no dip: the default run is long enough"
     assert cut_in_the_dip("raw", of_small, 1500, 32) is not None
     assert cut_in_the_dip("model", MethodConfig(recipe="adapt"), 1, 8) is None, "longer does not lift a finished model"

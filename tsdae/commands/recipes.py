@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,8 +32,12 @@ class Recipe:
     hold_on: float = 0.0
 
     def steps_at(self, size: int) -> int:
-        """Return the steps of ``size`` sentences that have as many as ``min_steps`` of the recipe's batches."""
-        return -(-self.min_steps * self.batch_size // size)
+        """Return how many steps of ``size`` sentences do as much as ``min_steps`` of the recipe's batches.
+
+        Smaller batches: as many sentences. Larger ones: by the square root, as measured (benchmarks/LOG.md).
+        """
+        ratio = self.batch_size / size
+        return math.ceil(self.min_steps * max(ratio, math.sqrt(ratio)))
 
     def __str__(self) -> str:
         return (

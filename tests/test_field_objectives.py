@@ -241,7 +241,8 @@ def test_settings_that_have_no_part_in_it_are_refused(name: str) -> None:
     for setting, value in values.items():
         if setting not in used:
             why = "masks tokens by --mlm-ratio" if name == "mlm" and setting.startswith("noise") else "does not use it"
-            with pytest.raises(ValueError, match=f"--{setting.replace('_', '-')}: the objective {name} {why}"):
+            flag = "no-tie" if setting == "tie" else setting.replace("_", "-")
+            with pytest.raises(ValueError, match=f"--{flag}: the objective {name} {why}"):
                 MethodConfig(objective=name, **{setting: value})
         else:
             MethodConfig(objective=name, **{setting: value})

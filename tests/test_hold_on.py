@@ -115,4 +115,4 @@ def test_the_advice_of_a_run_names_it_once(run: Run, place: Path) -> None:
     assert MethodConfig().hold_on == 0.0
     other = run("train", "--corpus text.txt --model model --output other --steps 1 --heldout 2 --objective mlm")
     assert "model is already a sentence model" in other.err
-    assert "--hold-on" not in other.err, "which this objective refuses"
+    assert "--hold-on 100" not in other.err, "which this objective refuses"

@@ -231,7 +231,7 @@ class Preset:
 
 
 PRESETS = {
-    "cpu": Preset(4, 256, 8000, Stage(24000, 64, 1e-3), Stage(5000, 32, 2e-4)),
+    "cpu": Preset(4, 256, 8000, Stage(24000, 64, 1e-3), Stage(5000, 32, 5e-4)),
     "gpu": Preset(12, 512, 30000, Stage(60000, 256, 5e-4), Stage(20000, 64, 1e-4)),
 }
 

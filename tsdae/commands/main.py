@@ -18,9 +18,6 @@ from tsdae.utils.checks import suggestion
 
 Command = Callable[[list[str] | None], None]
 A_MODEL = "mini (built in), run folder, model folder, or Hugging Face name"
-A_TEXT = (
-    "text file, quoted pattern, jsonl, csv, tsv, parquet, arrow, `datasets` folder (save_to_disk) or hub:NAME[:CONFIG]"
-)
 
 
 @ctrl_c_ends()
@@ -37,7 +34,7 @@ def train(arguments: list[str] | None = None) -> None:
 def prepare(arguments: list[str] | None = None) -> None:
     """Tokenise a text once, into a folder for --corpus of `tsdae train`."""
     parser = _parser(prepare, PrepareConfig)
-    parser.add_argument("corpus", metavar="CORPUS", help=f"{A_TEXT}, or - (standard input)")
+    parser.add_argument("corpus", metavar="CORPUS", help=settings.A_TEXT)
     config, rest = parser.configs(arguments)
     from tsdae.commands.prepare import prepare as prepare_text
 
@@ -48,7 +45,7 @@ def prepare(arguments: list[str] | None = None) -> None:
 def pretrain(arguments: list[str] | None = None) -> None:
     """Pretrain a sentence encoder from text alone: tokenizer, BERT by masked-language modelling, then TSDAE."""
     parser = _parser(pretrain, settings.PretrainConfig)
-    parser.add_argument("corpus", metavar="CORPUS", help=A_TEXT)
+    parser.add_argument("corpus", metavar="CORPUS", help=settings.A_FILE)
     config, rest = parser.configs(arguments)
     from tsdae.commands.pretrain import pretrain as pretrain_on
 

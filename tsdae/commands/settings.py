@@ -1,4 +1,4 @@
-"""The settings of the commands that do not train; those of training and of preparing a text are in `config`."""
+"""The settings of `pretrain` and of the commands that do not train; all others are in `config`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from tsdae.config import (
 )
 from tsdae.utils.checks import check_fields
 
-A_TEXT = (
-    "text file (one sentence per line), jsonl, csv, tsv, parquet, arrow, a `datasets` folder (save_to_disk), - "
-    "(standard input) or hub:NAME"
+A_FILE = (
+    "text file (one sentence per line), quoted pattern, jsonl, csv, tsv, parquet, arrow, a `datasets` folder "
+    "(save_to_disk) or hub:NAME[:CONFIG]"
 )
+A_TEXT = f"{A_FILE}, or - (standard input)"
 POOLING = "default: that of the model's folder"
 LIMIT = "maximum number of sentences"
 WORDS = "what counts as a word: auto, tokens, characters, whitespace, or module:function; default: the run's, else auto"

@@ -73,3 +73,20 @@ def test_it_tells_text_steps_and_scores(run: Run, place: Path) -> None:
     for row in rows:
         assert f"| {row['pairs']['spearman']:.2f} [" in card
     assert "| noisy_retrieval | " in card
+
+
+def test_it_tells_what_was_done_and_not_what_was_asked(run: Run, place: Path) -> None:
+    """The steps of a run that stopped early, no noise that the objective did not read, no metric that went missing."""
+    (place / "mine.py").write_text(
+        "def score(encoder, values=[]):\n    values.append(-float(len(values)))\n"
+        "    return {'score': values[-1]} | ({'once': 1.0} if len(values) < 3 else {})\n"
+    )
+    flags = FLAGS.replace("--steps 2", "--steps 9")
+    flags += " --objective simcse --evaluate mine.py:score --early-stop score --patience 4"
+    result = run("train", flags)
+    assert result.code == 0, result.err
+    card = (place / "run" / "encoder" / "README.md").read_text(encoding="utf-8")
+    assert "| steps | 4 of 2 sentences |" in card
+    assert "| noise |" not in card
+    assert "| score | " in card
+    assert "once" not in card

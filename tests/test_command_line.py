@@ -140,7 +140,7 @@ def test_a_class_is_filled_by_its_flags(arguments: str, filled: Settings) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--quiet perhaps", "argument --quiet: 'perhaps' is neither true nor false"),
+        ("--quiet perhaps", "argument --quiet: 'perhaps' is neither true nor false; write a file"),
         ("--kind c", "argument --kind: invalid choice: 'c' (choose from"),
         ("--top-k x", "argument --top-k: invalid int value: 'x'"),
         ("--names", "argument --names: expected at least one argument"),

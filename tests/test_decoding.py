@@ -281,6 +281,20 @@ def test_the_built_in_model_is_not_a_run_of_its_name(trained: TSDAE, run: Script
     assert (refused.code, "mini has no config.json of a run" in refused.err) == (2, True), refused.err
 
 
+def test_a_run_is_found_by_any_of_its_names(
+    trained: TSDAE, run: Script, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is called best is no best/ of a run; ~ is the user's folder."""
+    (place / "run").rename(place / "best")
+    assert "noise: mask" in run("reconstruct", "best dog --noisings 0 --device cpu").out
+    monkeypatch.setenv("HOME", str(place))
+    shown = run("reconstruct", "~/best dog --noisings 0 --device cpu")
+    assert ("noise: mask" in shown.out, shown.err) == (True, "")
+    nobody = run("reconstruct", "~nobody-of-this-name/run dog --device cpu")
+    expected = "~nobody-of-this-name/run does not exist: there is no user nobody-of-this-name"
+    assert (nobody.code, nobody.err) == (2, f"tsdae reconstruct: error: {expected}\n")
+
+
 def test_pooling_as_told(trained: TSDAE, run: Script) -> None:
     shown = {pooling: run("reconstruct", f"run an.apple --noisings 0 --pooling {pooling}").out for pooling in POOLINGS}
     assert len(set(shown.values())) == 3

@@ -235,7 +235,7 @@ def test_settings_that_have_no_part_in_it_are_refused(name: str) -> None:
     values |= {"decoder_input_noise": 0.5, "hold_on": 1.0, "mlm_ratio": 0.3}
     used = {"noise_ratio", "noise"} if name in ("bag_of_words", "barlow_twins", "tsdae_mlm") else set()
     if name == "tsdae_mlm":
-        used |= {"tie", "decoder_layers", "decoder_input_noise"}
+        used |= {"decoder_layers", "decoder_input_noise"}
     if name in ("mlm", "tsdae_mlm"):
         used |= {"mlm_ratio"}
     for setting, value in values.items():

@@ -17,7 +17,7 @@ from tests.scripts import Run
 from tsdae.ablation import runner as ablation
 from tsdae.bert import BertConfig
 from tsdae.commands import recipes, summary
-from tsdae.commands.recipes import RECIPES, cut_in_the_dip, recipe_for
+from tsdae.commands.recipes import RECIPES, cut_in_the_dip, recipe_for, what_to_try
 from tsdae.commands.summary import draw_curve
 from tsdae.config import MethodConfig, TrainConfig
 from tsdae.evaluation.pairs import Pairs
@@ -111,6 +111,8 @@ def test_without_a_length_a_run_is_as_long_as_the_dip(raw: Path, run: Run, monke
     result = run("train", f"{FLAGS} --batch-size 1 --output smaller")
     assert settings_of(raw / "smaller")["steps"] == 14, "as many sentences"
     assert "may be too few" not in result.err
+    result = run("train", f"{FLAGS} --early-stop noisy_retrieval --output never")
+    assert "--early-stop cannot end this run: evaluations before step 7 do not count" in result.err
     result = run("train", f"{FLAGS} --min-steps 5 --output least")
     assert (settings_of(raw / "least")["steps"], "overridden by flags: --min-steps 5" in result.err) == (5, True)
     (raw / "long.txt").write_text("\n".join(f"{a} {b}" for a in tiny.WORDS for b in tiny.WORDS[:1]))
@@ -134,6 +136,9 @@ def test_a_finished_sentence_model_is_held_on_to(place: Path, run: Run) -> None:
     assert ", no --hold-on with the objective mlm\n" in result.err
     result = run("train", f"{flags} --steps 2 --recipe small --output small")
     assert "may be too few" not in result.err, "its vectors are not those of a raw model"
+    result = run("train", f"{flags} --steps 2 --batch-size 1 --output one")
+    expected = "--hold-on 100 compares the sentences of a batch: --batch-size must be at least 2"
+    assert (result.code, expected in result.err) == (2, True), result.err
 
 
 def test_an_unknown_recipe_and_one_as_an_axis_are_refused(raw: Path, run: Run) -> None:
@@ -224,14 +229,16 @@ def test_measures_are_taken_before_the_first_step(tmp_path: Path) -> None:
 
 def test_what_to_try_is_what_the_run_has_not_tried() -> None:
     longer = "Train longer: the vectors of a raw model get worse before they get better."
-    for settings, is_sentence_model, advice in (
-        ({}, False, f"{longer} Or try --pooling mean."),
-        ({"pooling": "mean"}, False, longer),
-        ({}, True, "Try --hold-on 100 or fewer steps."),
-        ({"hold_on": 100.0}, True, "Try a lower learning rate or fewer steps."),
-        ({"objective": "simcse"}, True, "Try a lower learning rate or fewer steps."),
+    for start, settings, is_sentence_model, advice in (
+        ("raw", {}, False, f"{longer} Or try --pooling mean."),
+        ("raw", {"pooling": "mean"}, False, longer),
+        ("raw", {"objective": "simcse"}, False, "Train longer, or try a lower learning rate."),
+        ("mini", {}, False, "Train longer, or try a lower learning rate."),
+        ("model", {}, True, "Try --hold-on 100 or fewer steps."),
+        ("model", {"hold_on": 100.0}, True, "Try a lower learning rate or fewer steps."),
+        ("model", {"objective": "simcse"}, True, "Try a lower learning rate or fewer steps."),
     ):
-        assert summary.what_to_try(MethodConfig(**settings), is_sentence_model) == advice
+        assert what_to_try(start, MethodConfig(**settings), is_sentence_model) == advice
 
 
 @pytest.mark.parametrize("sentences", [1, 10])
@@ -243,9 +250,19 @@ def test_a_tiny_text_ends_as_any_other(sentences: int, raw: Path, run: Run, monk
     assert result.code == 0, result.err
     assert "The trained encoder is run/encoder" in result.out
     assert "curve" not in result.out
-    nothing = "no sentences are held out: best/ is not written, and a run that harms is not noticed" in result.err
+    nothing = "no sentences are held out: best/ is not written" in result.err
     assert nothing == (sentences == 1)
+    assert "fewer than 8 sentences are held out: whether the run harms is not judged" in result.err
     assert f"{'1 sentence' if sentences == 1 else '9 sentences'} to train on" in result.err
+
+
+def test_harm_is_judged_on_eight_sentences_or_more(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "harm", lambda *_: "it harms")
+    (raw / "held.txt").write_text("".join(f"{word} walks\n" for word in tiny.WORDS[:8]))
+    for held_out, flags, judged in (("3", "", False), ("held.txt", "", True), ("held.txt", "--objective mlm", False)):
+        command = f"{FLAGS.replace('--heldout 3', f'--heldout {held_out}')} --steps 1 {flags} --overwrite --output run"
+        result = run("train", command)
+        assert (result.code, "it harms" in result.out) == (0, judged), result.err
 
 
 def test_ctrl_c_after_the_last_step_says_how_to_resume(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -365,6 +365,9 @@ def test_resume_and_output_are_enough(run: Run, place: Path) -> None:
     states = [Checkpoints(place / name).newest() for name in ("whole", "run")]
     assert all(torch.equal(weight, states[1]["trained"][name]) for name, weight in states[0]["trained"].items())
 
+    twice = run("train", "--resume --output run --steps 20 --epochs 3")
+    assert (twice.code, "--steps and --epochs are both lengths of a run" in twice.err) == (2, True)
+
     again = run("train", "--resume --output run")
     assert again.code == 0
     assert again.err == "run is finished: 14 steps. Its encoder is run/encoder\n"
@@ -545,6 +548,9 @@ def test_the_measures_of_a_function_are_known_at_the_start(run: Run, place: Path
         result = run("train", f"{FLAGS} --evaluate mine.py:quality {flag} --output new")
         assert result.code == 2
         assert f"{flag} is not measured in this run; {hint}" in result.err
+    (place / "loss.py").write_text("def loss(encoder):\n    return {'loss': 1.0}\n")
+    result = run("train", f"{FLAGS} --evaluate loss.py:loss --output new")
+    assert (result.code, "metrics.jsonl has a column loss; give the metric another name" in result.err) == (2, True)
     result = run("train", f"{FLAGS} --evaluate mine.py:wrong --output new")
     assert result.code == 2
     assert "--evaluate mine.py:wrong must return {name: number}, it returned 3" in result.err

@@ -1,4 +1,4 @@
-"""Every setting, once: its default, its type, and the help of its command-line flag.
+"""The settings of training, preparing and ablations: default, type and help of each command-line flag.
 
 Each class is checked when it is made; what depends on files, models or hardware is checked in `commands.preflight`.
 """
@@ -26,7 +26,7 @@ TrackerName = Literal["tensorboard", "wandb", "trackio", "none"]
 NOISE, DECODER = ("noise", "noise_ratio"), ("tie", "decoder_layers", "decoder_input_noise")
 HAS_NO_USE_FOR = {  # objectives and the settings that have no part in them
     "tsdae": ("mlm_ratio",),
-    "tsdae_mlm": ("hold_on",),
+    "tsdae_mlm": ("tie", "hold_on"),
     "mlm": (*NOISE, *DECODER, "hold_on"),
     "simcse": (*NOISE, *DECODER, "hold_on", "mlm_ratio"),
     "ct": (*NOISE, *DECODER, "hold_on", "mlm_ratio"),
@@ -230,7 +230,7 @@ class TrainConfig(EvaluationConfig, OutputConfig, HardwareConfig):
     learning_rate: float = flag(3e-5, "peak learning rate of AdamW (paper: 3e-5)", "(0, inf)", shown=BY_RECIPE)
     schedule: Literal["constant", "linear"] = flag("constant", "learning rate after warm-up; linear decays to 0")
     warmup_steps: int = flag(0, "steps of linear warm-up", "[0, inf)")
-    weight_decay: float = flag(0.0, "weight decay of weight matrices; biases and layer norms have none", "[0, inf]")
+    weight_decay: float = flag(0.0, "weight decay of weight matrices; biases and layer norms have none", "[0, inf)")
     freeze: str | None = flag(
         None,
         "parameters to freeze: name patterns, separated by commas, such as 'encoder.bert.embeddings.*'; default: none",

@@ -42,6 +42,7 @@ from tsdae.evaluation.statistics import RESAMPLES
 from tsdae.evaluation.sts import evaluate_sts
 from tsdae.hub.auto_encoder import load_encoder
 from tsdae.hub.downloads import MINI
+from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.run.folder import holds_run, stored_settings
 from tsdae.utils import distributed
 from tsdae.utils.device import choose_device, machine_name
@@ -76,7 +77,9 @@ def ablate(
     def completed(configs: Configs, by_axes: Collection[str]) -> Configs:
         data, method, train = configs
         method, train, lines = with_recipe(method.model or MINI, method, train, {*given, *by_axes})
-        if train.epochs is None and (few := cut_in_the_dip(method.model or MINI, method, train.steps, train.step_size)):
+        is_raw = read_sentence_settings(model_folder(method.model or MINI)).pooling is None
+        few = cut_in_the_dip(method.model or MINI, method, train.steps, train.step_size)
+        if few and is_raw and train.epochs is None:
             lines.append(few)
         notes.append("; ".join(lines))
         return data, method, train
@@ -235,7 +238,7 @@ def _results(arm: Arm, folder: Path, place: Path) -> dict[str, Any]:
     scores, resamples = scored(model, data, sorted({"cls", "mean", method.pooling}), train.device)
     np.save(folder / "resamples" / f"{arm.id}.npy", resamples)
     return {
-        "steps": stored.get("steps", 0),
+        "steps": stored.get("finished", 0),
         "seconds": round(seconds, 1),
         "machine": machine_name(),
         "corpus_fingerprint": stored.get("corpus_fingerprint"),

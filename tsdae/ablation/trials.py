@@ -120,5 +120,6 @@ def _trial(configs: Configs, place: Path) -> None:
     data, method, train = configs
     short = dataclasses.replace(train, output=str(place), steps=WARM + TIMED, epochs=None, warmup_steps=0)
     short = dataclasses.replace(short, save_every=0, log_every=1, eval_every=WARM + TIMED)
+    short = dataclasses.replace(short, report_to=None, tensorboard=False)
     with logged(place.with_suffix(".log"), "w", lambda: os._exit(1)):
         run_training(data, method, short, table=False)

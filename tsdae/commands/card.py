@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tsdae.config import HAS_NO_USE_FOR
 from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.scores import Scores, bracketed
 from tsdae.hub.downloads import MINI
@@ -129,11 +130,13 @@ def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     text = settings["corpus"] or "the sentences of STS-B's train split, no labels"
     noise = f"{settings['noise']} {settings['noise_ratio']}"
     sentences = f"{settings['training_sentences']:,}, fingerprint {settings['corpus_fingerprint'][:16]}"
-    steps = f"{settings['steps']:,} of {settings['sentences_per_step']} sentences"
+    steps = f"{settings.get('finished', settings['steps']):,} of {settings['sentences_per_step']} sentences"
     rate = f"{settings['learning_rate']:g}, {settings['schedule']}"
     found = ", ".join(f"{package} {version}" for package, version in versions().items())
-    rows = [("text", text), ("sentences", sentences), ("noise", noise), ("pooling", settings["pooling"])]
-    rows += [("steps", steps), ("learning rate", rate), ("precision", settings["precision"])]
+    rows = [("text", text), ("sentences", sentences)]
+    rows += [] if "noise" in HAS_NO_USE_FOR.get(settings["objective"], ()) else [("noise", noise)]
+    rows += [("pooling", settings["pooling"]), ("steps", steps), ("learning rate", rate)]
+    rows += [("precision", settings["precision"])]
     return [*rows, ("seed", str(settings["seed"])), ("versions", found)]
 
 
@@ -148,6 +151,7 @@ def _scores(rows: Sequence[tuple[str, str, Mapping[str, Scores]]], log: Sequence
         ]
         parts.append("Spearman x 100 [95 % bootstrap interval]:\n\n" + markdown_table(("model", *splits), table))
     if len(log) > 1:
-        metrics = [(name, f"{log[0][name]:.4g}", f"{log[-1][name]:.4g}") for name in log[0] if name != "step"]
+        both = [name for name in log[0] if name in log[-1] and name != "step"]
+        metrics = [(name, f"{log[0][name]:.4g}", f"{log[-1][name]:.4g}") for name in both]
         parts.append("At the evaluations of training:\n\n" + markdown_table(("metric", "before", "after"), metrics))
     return "\n\n".join(parts) or "Not evaluated."

@@ -12,6 +12,7 @@ from tsdae.encoder import SentenceEncoder
 from tsdae.evaluation.pairs import Pairs, load_pairs
 from tsdae.evaluation.sts import evaluate_sts
 from tsdae.evaluation.validation import GEOMETRY, RECONSTRUCTION, check_name
+from tsdae.losses import COLUMNS
 from tsdae.run.folder import holds_run
 from tsdae.utils import distributed
 from tsdae.utils.imports import named_function, names_function
@@ -43,6 +44,8 @@ def _names_of(function: Callable[[Any], dict[str, float]], name: str, encoder: S
     metrics = function(encoder.eval())
     if not isinstance(metrics, dict) or not all(isinstance(value, (int, float)) for value in metrics.values()):
         raise ValueError(f"--evaluate {name} must return {{name: number}}, it returned {metrics!r}")
+    if taken := [metric for metric in metrics if metric in COLUMNS]:
+        raise ValueError(f"--evaluate {name}: metrics.jsonl has a column {taken[0]}; give the metric another name")
     return list(metrics)
 
 
@@ -62,7 +65,7 @@ def check_metrics(config: TrainConfig, best: str, metrics: list[str]) -> None:
     if not (config.resume and holds_run(Path(str(config.output)))):
         check_name("--best", config.best, metrics)
     if best not in metrics:
-        print_note("no sentences are held out: best/ is not written, and a run that harms is not noticed")
+        print_note("no sentences are held out: best/ is not written")
     if metrics and config.eval_every:
         kept = f"; best/ is chosen by {best}" if best in metrics else ""
         print_note(

@@ -162,5 +162,5 @@ def _add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hin
 
 def _yes_or_no(text: str) -> bool:
     if text.lower() not in YES + NO:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false; write a file or folder before the flag")
     return text.lower() in YES

@@ -23,6 +23,8 @@ from tsdae.utils.checks import suggestion
 from tsdae.utils.device import choose_device, choose_precision
 from tsdae.utils.imports import named_function, names_function
 
+OF_OWN_TEXT = ("column", "sentences", "min_characters", "max_characters", "min_letters")
+
 
 def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
     """Raise ValueError for every setting that can be known to fail before a download."""
@@ -35,6 +37,8 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
         )
     elif data.corpus is not None:
         check_text(data.corpus, data)
+    elif given := [name for name in OF_OWN_TEXT if getattr(data, name) is not None]:
+        raise ValueError(f"--{given[0].replace('_', '-')} needs --corpus: it is for a text of your own")
     if data.corpus is not None and is_stream(data.corpus) and distributed.world_size() > 1:
         raise ValueError(
             f"--corpus {data.corpus} is a stream, which several processes cannot share; save it to a file first"
@@ -63,6 +67,8 @@ def check(data: DataConfig, method: MethodConfig, config: TrainConfig) -> None:
             named_function(evaluate, "evaluate")
         else:
             load_pairs(evaluate)
+    if config.best is not None and config.eval_every == 0 and not config.resume:
+        raise ValueError("--best needs evaluations: --eval-every is 0")
     if config.output is not None:
         check_output(Path(config.output), config.overwrite, config.resume)
     for name in config.trackers:

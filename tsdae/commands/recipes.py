@@ -13,7 +13,9 @@ from tsdae.config import MethodConfig, TrainConfig
 from tsdae.hub.conversion import read_config
 from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
+from tsdae.run.resume import check_one_length
 
+DIP = "the vectors of a raw model get worse before they get better"
 SMALL = 30_000_000  # weights in the layers; a model with fewer is small. DistilBERT has 43M, BERT-base 85M
 
 
@@ -82,8 +84,7 @@ def with_recipe(
         settings = read_sentence_settings(folder)
         name = recipe_for(read_config(folder / settings.model_folder)[0], settings.pooling is not None)
     recipe = recipe_of(start, name)
-    if {"steps", "epochs"} <= set(given):
-        raise ValueError("--steps and --epochs are both lengths of a run; give only one of them")
+    check_one_length(given)
     batch: dict[str, Any] = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
     config = dataclasses.replace(config, **{key: value for key, value in batch.items() if key not in given})
     recipe = dataclasses.replace(recipe, min_steps=max(recipe.min_steps, recipe.steps_at(config.step_size)))
@@ -98,7 +99,8 @@ def with_recipe(
     lines = [f"recipe {name} ({why}): {recipe}{distilled}"]
     if chosen := sorted({*batch, "steps", "epochs", "min_steps", "hold_on"} & set(given)):
         both = vars(config) | vars(method)
-        lines.append("overridden by flags: " + " ".join(f"--{key.replace('_', '-')} {both[key]:g}" for key in chosen))
+        values = {key: f"{both[key]:g}" if isinstance(both[key], float) else both[key] for key in chosen}
+        lines.append("overridden by flags: " + " ".join(f"--{key.replace('_', '-')} {values[key]}" for key in chosen))
     return dataclasses.replace(method, recipe=name, hold_on=hold_on), config, lines
 
 
@@ -112,7 +114,15 @@ def cut_in_the_dip(start: str, method: MethodConfig, steps: int, size: int) -> s
     needed = recipe_of(start, method.recipe).steps_at(size)
     if steps >= needed:
         return None
-    return (
-        f"{steps:,} x {size} sentences may be too few: the vectors of a raw model get worse before they "
-        f"get better; train for at least {needed:,} steps"
-    )
+    why = "the recipe is longer" if start == MINI else DIP
+    return f"{steps:,} x {size} sentences may be too few: {why}; train for at least {needed:,} steps"
+
+
+def what_to_try(start: str, method: MethodConfig, is_sentence_model: bool) -> str:
+    """Return advice for a run that has made the vectors of its initial model ``start`` worse."""
+    if is_sentence_model:
+        distil = method.objective == "tsdae" and not method.hold_on
+        return f"Try {'--hold-on 100' if distil else 'a lower learning rate'} or fewer steps."
+    if start == MINI or method.objective != "tsdae":
+        return "Train longer, or try a lower learning rate."
+    return f"Train longer: {DIP}.{'' if method.pooling == 'mean' else ' Or try --pooling mean.'}"

@@ -124,7 +124,7 @@ def rebuild(model: TSDAE, dataset: DenoisingDataset, row: int, noisings: int) ->
 def load_model(name: str, pooling: str | None = None, seed: int = 0) -> TSDAE:
     """Load encoder and decoder of a run folder; where there is no decoder, make a new one and say so."""
     if (run_folder(name) / "decoder.safetensors").is_file():
-        model = TSDAE.from_pretrained(name)
+        model = TSDAE.from_pretrained(run_folder(name))
         model.encoder.pooling = pooling or model.encoder.pooling
         return model
     encoder = SentenceEncoder.from_pretrained(encoder_folder(name), pooling)
@@ -134,7 +134,8 @@ def load_model(name: str, pooling: str | None = None, seed: int = 0) -> TSDAE:
 
 def settings_of_run(folder: Path) -> dict[str, Any]:
     """Read config.json of a run, or of the run whose best/ this is; empty if it is no run."""
-    path = (folder.parent if folder.name == "best" else folder) / "config.json"
+    is_run = folder.name != "best" or (folder / "config.json").is_file()
+    path = (folder if is_run else folder.parent) / "config.json"
     settings: dict[str, Any] = read_json(path) if path.is_file() else {}
     return settings if "learning_rate" in settings else {}
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsdae.config import MethodConfig
 from tsdae.evaluation.scores import Scores, bracketed
 from tsdae.evaluation.validation import (
     AGAINST_COLLAPSE,
@@ -74,15 +73,6 @@ def harm(rows: Sequence[Mapping[str, Any]], run: Path, advice: str) -> str | Non
         advice = f"{AGAINST_COLLAPSE.capitalize()}."
     best = f" The model of the best evaluation is {run / 'best'}." if (run / "best").is_dir() else ""
     return f"WARNING: {moved}: this run has probably made the sentence vectors worse. {advice}{best}"
-
-
-def what_to_try(method: MethodConfig, is_sentence_model: bool) -> str:
-    """Return advice for a run that has made the vectors worse. is_sentence_model: of the model that it started from."""
-    if not is_sentence_model:
-        other = "" if method.pooling == "mean" else " Or try --pooling mean."
-        return f"Train longer: the vectors of a raw model get worse before they get better.{other}"
-    distil = method.objective == "tsdae" and not method.hold_on
-    return f"Try {'--hold-on 100' if distil else 'a lower learning rate'} or fewer steps."
 
 
 def over_the_steps(rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -19,7 +19,7 @@ from tsdae.commands.card import write_card
 from tsdae.commands.evaluate import entry
 from tsdae.commands.metrics import check_metrics, evaluation, heldout_metrics
 from tsdae.commands.preflight import check, is_prepared, objective_of
-from tsdae.commands.recipes import cut_in_the_dip, with_recipe
+from tsdae.commands.recipes import cut_in_the_dip, what_to_try, with_recipe
 from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.dataset import DenoisingDataset
 from tsdae.encoder import SentenceEncoder
@@ -32,7 +32,7 @@ from tsdae.hub.downloads import MINI
 from tsdae.hub.model_folder import model_folder, read_sentence_settings
 from tsdae.noise import Noise
 from tsdae.objectives import HoldOn, Objective
-from tsdae.objectives.interface import build, try_out, views_of
+from tsdae.objectives.interface import build, check_batch_size, try_out, views_of
 from tsdae.run.folder import holds_run, locked_run, next_run_folder
 from tsdae.run.resume import best_metric, finished_line, resume_command, resumed
 from tsdae.run.trackers import Trackers
@@ -49,6 +49,7 @@ from tsdae.utils.progress import bars_about, print_note
 from tsdae.utils.rng import keyed
 from tsdae.utils.signals import Interrupted
 
+FEWEST_JUDGED = 8  # held-out sentences: of fewer, one sentence moves retrieval and rank by much
 SAMPLE = 0x5A3B  # a word in the key that draws a part of the sample corpus
 Row = tuple[str, str, dict[str, Scores]]  # of the final table: what was scored, its pooling, {split: scores}
 
@@ -96,6 +97,8 @@ def run_training(
         lines: list[str] = []
         if given is not None and not (config.resume and holds_run(Path(str(config.output)))):
             method, config, lines = with_recipe(name, method, config, given)  # here: flags may contradict each other
+            if method.hold_on:
+                check_batch_size(HoldOn, config.batch_size, f"--hold-on {method.hold_on:g}")
         encoder = _encoder(folder, method)
         model = TSDAE(encoder, method.tie, method.decoder_layers, config.seed, method.decoder_input_noise)
         own_pooling = read_sentence_settings(folder).pooling  # None: it is no sentence model
@@ -116,7 +119,7 @@ def run_training(
 
     # metrics
     splits, evaluate, metrics = evaluation(data, stsb, encoder)
-    metrics += heldout_metrics(heldout, _terms(objective, model, dataset, method, config))
+    metrics += heldout_metrics(heldout, _terms(objective, model, dataset, heldout or dataset, method, config))
     check_metrics(config, best_metric(config, objective, heldout), metrics)
     rows: list[Row] = []
     if table and splits and distributed.is_rank_zero():
@@ -146,7 +149,9 @@ def run_training(
         # results
         if distributed.is_rank_zero():
             with contextlib.closing(trackers):
-                _print_results(Path(output), name, own_pooling, data, method, rows, encoder, splits, trackers)
+                judged = method.objective != "mlm" and heldout is not None and len(heldout) >= FEWEST_JUDGED
+                advice = what_to_try(name, method, own_pooling is not None) if judged else None
+                _print_results(Path(output), name, data, method, rows, encoder, splits, trackers, advice)
             trained = str(Path(output) / "encoder")
             print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")
     except Interrupted as stop:
@@ -252,6 +257,13 @@ def _print_plan(
         print_note(line)
     if own_pooling is None and (few := cut_in_the_dip(name, method, steps, size)):
         print_note(few)
+    if config.early_stop and steps <= config.min_steps:
+        print_note(
+            f"--early-stop cannot end this run: evaluations before step {config.min_steps:,} do not count; give a "
+            "smaller --min-steps"
+        )
+    if held_out < FEWEST_JUDGED:
+        print_note(f"fewer than {FEWEST_JUDGED} sentences are held out: whether the run harms is not judged")
     if method.hold_on:
         print_note(
             f"--hold-on: similarity distillation from the initial {name} ({own_pooling} pooling), between the "
@@ -285,12 +297,21 @@ def _objective(name: str, own_pooling: str | None, model: TSDAE, method: MethodC
 
 
 def _terms(
-    objective: Objective, model: TSDAE, dataset: DenoisingDataset, method: MethodConfig, config: TrainConfig
+    objective: Objective,
+    model: TSDAE,
+    dataset: DenoisingDataset,
+    measured: DenoisingDataset,
+    method: MethodConfig,
+    config: TrainConfig,
 ) -> list[str]:
-    """Return the names of the terms of the objective's loss; one of your own is tried on a batch."""
-    batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
+    """Return the names of the terms of the objective's loss; one of your own is tried on a batch of training.
+
+    measured: sentences on which the terms are to be measured; a single one may have fewer of them.
+    """
     if not names_function(method.objective):
-        return list(objective.counts(batch))  # type: ignore[attr-defined]  # ours have it
+        first = measured.order(0, min(config.batch_size, len(measured)))
+        return list(objective.counts(measured.batch(*first, views_of(objective))))  # type: ignore[attr-defined]  # ours
+    batch = dataset.batch(*dataset.order(0, config.batch_size), views_of(objective))
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     model.to(device, torch.float64 if precision == "fp64" else torch.float32)
@@ -317,16 +338,20 @@ def _scores(encoder: SentenceEncoder, splits: dict[str, Pairs]) -> dict[str, Sco
 def _print_results(
     run: Path,
     name: str,
-    own_pooling: str | None,
     data: DataConfig,
     method: MethodConfig,
     rows: list[Row],
     encoder: SentenceEncoder,
     splits: dict[str, Pairs],
     trackers: Trackers,
+    advice: str | None,
 ) -> None:
-    """Print tables and verdicts of a run that has ended; write evaluation.json. rows: of the untrained model."""
+    """Print tables and verdicts of a run that has ended; write evaluation.json.
+
+    rows: of the untrained model. advice: what to try if the run has harmed; None: that is not judged.
+    """
     log = summary.measured(run) if (run / "metrics.jsonl").is_file() else []
+    log = log if log and log[0]["step"] == 0 else log[-1:]  # resumed from a run that was not evaluated at its start
     if rows:
         trained_by = "TSDAE" if method.objective == "tsdae" else method.objective
         starts = {"[CLS] vector" if pooling == "cls" else pooling: scores for _, pooling, scores in rows}
@@ -343,8 +368,7 @@ def _print_results(
         print(summary.gain_line(trained_by, found))
     if compared := summary.before_and_after(log):
         print(compared)
-    advice = summary.what_to_try(method, own_pooling is not None)
-    if log and method.objective != "mlm" and (line := summary.harm(log, run, advice)):
+    if advice and (line := summary.harm(log, run, advice)):
         print(line)
     if (run / "encoder").is_dir():
         write_card(run, name, encoder, rows, log)

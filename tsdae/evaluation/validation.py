@@ -169,7 +169,7 @@ def lower_is_better(name: str) -> bool:
 def check_name(flag: str, name: str | None, measured: list[str]) -> None:
     """Raise ValueError if the metric that a flag names is not measured."""
     if name is not None and name not in measured:
-        choose = suggestion(name, measured) if measured else "it computes no metrics: see --evaluate"
+        choose = suggestion(name, measured) if measured else "it has no metrics: see --heldout and --evaluate"
         raise ValueError(f"{flag} {name} is not measured in this run; {choose}")
 
 

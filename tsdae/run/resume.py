@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -34,6 +35,7 @@ def resumed(
     """
     if not config.resume:
         return data, method, config
+    check_one_length(given)
     folder = Path(str(config.output))
     check_output(folder, resume=True)
     if not holds_run(folder):
@@ -68,6 +70,12 @@ def resumed(
         return _filled(data, merged), _filled(method, merged), _filled(config, merged)
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} lacks {error}; was it written by another version?") from error
+
+
+def check_one_length(given: Collection[str]) -> None:
+    """Raise ValueError if the user has given two lengths of a run."""
+    if {"steps", "epochs"} <= set(given):
+        raise ValueError("--steps and --epochs are both lengths of a run; give only one of them")
 
 
 def open_run(

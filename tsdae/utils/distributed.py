@@ -149,13 +149,13 @@ def rank_zero_first() -> Iterator[None]:
 
 
 def check_equal(value: str, what: str) -> None:
-    """Raise RuntimeError in every process unless ``value`` is the same in all of them."""
+    """Raise ValueError in every process unless ``value`` is the same in all of them."""
     if world_size() == 1:
         return
     found = [""] * world_size()
     dist.all_gather_object(found, value)
     if differing := [other for other, its_value in enumerate(found) if its_value != found[0]]:
-        raise RuntimeError(f"the processes disagree about {what}: ranks {differing} differ from rank 0")
+        raise ValueError(f"the processes disagree about {what}: ranks {differing} differ from rank 0")
 
 
 def check_same_weights(module: nn.Module) -> None:

@@ -159,7 +159,7 @@ def check_equal(value: str, what: str) -> None:
 
 
 def check_same_weights(module: nn.Module) -> None:
-    """Raise RuntimeError unless all processes hold the same weights, bit for bit."""
+    """Raise ValueError unless all processes hold the same weights, bit for bit."""
     if world_size() == 1:
         return
     digest = hashlib.sha256()

@@ -19,6 +19,7 @@ from tests.scripts import SCRIPTS, Run
 from tsdae.commands.main import COMMANDS, main
 from tsdae.commands.parser import Parser
 from tsdae.config import AblationConfig, DataConfig, EvaluationConfig, MethodConfig, OutputConfig, TrainConfig, flag
+from tsdae.utils.checks import did_you_mean
 
 ROOT = SCRIPTS.parent
 HEAVY = "torch transformers datasets numpy scipy"  # packages that take seconds
@@ -91,6 +92,13 @@ def test_mistyped_words_get_a_question(arguments: str, message: str, capsys: pyt
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
     assert message in shown.err
+
+
+def test_odd_names_get_no_question() -> None:
+    """A user's metric may be called anything."""
+    assert did_you_mean("", ["delete"]) is None
+    assert did_you_mean("x", ["a-", "--", ""]) is None
+    assert did_you_mean("ab", ["alpha--beta"]) == "did you mean alpha--beta?"
 
 
 def test_flags_are_grouped_by_the_class_that_defines_them(capsys: pytest.CaptureFixture[str]) -> None:

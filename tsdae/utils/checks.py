@@ -36,8 +36,8 @@ def check_range(name: str, value: float, interval: str, hint: str = "") -> None:
 def did_you_mean(word: str, known: Collection[str]) -> str | None:
     """Return a question for a mistyped word, or None if no known one is near; --lr is near --learning-rate."""
     letters = word.strip("-")
-    short_for = [name for name in known if "".join(part[0] for part in name.strip("-").split("-")) == letters]
-    near = short_for or difflib.get_close_matches(word, known, n=1) or [name for name in known if word in name]
+    short_for = [name for name in known if "".join(part[:1] for part in name.split("-")) == letters]
+    near = short_for or difflib.get_close_matches(word, known, n=1) or [name for name in known if word and word in name]
     return f"did you mean {near[0]}?" if near else None
 
 

@@ -150,7 +150,7 @@ def run_training(
         if distributed.is_rank_zero():
             with contextlib.closing(trackers):
                 judged = method.objective != "mlm" and heldout is not None and len(heldout) >= FEWEST_JUDGED
-                advice = what_to_try(name, method, own_pooling is not None) if judged else None
+                advice = what_to_try(method, own_pooling is not None) if judged else None
                 _print_results(Path(output), name, data, method, rows, encoder, splits, trackers, advice)
             trained = str(Path(output) / "encoder")
             print(f"The trained encoder is {trained}; sentence-transformers loads it: SentenceTransformer({trained!r})")

@@ -19,7 +19,8 @@ from tsdae.bert import BertConfig
 from tsdae.commands import recipes, summary
 from tsdae.commands.recipes import RECIPES, cut_in_the_dip, recipe_for, what_to_try
 from tsdae.commands.summary import draw_curve
-from tsdae.config import MethodConfig, TrainConfig
+from tsdae.commands.train import run_training
+from tsdae.config import DataConfig, MethodConfig, TrainConfig
 from tsdae.evaluation.pairs import Pairs
 from tsdae.evaluation.sts import evaluate_sts
 from tsdae.objectives import MaskedLanguageModel, tsdae
@@ -262,6 +263,16 @@ def test_harm_is_judged_on_eight_sentences_or_more(raw: Path, run: Run, monkeypa
         command = f"{FLAGS.replace('--heldout 3', f'--heldout {held_out}')} --steps 1 {flags} --overwrite --output run"
         result = run("train", command)
         assert (result.code, "it harms" in result.out) == (0, judged), result.err
+
+
+def test_a_reader_who_has_read_enough_is_no_error(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(rows: Any) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(summary, "before_and_after", closed)
+    config = TrainConfig(steps=1, output="run", device="cpu", precision="fp32")
+    with pytest.raises(BrokenPipeError):
+        run_training(DataConfig(corpus="text.txt"), MethodConfig(model="raw"), config)
 
 
 def test_ctrl_c_after_the_last_step_says_how_to_resume(raw: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def run_training(
             raise
         raise Interrupted(signal.SIGINT, f"interrupted; resume with: {command}") from stop
     except OSError as error:
-        if not holds_run(Path(output)):
+        if isinstance(error, BrokenPipeError) or not holds_run(Path(output)):  # a pipe's reader has read enough
             raise
         raise OSError(f"{error}; the latest checkpoint is intact, resume with: {command}") from error
     return Path(output)

@@ -25,7 +25,7 @@ FOLDERS = ("tsdae", "scripts", "tests", "benchmarks")
 PAGES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
 README, CODE, GUIDE, TESTS, RESULTS = (ROOT / folder / "README.md" for folder in (".", *FOLDERS))
 REPORTS = [
-    *(RESULTS.parent / f"ablation/{name}/report.md" for name in ("mini", "mini-five", "minilm", "raw")),
+    *(RESULTS.parent / f"ablation/{name}/report.md" for name in ("mini", "mini-five", "mini-open", "minilm", "raw")),
     RESULTS.parent / "label_free.md",
 ]
 
